@@ -1,0 +1,108 @@
+# shoal's Makefile. `make help` lists what it can do.
+#
+# Every target installs what it needs: Debian packages only when the thing they
+# bring is missing, Go modules by Go itself. Nothing outside bin/ and .cache/ is
+# written, except by `demo`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# sudo resets PATH; Go is usually here.
+export PATH := $(PATH):/usr/local/go/bin:/usr/lib/go/bin:/usr/sbin:/sbin
+
+# The Kubernetes release whose API is served: kubectl compares it with its own.
+KUBERNETES := v1.37.2
+VERSION    ?= v0.1.0
+COMMIT     := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+# The commit's date, so that one commit gives one binary.
+BUILD_DATE := $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null || echo 1970-01-01T00:00:00Z)
+
+component  := k8s.io/component-base/version
+kube_parts := $(subst ., ,$(patsubst v%,%,$(KUBERNETES)))
+kube_flags  = -X $(component).gitMajor=$(word 1,$(kube_parts)) -X $(component).gitMinor=$(word 2,$(kube_parts))
+LDFLAGS    := -s -w $(kube_flags) \
+	-X $(component).gitVersion=$(KUBERNETES)+shoal \
+	-X $(component).gitCommit=$(COMMIT) \
+	-X $(component).gitTreeState=clean \
+	-X $(component).buildDate=$(BUILD_DATE) \
+	-X main.version=$(VERSION)
+
+# REPRODUCIBLE=1 drops this machine's paths from the binary. It is off by default
+# because Go then compiles every dependency a second time beside the tests' copy.
+GOFLAGS_BUILD := $(if $(REPRODUCIBLE),-trimpath)
+
+TOOLS := .cache/bin
+# Packages of ours; test/e2e is run apart because it needs the built binary.
+UNIT   = $(shell go list ./... | grep -v -e /test/e2e)
+RACE  ?= ./store/... ./sched/... ./agent/... ./netdp/... ./api/... ./cmd/...
+# Text after -run for `make test`, `make bench`; e.g. make bench RUN=size
+RUN   ?=
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.PHONY: deps-build deps-check deps-run deps-generate
+deps-build:
+	@test/tools/packages build
+	@command -v go >/dev/null || { echo "make: Go 1.26 is missing: see https://go.dev/dl"; exit 1; }
+deps-run: ; @test/tools/packages run
+deps-check: ; @test/tools/packages run check
+deps-generate: ; @test/tools/packages generate
+
+.PHONY: build
+build: deps-build ## build bin/shoal
+	CGO_ENABLED=1 go build $(GOFLAGS_BUILD) -ldflags '$(LDFLAGS)' -o bin/shoal ./cmd/shoal
+
+.PHONY: clients
+clients: deps-build ## check that the client commands build for macOS and Windows
+	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 go build -o /dev/null ./cmd/shoal
+	CGO_ENABLED=0 GOOS=windows GOARCH=amd64 go build -o /dev/null ./cmd/shoal
+
+# The stock clients the end-to-end tests use, from source, pinned by go.mod files.
+kubectl_flags := -s -w $(kube_flags) -X $(component).gitVersion=$(KUBERNETES)
+.PHONY: tools
+tools: $(TOOLS)/kubectl-$(KUBERNETES) $(TOOLS)/helm
+$(TOOLS)/kubectl-$(KUBERNETES): | deps-build
+	CGO_ENABLED=0 go build -ldflags '$(kubectl_flags)' -o $@ k8s.io/kubernetes/cmd/kubectl
+	ln -sf $(@F) $(TOOLS)/kubectl
+$(TOOLS)/helm: test/tools/helm/go.mod | deps-build
+	CGO_ENABLED=0 go -C test/tools/helm build -ldflags '-s -w' -o $(CURDIR)/$@ helm.sh/helm/v4/cmd/helm
+$(TOOLS)/golangci-lint: test/tools/lint/go.mod | deps-build
+	CGO_ENABLED=0 go -C test/tools/lint build -ldflags '-s -w' -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: test unit e2e
+test: generate-check unit e2e ## all tests; run as root, or the parts that need it are skipped
+unit: deps-check deps-build
+	go test -timeout 20m $(if $(RUN),-run '$(RUN)') $(UNIT)
+e2e: deps-check build tools ## the end-to-end tests alone
+	go test -count=1 -timeout 20m $(if $(RUN),-run '$(RUN)' -v) ./test/e2e/...
+
+.PHONY: race
+race: deps-check deps-build ## tests of the packages that hold goroutines, under the race detector
+	CGO_ENABLED=1 go test -race -timeout 40m $(RACE)
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint ## vet and lint
+	go vet ./...
+	$(TOOLS)/golangci-lint run ./...
+
+.PHONY: bench
+bench: deps-check build ## print the figures; RUN=REGEX selects some
+	go run ./test/bench -run '$(RUN)'
+
+.PHONY: generate generate-check
+generate: deps-generate deps-build ## regenerate the compiled eBPF programs
+	go generate ./bpf/... ./netdp/...
+generate-check: generate
+	@git diff --exit-code --stat -- bpf netdp || { echo "make: generated files are not current: commit what 'make generate' writes"; exit 1; }
+
+.PHONY: demo demo-down
+demo: deps-run deps-check build ## start a host and walk from nothing to a page (root)
+	@test/demo/demo up
+demo-down: ## take away everything demo made (root)
+	@test/demo/demo down
+
+.PHONY: clean
+clean: ## remove bin/ and .cache/
+	rm -rf bin .cache
