@@ -1,0 +1,184 @@
+package claims
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+
+	"k8s.io/kubernetes/pkg/registry/core/service/ipallocator"
+)
+
+// shelf is a store in memory that two ledgers can share, as two peers would.
+type shelf struct {
+	mu   sync.Mutex
+	data map[string][]byte
+	fail error
+}
+
+func (s *shelf) CreateRecord(_ context.Context, key string, value []byte) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fail != nil {
+		return false, s.fail
+	}
+	if _, ok := s.data[key]; ok {
+		return false, nil
+	}
+	s.data[key] = value
+	return true, nil
+}
+
+func (s *shelf) DeleteRecord(_ context.Context, key string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.data, key)
+	return s.fail
+}
+
+func (s *shelf) RecordKeys(_ context.Context, prefix string) ([]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var keys []string
+	for key := range s.data {
+		if strings.HasPrefix(key, prefix) {
+			keys = append(keys, key)
+		}
+	}
+	return keys, s.fail
+}
+
+func open(t *testing.T, s *shelf, holder string, size, reserved int) *Ledger {
+	t.Helper()
+	l, err := Open(context.Background(), s, "/claims/x/", holder, size, reserved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func TestEveryNumberIsHandedOutOnceThenTheRangeIsFull(t *testing.T) {
+	s := &shelf{data: map[string][]byte{}}
+	l := open(t, s, "host1", 100, 20)
+	seen := map[int]bool{}
+	for i := range 100 {
+		n, err := l.TakeNext()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen[n] {
+			t.Fatalf("%d was handed out twice", n)
+		}
+		if i < 80 && n < 20 {
+			t.Fatalf("draw %d used reserved number %d while others were free", i, n)
+		}
+		seen[n] = true
+	}
+	if _, err := l.TakeNext(); !errors.Is(err, ErrFull) {
+		t.Fatalf("a full range answered %v", err)
+	}
+}
+
+func TestTwoPeersOnOneStoreNeverShareANumber(t *testing.T) {
+	s := &shelf{data: map[string][]byte{}}
+	peers := []*Ledger{open(t, s, "host1", 64, 0), open(t, s, "host2", 64, 0)}
+	seen := map[int]bool{}
+	for i := range 64 {
+		n, err := peers[i%2].TakeNext()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen[n] {
+			t.Fatalf("%d was handed out by both", n)
+		}
+		seen[n] = true
+	}
+}
+
+func TestClaimsOutliveTheLedger(t *testing.T) {
+	s := &shelf{data: map[string][]byte{}}
+	n, err := open(t, s, "host1", 100, 0).TakeNext()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := open(t, s, "host1", 100, 0)
+	if taken, _ := again.Take(n); taken {
+		t.Fatalf("%d was handed out again after a restart", n)
+	}
+	if err := again.Free(n); err != nil {
+		t.Fatal(err)
+	}
+	if taken, _ := again.Take(n); !taken {
+		t.Fatalf("%d could not be taken after it was released", n)
+	}
+}
+
+func TestAStoreThatRefusesLeavesNothingClaimed(t *testing.T) {
+	s := &shelf{data: map[string][]byte{}}
+	l := open(t, s, "host1", 100, 0)
+	s.fail = errors.New("disk is full")
+	if _, err := l.TakeNext(); err == nil {
+		t.Fatal("a refused write was answered with a number")
+	}
+	s.fail = nil
+	if left := l.Left(); left != 100 {
+		t.Fatalf("%d numbers left of 100", left)
+	}
+}
+
+func TestRepairReleasesAfterTwoLooksAndClaimsWhatIsInUse(t *testing.T) {
+	s := &shelf{data: map[string][]byte{}}
+	l := open(t, s, "host1", 100, 0)
+	for _, n := range []int{1, 2} {
+		if _, err := l.Take(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inUse := map[int]bool{2: true, 3: true}
+	idle, err := l.Repair(inUse, nil)
+	if err != nil || !l.Has(1) {
+		t.Fatalf("first look released a claim (err %v)", err)
+	}
+	if _, err := l.Repair(inUse, idle); err != nil {
+		t.Fatal(err)
+	}
+	if l.Has(1) || !l.Has(2) || !l.Has(3) {
+		t.Fatalf("after repair: 1=%v 2=%v 3=%v, want false true true", l.Has(1), l.Has(2), l.Has(3))
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	cidr := netip.MustParsePrefix("10.0.0.0/24")
+	size, err := RangeSize(cidr)
+	if err != nil || size != 254 {
+		t.Fatalf("size %d, err %v", size, err)
+	}
+	a := NewAddresses(open(t, &shelf{data: map[string][]byte{}}, "host1", size, ReservedAddresses(size)), cidr)
+	var notIn *ipallocator.ErrNotInRange
+	for _, bad := range []string{"10.0.0.0", "10.0.0.255", "10.0.1.1", "::1"} {
+		if err := a.Allocate(net.ParseIP(bad)); !errors.As(err, &notIn) {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	if err := a.DryRun().Allocate(net.ParseIP("10.0.0.1")); err != nil || a.Has(net.ParseIP("10.0.0.1")) {
+		t.Errorf("dry run: err %v, or it claimed", err)
+	}
+	if err := a.Allocate(net.ParseIP("10.0.0.1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Allocate(net.ParseIP("10.0.0.1")); !errors.Is(err, ipallocator.ErrAllocated) {
+		t.Errorf("second claim of one address: %v", err)
+	}
+	ip, err := a.AllocateNext()
+	if err != nil || !cidr.Contains(netip.MustParseAddr(ip.String())) {
+		t.Fatalf("%v, %v", ip, err)
+	}
+	for _, bad := range []string{"10.0.0.0/8", "10.0.0.0/30", "fd00::/112"} {
+		if _, err := RangeSize(netip.MustParsePrefix(bad)); err == nil {
+			t.Errorf("range %s was accepted", bad)
+		}
+	}
+}
