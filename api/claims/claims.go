@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,8 +31,8 @@ type Records interface {
 	CreateRecord(ctx context.Context, key string, value []byte) (created bool, err error)
 	// DeleteRecord removes key; a missing key is no error.
 	DeleteRecord(ctx context.Context, key string) error
-	// RecordKeys lists the keys below prefix.
-	RecordKeys(ctx context.Context, prefix string) ([]string, error)
+	// ListRecords returns the records below prefix by key.
+	ListRecords(ctx context.Context, prefix string) (map[string][]byte, error)
 }
 
 const (
@@ -57,22 +58,22 @@ type Ledger struct {
 	reserved int
 
 	mu    sync.Mutex
-	taken map[int]struct{} // guarded by mu
-	next  int              // where the next draw starts; guarded by mu
+	taken map[int]string // number to holder; guarded by mu
+	next  int            // where the next draw starts; guarded by mu
 }
 
 // Open reads the claims below prefix. holder names this peer and decides which
 // block it draws from first.
 func Open(ctx context.Context, records Records, prefix, holder string, size, reserved int) (*Ledger, error) {
-	l := &Ledger{records: records, prefix: prefix, holder: holder, size: size, reserved: reserved, taken: map[int]struct{}{}}
+	l := &Ledger{records: records, prefix: prefix, holder: holder, size: size, reserved: reserved, taken: map[int]string{}}
 	l.next = reserved + blockStart(holder, size-reserved)
-	keys, err := records.RecordKeys(ctx, prefix)
+	found, err := records.ListRecords(ctx, prefix)
 	if err != nil {
 		return nil, fmt.Errorf("read claims below %s: %w", prefix, err)
 	}
-	for _, key := range keys {
+	for key, holder := range found {
 		if n, err := strconv.Atoi(strings.TrimPrefix(key, prefix)); err == nil && n >= 0 && n < size {
-			l.taken[n] = struct{}{}
+			l.taken[n] = string(holder)
 		}
 	}
 	return l, nil
@@ -106,7 +107,11 @@ func (l *Ledger) takeLocked(n int) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("claim %d of %s: %w", n, l.prefix, err)
 	}
-	l.taken[n] = struct{}{} // by us now, or by whoever made the record
+	if created {
+		l.taken[n] = l.holder
+	} else {
+		l.taken[n] = "" // made by another peer since Open
+	}
 	return created, nil
 }
 
@@ -154,6 +159,20 @@ func (l *Ledger) Has(n int) bool {
 	defer l.mu.Unlock()
 	_, ok := l.taken[n]
 	return ok
+}
+
+// Mine returns the numbers this holder has claimed, ascending.
+func (l *Ledger) Mine() []int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var mine []int
+	for n, holder := range l.taken {
+		if holder == l.holder {
+			mine = append(mine, n)
+		}
+	}
+	slices.Sort(mine)
+	return mine
 }
 
 // Left returns how many numbers are free.

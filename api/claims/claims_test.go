@@ -39,16 +39,16 @@ func (s *shelf) DeleteRecord(_ context.Context, key string) error {
 	return s.fail
 }
 
-func (s *shelf) RecordKeys(_ context.Context, prefix string) ([]string, error) {
+func (s *shelf) ListRecords(_ context.Context, prefix string) (map[string][]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var keys []string
-	for key := range s.data {
+	found := map[string][]byte{}
+	for key, value := range s.data {
 		if strings.HasPrefix(key, prefix) {
-			keys = append(keys, key)
+			found[key] = value
 		}
 	}
-	return keys, s.fail
+	return found, s.fail
 }
 
 func open(t *testing.T, s *shelf, holder string, size, reserved int) *Ledger {
@@ -105,6 +105,12 @@ func TestClaimsOutliveTheLedger(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := open(t, s, "host1", 100, 0)
+	if mine := again.Mine(); len(mine) != 1 || mine[0] != n {
+		t.Fatalf("host1 holds %v, want [%d]", mine, n)
+	}
+	if other := open(t, s, "host2", 100, 0).Mine(); len(other) != 0 {
+		t.Fatalf("host2 holds %v, want none", other)
+	}
 	if taken, _ := again.Take(n); taken {
 		t.Fatalf("%d was handed out again after a restart", n)
 	}
