@@ -1,0 +1,26 @@
+//go:build !linux
+
+package main
+
+import (
+	"fmt"
+	"runtime"
+)
+
+// DaemonCommands stand in for the daemon's where it cannot run.
+type DaemonCommands struct {
+	Start onLinuxOnly `cmd:"" group:"daemon" help:"Start the daemon (on Linux)." passthrough:""`
+	Stop  onLinuxOnly `cmd:"" group:"daemon" help:"Stop the daemon (on Linux)." passthrough:""`
+}
+
+// onLinuxOnly takes the place of a command that needs a Linux kernel.
+type onLinuxOnly struct {
+	Args []string `arg:"" optional:""`
+}
+
+// Run says where the command works.
+func (onLinuxOnly) Run() error {
+	return fmt.Errorf("the daemon runs on Linux only, this is %s\n"+
+		"Start it on a Linux host and copy its admin.kubeconfig here; every other command then works with --kubeconfig.",
+		runtime.GOOS)
+}

@@ -1,0 +1,127 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/alecthomas/kong"
+
+	cmdutil "k8s.io/kubectl/pkg/cmd/util"
+
+	"shoal/cmd/shoal/internal/kubectl"
+)
+
+// maxSuggestions bounds the "did you mean" list, as kubectl's.
+const (
+	maxSuggestions        = 3
+	maxSuggestionDistance = 2
+)
+
+// exit ends the process with kubectl's message, explained where the reader
+// needs more than kubectl says.
+func exit(w io.Writer, message string, code int) {
+	if message != "" {
+		fmt.Fprintln(w, strings.TrimRight(explain(message, kubectl.Search()), "\n"))
+	}
+	os.Exit(code)
+}
+
+// fail reports the error of a command in kubectl's words and form. It returns
+// only if there is nothing to report.
+func fail(w io.Writer, err error) int {
+	var coded interface{ ExitCode() int }
+	if errors.As(err, &coded) && !isParseError(err) {
+		fmt.Fprintln(w, "error:", err)
+		return coded.ExitCode()
+	}
+	cmdutil.CheckErr(err)
+	return 0
+}
+
+// explain adds to an error what to do next when the cause is that there is no
+// cluster to talk to.
+func explain(message string, searched kubectl.Searched) string {
+	refused := strings.Contains(message, "was refused - did you specify the right host or port?")
+	nowhere := refused && strings.Contains(message, "localhost:8080")
+	switch {
+	case nowhere && searched.Broken != nil:
+		return fmt.Sprintf("error: read the kubeconfig: %v", searched.Broken)
+	case nowhere && searched.Denied:
+		return "error: no cluster to talk to: " + kubectl.AdminKubeconfig + " is this host's, but only root may read it\n" +
+			"Run this command as root, or let `sudo shoal start --write-kubeconfig` put the credentials into your ~/.kube/config."
+	case nowhere && searched.None:
+		return "error: no cluster to talk to: --kubeconfig, $KUBECONFIG, ~/.kube/config and " +
+			kubectl.AdminKubeconfig + " name none\n" +
+			"Start one on this host with `sudo shoal start`, or name one with --kubeconfig."
+	case refused:
+		return message + "\nIs shoal running there? `sudo shoal start` starts it on this host; --kubeconfig and --context name another cluster."
+	case strings.Contains(message, "certificate signed by unknown authority"):
+		return message + "\nThe kubeconfig belongs to another cluster, or to an earlier one at the same address. " +
+			"A fresh one is at " + kubectl.AdminKubeconfig + " on the host; `shoal start --write-kubeconfig` merges it into yours."
+	}
+	return message
+}
+
+// failParse reports arguments the grammar does not know, in kubectl's form.
+func failParse(w io.Writer, parser *kong.Kong, err error) int {
+	path := parser.Model.Name
+	var parseError *kong.ParseError
+	if errors.As(err, &parseError) && parseError.Context != nil {
+		if node := parseError.Context.Selected(); node != nil {
+			path = node.FullPath()
+		} else if word, ok := unknownCommand(parseError); ok {
+			fmt.Fprintf(w, "error: unknown command %q for %q\n%s", word, path, suggestions(parser.Model.Node, word))
+			return 1
+		}
+	}
+	fmt.Fprintf(w, "error: %v\nSee '%s --help' for usage.\n", err, path)
+	return 1
+}
+
+// unknownCommand returns the word that should have been a command.
+func unknownCommand(err *kong.ParseError) (string, bool) {
+	if len(err.Context.Args) == 0 || strings.HasPrefix(err.Context.Args[0], "-") {
+		return "", false
+	}
+	return err.Context.Args[0], true
+}
+
+func suggestions(node *kong.Node, word string) string {
+	var close []string
+	for _, child := range node.Children {
+		if child.Hidden || len(close) == maxSuggestions {
+			continue
+		}
+		if distance(word, child.Name) <= maxSuggestionDistance || strings.HasPrefix(child.Name, strings.ToLower(word)) {
+			close = append(close, child.Name)
+		}
+	}
+	if len(close) == 0 {
+		return fmt.Sprintf("See '%s --help' for the list of commands.\n", node.Name)
+	}
+	return "\nDid you mean this?\n\t" + strings.Join(close, "\n\t") + "\n"
+}
+
+// distance is the Levenshtein distance of two words.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			substitute := diagonal
+			if a[i] != b[j] {
+				substitute++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(substitute, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

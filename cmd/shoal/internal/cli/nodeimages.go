@@ -1,0 +1,182 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+)
+
+// maxErrorBytes bounds what is read of a node's error page.
+const maxErrorBytes = 64 << 10
+
+// errNoImage says that a node does not have the named image.
+var errNoImage = errors.New("no such image")
+
+// nodeImages is the image store of one node, reached through the API server's
+// proxy to the agent on that node.
+type nodeImages struct {
+	name   string
+	client *http.Client
+	base   *url.URL
+}
+
+// nodeImage is an image as the agent lists it.
+type nodeImage struct {
+	Name      string    `json:"name"`
+	ID        string    `json:"id"`
+	Size      int64     `json:"size"`
+	CreatedAt time.Time `json:"createdAt,omitzero"`
+}
+
+// imageProgress is one line of the agent's progress.
+type imageProgress struct {
+	// Image is the name of an image that is complete in the store.
+	Image string `json:"image,omitempty"`
+	// Status says what is being done, in one or two words.
+	Status string `json:"status,omitempty"`
+	// Current and Total count bytes; Total is 0 where it is not known.
+	Current int64  `json:"current,omitempty"`
+	Total   int64  `json:"total,omitempty"`
+	Error   string `json:"error,omitempty"`
+}
+
+func connectImages(config *rest.Config, names []string) ([]*nodeImages, error) {
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, err
+	}
+	server, _, err := rest.DefaultServerUrlFor(config)
+	if err != nil {
+		return nil, err
+	}
+	nodes := make([]*nodeImages, 0, len(names))
+	for _, name := range names {
+		base := server.JoinPath("api/v1/nodes", name, "proxy/shoal/v1/images")
+		nodes = append(nodes, &nodeImages{name: name, client: client, base: base})
+	}
+	return nodes, nil
+}
+
+// load imports an archive; size is -1 if not known.
+func (n *nodeImages) load(ctx context.Context, content io.ReadCloser, size int64, report func(imageProgress)) error {
+	counted := &countingReader{ReadCloser: content, total: max(size, 0), report: report}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, n.base.String(), counted)
+	if err != nil {
+		return errors.Join(err, content.Close())
+	}
+	request.ContentLength = size
+	request.Header.Set("Content-Type", "application/x-tar")
+	return n.follow(request, "load the archive", report)
+}
+
+func (n *nodeImages) pull(ctx context.Context, ref string, report func(imageProgress)) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, n.at("pull", ref), nil)
+	if err != nil {
+		return err
+	}
+	return n.follow(request, "pull "+ref, report)
+}
+
+func (n *nodeImages) remove(ctx context.Context, ref string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodDelete, n.at("", ref), nil)
+	if err != nil {
+		return err
+	}
+	response, err := n.do(request, "remove "+ref)
+	if err != nil {
+		return err
+	}
+	return response.Body.Close()
+}
+
+func (n *nodeImages) list(ctx context.Context) ([]nodeImage, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, n.base.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := n.do(request, "list images")
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	var images []nodeImage
+	if err := json.NewDecoder(response.Body).Decode(&images); err != nil {
+		return nil, fmt.Errorf("list images on %s: read the answer: %w", n.name, err)
+	}
+	return images, nil
+}
+
+// at is the address of an operation on one image.
+func (n *nodeImages) at(operation, ref string) string {
+	address := n.base.JoinPath(operation)
+	address.RawQuery = url.Values{"ref": {ref}}.Encode()
+	return address.String()
+}
+
+// follow sends a request and reports each line of its answer. The last line
+// decides whether it worked.
+func (n *nodeImages) follow(request *http.Request, what string, report func(imageProgress)) error {
+	response, err := n.do(request, what)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	lines := json.NewDecoder(response.Body)
+	for {
+		var line imageProgress
+		err := lines.Decode(&line)
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return fmt.Errorf("%s on %s: the answer broke off: %w", what, n.name, err)
+		case line.Error != "":
+			return fmt.Errorf("%s on %s: %s", what, n.name, line.Error)
+		}
+		report(line)
+	}
+}
+
+// do sends a request and turns a refusal into an error.
+func (n *nodeImages) do(request *http.Request, what string) (*http.Response, error) {
+	response, err := n.client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode < http.StatusBadRequest {
+		return response, nil
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxErrorBytes))
+	if err != nil {
+		return nil, fmt.Errorf("%s on %s: %s", what, n.name, response.Status)
+	}
+	return nil, n.refusal(response, what, body)
+}
+
+// refusal reads the two forms of error there are: the API server's Status and
+// the agent's plain text.
+func (n *nodeImages) refusal(response *http.Response, what string, body []byte) error {
+	var status metav1.Status
+	reason := strings.TrimSpace(string(body))
+	fromServer := json.Unmarshal(body, &status) == nil && status.Kind == "Status"
+	if fromServer {
+		reason = status.Message
+	}
+	if reason == "" {
+		reason = response.Status
+	}
+	if response.StatusCode == http.StatusNotFound && !fromServer {
+		return fmt.Errorf("%s on %s: %w: %s", what, n.name, errNoImage, reason)
+	}
+	return fmt.Errorf("%s on %s: %s", what, n.name, reason)
+}

@@ -1,0 +1,210 @@
+//go:build linux
+
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"shoal/api/pki"
+)
+
+// Config is how one peer runs. The zero value of a field means its default.
+type Config struct {
+	Name                string `json:"name"`
+	DataDir             string `json:"dataDir"`
+	APIAddr             string `json:"apiAddr"`
+	NodeIP              string `json:"nodeIP"`
+	AgentPort           int    `json:"agentPort"`
+	Containerd          string `json:"containerd"`
+	ContainerdNamespace string `json:"containerdNamespace"`
+	CgroupRoot          string `json:"cgroupRoot"`
+	LogFormat           string `json:"logFormat"`
+	// WriteKubeconfig names a kubeconfig to merge the cell into; empty for none.
+	WriteKubeconfig string `json:"-"`
+}
+
+// Defaults of every flag; a host needs none.
+const (
+	DefaultDataDir             = "/var/lib/shoal"
+	DefaultAPIAddr             = ":6443"
+	DefaultAgentPort           = 10250
+	DefaultContainerd          = "/run/containerd/containerd.sock"
+	DefaultContainerdNamespace = "shoal"
+	// podLogDir is the kubelet's, so that log shippers find the files.
+	podLogDir = "/var/log/pods"
+)
+
+// complete fills in defaults and checks what a person may have typed wrong.
+func (c Config) complete() (Config, error) {
+	if c.Name == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return c, fmt.Errorf("read host name: %w; give the node's name with --name", err)
+		}
+		c.Name = name
+	}
+	if err := checkNodeName(c.Name); err != nil {
+		return c, err
+	}
+	dir, err := filepath.Abs(orDefault(c.DataDir, DefaultDataDir))
+	if err != nil {
+		return c, fmt.Errorf("resolve data directory: %w", err)
+	}
+	c.DataDir = dir
+	c.APIAddr = orDefault(c.APIAddr, DefaultAPIAddr)
+	if c.AgentPort == 0 {
+		c.AgentPort = DefaultAgentPort
+	}
+	c.Containerd = orDefault(c.Containerd, DefaultContainerd)
+	c.ContainerdNamespace = orDefault(c.ContainerdNamespace, DefaultContainerdNamespace)
+	if c.CgroupRoot == "" {
+		if c.CgroupRoot, err = cgroup2Mount(); err != nil {
+			return c, err
+		}
+	}
+	if c.NodeIP == "" {
+		ip, err := defaultNodeIP(c.APIAddr)
+		if err != nil {
+			return c, err
+		}
+		c.NodeIP = ip.String()
+	} else if _, err := netip.ParseAddr(c.NodeIP); err != nil {
+		return c, fmt.Errorf("--node-ip %q is not an IP address", c.NodeIP)
+	}
+	return c, nil
+}
+
+func orDefault(value, fallback string) string {
+	if value == "" {
+		return fallback
+	}
+	return value
+}
+
+// defaultNodeIP is the address in apiAddr if it is one others can reach, else
+// the source address of the default route, else the first global address.
+func defaultNodeIP(apiAddr string) (netip.Addr, error) {
+	host, _, err := net.SplitHostPort(apiAddr)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("--api-addr %q: want HOST:PORT or :PORT: %w", apiAddr, err)
+	}
+	if addr, err := netip.ParseAddr(host); err == nil && addr.IsValid() && !addr.IsUnspecified() && !addr.IsLoopback() {
+		return addr, nil
+	}
+	if addr, ok := defaultRouteSource(); ok {
+		return addr, nil
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("list this host's addresses: %w", err)
+	}
+	for _, a := range addrs {
+		if prefix, err := netip.ParsePrefix(a.String()); err == nil && prefix.Addr().Is4() && prefix.Addr().IsGlobalUnicast() {
+			return prefix.Addr(), nil
+		}
+	}
+	return netip.Addr{}, errors.New("this host has no address that pods could reach; give one with --node-ip")
+}
+
+func defaultRouteSource() (netip.Addr, bool) {
+	routes, err := netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	for _, r := range routes {
+		if r.Dst != nil && r.Dst.IP != nil && !r.Dst.IP.IsUnspecified() {
+			continue
+		}
+		link, err := netlink.LinkByIndex(r.LinkIndex)
+		if err != nil {
+			continue
+		}
+		addrs, err := netlink.AddrList(link, unix.AF_INET)
+		if err != nil || len(addrs) == 0 {
+			continue
+		}
+		if addr, ok := netip.AddrFromSlice(addrs[0].IP); ok {
+			return addr.Unmap(), true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// pkiNames are the names and addresses the API is reached by.
+func (c Config) pkiNames(service net.IP) pki.Names {
+	names := pki.Names{
+		Node: c.Name,
+		DNS: []string{c.Name, "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
+			"kubernetes.default.svc.cluster.local"},
+		IPs: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback, service, net.ParseIP(c.NodeIP)},
+	}
+	if host, _, err := net.SplitHostPort(c.APIAddr); err == nil {
+		if ip := net.ParseIP(host); ip != nil && !ip.IsUnspecified() {
+			names.IPs = append(names.IPs, ip)
+		} else if ip == nil && host != "" {
+			names.DNS = append(names.DNS, host)
+		}
+	}
+	return names
+}
+
+// serverURL is where clients on this host reach the API.
+func (c Config) serverURL(listen net.Addr) string {
+	host, _, _ := net.SplitHostPort(c.APIAddr)
+	_, port, _ := net.SplitHostPort(listen.String())
+	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
+		host = "127.0.0.1"
+	}
+	return "https://" + net.JoinHostPort(host, port)
+}
+
+func (c Config) agentAddr() string {
+	host, _, _ := net.SplitHostPort(c.APIAddr)
+	if ip := net.ParseIP(host); ip != nil && ip.IsLoopback() {
+		// Others cannot reach this API anyway; agents are reached by node address.
+		host = ""
+	}
+	if ip := net.ParseIP(host); ip == nil {
+		host = ""
+	}
+	return net.JoinHostPort(host, strconv.Itoa(c.AgentPort))
+}
+
+const configFile = "daemon.json"
+
+// save leaves the configuration for `shoal stop`, which has to find the same
+// containers also when the daemon is gone.
+func (c Config) save() error {
+	data, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode daemon configuration: %w", err)
+	}
+	return pki.WriteFile(filepath.Join(c.DataDir, configFile), append(data, '\n'), 0o600)
+}
+
+// Load returns the configuration of the daemon that last ran on dataDir.
+func Load(dataDir string) (Config, error) {
+	data, err := os.ReadFile(filepath.Join(orDefault(dataDir, DefaultDataDir), configFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Config{}, fmt.Errorf("no daemon has run on %s; give its --data-dir: %w", orDefault(dataDir, DefaultDataDir), err)
+	}
+	if err != nil {
+		return Config{}, fmt.Errorf("read daemon configuration: %w", err)
+	}
+	var c Config
+	if err := json.Unmarshal(data, &c); err != nil {
+		return Config{}, fmt.Errorf("read daemon configuration %s: %w", configFile, err)
+	}
+	return c, nil
+}

@@ -1,0 +1,391 @@
+//go:build linux
+
+// Package daemon runs one peer: it opens the store, serves the API over it and
+// starts what works against that API (controllers, scheduler, agent, datapath),
+// in this order and in one process.
+//
+// What always holds: one daemon per data directory; whatever Run started has
+// ended when it returns, except what is meant to outlive it (pods, their
+// network, pinned BPF programs); if one part fails, all parts stop and Run
+// returns that part's error.
+//
+// Called by cmd/shoal only. It holds no logic of the parts, only their order.
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	componentversion "k8s.io/component-base/version"
+
+	"shoal/agent"
+	"shoal/api"
+	"shoal/api/pki"
+	"shoal/netdp"
+	netservices "shoal/netdp/services"
+	"shoal/sched"
+	"shoal/sched/controllers"
+	"shoal/store"
+)
+
+const (
+	// readyTimeout bounds the wait for the API to answer after a start.
+	readyTimeout = 60 * time.Second
+	readyPoll    = 5 * time.Millisecond
+	// stopTimeout bounds an orderly stop; beyond it the process exits anyway.
+	stopTimeout = 20 * time.Second
+)
+
+// Output is where a start reports to.
+type Output struct {
+	Progress io.Writer // a line per step, for people
+	Log      io.Writer
+	// Ready is called once the API answers and the node is registered.
+	Ready func()
+}
+
+// Run starts a peer and serves until ctx ends. drain, when closed, asks to stop
+// this host's pods too before returning.
+func Run(ctx context.Context, config Config, out Output, drain <-chan struct{}) error {
+	config, err := config.complete()
+	if err != nil {
+		return err
+	}
+	if err := checkRoot(); err != nil {
+		return err
+	}
+	log := newLogger(out.Log, config.LogFormat)
+	quietLibraries(log)
+	tuneRuntime()
+	if err := os.MkdirAll(config.DataDir, 0o700); err != nil {
+		return fmt.Errorf("create data directory: %w", err)
+	}
+	held, err := acquireLock(config.DataDir)
+	if err != nil {
+		return err
+	}
+	defer held.release()
+	p := &peer{config: config, log: log, progress: newProgress(out.Progress, log, config.LogFormat == "json")}
+	return p.run(ctx, out.Ready, drain)
+}
+
+// peer is the parts of a running daemon, in the order they start.
+type peer struct {
+	config   Config
+	log      *slog.Logger
+	progress *progress
+
+	listener   net.Listener
+	files      pki.Files
+	db         *store.DB
+	containerd *containerdServer
+	podCIDR    netip.Prefix
+	server     *api.Server
+	datapath   *netdp.Datapath
+	agent      *agent.Agent
+}
+
+func (p *peer) run(ctx context.Context, ready func(), drain <-chan struct{}) (err error) {
+	defer func() { err = errors.Join(err, p.close()) }()
+	if err := p.open(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	// The API goes last: what stops before it still wants to write.
+	apiCtx, stopAPI := context.WithCancel(context.WithoutCancel(ctx))
+	apiDone := make(chan error, 1)
+	go func() { apiDone <- p.server.Run(apiCtx) }()
+	defer func() {
+		stopAPI()
+		select {
+		case apiErr := <-apiDone:
+			err = errors.Join(err, apiErr)
+		case <-time.After(stopTimeout):
+			err = errors.Join(err, errors.New("API server did not stop in time"))
+		}
+	}()
+	group.Go(func() error {
+		select {
+		case apiErr := <-apiDone:
+			apiDone <- nil
+			if ctx.Err() == nil && apiErr == nil {
+				return errors.New("API server ended by itself")
+			}
+			return apiErr
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	if err := p.startParts(ctx, group, ready); err != nil {
+		cancel()
+		return errors.Join(err, group.Wait())
+	}
+	group.Go(func() error { return p.drainWhenAsked(ctx, drain, cancel) })
+	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// open takes everything that can be refused, before anything runs.
+func (p *peer) open(ctx context.Context) (err error) {
+	c := p.config
+	if p.listener, err = listen(ctx, c.APIAddr); err != nil {
+		return err
+	}
+	if err := p.progress.step("certificates in "+filepath.Join(c.DataDir, "pki"), func() (err error) {
+		service := api.DefaultServiceCIDR.Addr().Next()
+		p.files, err = pki.Ensure(filepath.Join(c.DataDir, "pki"), c.pkiNames(service.AsSlice()), time.Now())
+		return err
+	}); err != nil {
+		return err
+	}
+	if err := p.progress.step("store opened", func() (err error) {
+		p.db, err = store.Open(ctx, store.Options{Dir: filepath.Join(c.DataDir, "store"), Logger: p.log.With("part", "store")})
+		return err
+	}); err != nil {
+		return err
+	}
+	if p.podCIDR, err = api.ClaimPodCIDR(ctx, p.db, c.Name); err != nil {
+		return err
+	}
+	if err := p.progress.step("containerd at "+c.Containerd, func() (err error) {
+		p.containerd, err = ensureContainerd(ctx, c.Containerd, c.DataDir, p.log)
+		return err
+	}); err != nil {
+		return err
+	}
+	if err := p.progress.step("datapath loaded", func() (err error) {
+		p.datapath, err = netdp.Open(ctx, p.datapathOptions())
+		return err
+	}); err != nil {
+		return err
+	}
+	nodeIP := netip.MustParseAddr(c.NodeIP)
+	if p.server, err = api.New(ctx, api.Options{
+		DB: p.db, PKI: p.files, Listener: p.listener, Advertise: nodeIP, NodeName: c.Name,
+		AgentPort: c.AgentPort, ServiceCIDR: api.DefaultServiceCIDR, Logger: p.log.With("part", "api"),
+	}); err != nil {
+		return err
+	}
+	return c.save()
+}
+
+func listen(ctx context.Context, addr string) (net.Listener, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("API address %s is taken by another process; find it with `ss -ltnp`, or give another with --api-addr: %w", addr, err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("API address %s is not on this host; see `ip addr`, or give another with --api-addr: %w", addr, err)
+	case err != nil:
+		return nil, fmt.Errorf("listen on API address %s: %w", addr, err)
+	}
+	return l, nil
+}
+
+func (p *peer) datapathOptions() netdp.Options {
+	return netdp.Options{
+		StateDir:    filepath.Join(runDir(p.config), "net"),
+		BPFFSDir:    filepath.Join(runDir(p.config), "bpf"),
+		CgroupRoot:  p.config.CgroupRoot,
+		NodeName:    p.config.Name,
+		NodeIPs:     []netip.Addr{netip.MustParseAddr(p.config.NodeIP)},
+		PodCIDR:     p.podCIDR,
+		ServiceCIDR: api.DefaultServiceCIDR,
+		Logger:      p.log.With("part", "netdp"),
+	}
+}
+
+// startParts waits for the API and then starts everything that uses it.
+func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func()) error {
+	if err := p.progress.step("API answers", func() error { return p.waitReady(ctx) }); err != nil {
+		return err
+	}
+	server := p.config.serverURL(p.listener.Addr())
+	kubeconfig := filepath.Join(p.config.DataDir, "admin.kubeconfig")
+	if err := api.WriteKubeconfig(kubeconfig, server, p.files); err != nil {
+		return err
+	}
+	if p.config.WriteKubeconfig != "" {
+		if err := api.MergeKubeconfig(p.config.WriteKubeconfig, server, p.files); err != nil {
+			return err
+		}
+	}
+	client := func(name string) (kubernetes.Interface, error) {
+		return kubernetes.NewForConfig(p.server.ClientConfig(name))
+	}
+	informers := p.server.Informers()
+	schedClient, err := client("shoal-scheduler")
+	if err != nil {
+		return fmt.Errorf("make scheduler client: %w", err)
+	}
+	scheduler := sched.New(sched.Options{Client: schedClient, Informers: informers, Logger: p.log.With("part", "sched")})
+	services := netservices.New(p.datapath, informers, p.config.Name, p.log.With("part", "services"))
+	if p.agent, err = p.newAgent(p.server.ClientConfig("shoal-agent")); err != nil {
+		return err
+	}
+	ca, err := os.ReadFile(p.files.CA)
+	if err != nil {
+		return fmt.Errorf("read certificate authority: %w", err)
+	}
+	group.Go(func() error {
+		return named("controllers", controllers.Run(ctx, controllers.Options{
+			Config: p.server.ClientConfig("shoal-controllers"), Informers: informers, RootCA: ca, Logger: p.log.With("part", "controllers")}))
+	})
+	group.Go(func() error { return named("scheduler", scheduler.Run(ctx)) })
+	group.Go(func() error { return named("services", services.Run(ctx)) })
+	group.Go(func() error { return named("agent", p.agent.Run(ctx)) })
+	informers.Start(ctx.Done())
+	if err := p.progress.step("node "+p.config.Name+" registered", func() error { return p.waitNode(ctx, schedClient) }); err != nil {
+		return err
+	}
+	p.progress.ready(p.config.Name, server, kubeconfig)
+	if ready != nil {
+		ready()
+	}
+	return nil
+}
+
+func named(part string, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", part, err)
+}
+
+func (p *peer) newAgent(config *rest.Config) (*agent.Agent, error) {
+	tlsConfig, err := agentTLS(p.files)
+	if err != nil {
+		return nil, err
+	}
+	a, err := agent.New(agent.Options{
+		NodeName:            p.config.Name,
+		Config:              config,
+		ContainerdSocket:    p.config.Containerd,
+		ContainerdNamespace: p.config.ContainerdNamespace,
+		CgroupRoot:          p.config.CgroupRoot,
+		DataDir:             p.config.DataDir,
+		LogDir:              podLogDir,
+		Network:             p.datapath,
+		NodeIPs:             []netip.Addr{netip.MustParseAddr(p.config.NodeIP)},
+		PodCIDR:             p.podCIDR.String(),
+		ListenAddr:          p.config.agentAddr(),
+		TLS:                 tlsConfig,
+		Version:             componentversion.Get().GitVersion,
+		Logger:              p.log.With("part", "agent"),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make agent: %w", err)
+	}
+	return a, nil
+}
+
+// agentTLS serves the agent's API to holders of a certificate of this cell
+// that may speak for the API server.
+func agentTLS(files pki.Files) (*tls.Config, error) {
+	cert, err := tls.LoadX509KeyPair(files.AgentServer, files.AgentServerKey)
+	if err != nil {
+		return nil, fmt.Errorf("load agent certificate: %w", err)
+	}
+	pem, err := os.ReadFile(files.CA)
+	if err != nil {
+		return nil, fmt.Errorf("read certificate authority: %w", err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	return &tls.Config{
+		Certificates: []tls.Certificate{cert},
+		ClientAuth:   tls.RequireAndVerifyClientCert,
+		ClientCAs:    roots,
+		MinVersion:   tls.VersionTLS12,
+		VerifyConnection: func(state tls.ConnectionState) error {
+			for _, org := range state.PeerCertificates[0].Subject.Organization {
+				if org == "system:masters" {
+					return nil
+				}
+			}
+			return errors.New("client certificate may not use the agent's API")
+		},
+	}, nil
+}
+
+func (p *peer) waitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	client := &http.Client{Transport: p.server.ClientConfig("shoal-start").Transport}
+	token := p.server.ClientConfig("shoal-start").BearerToken
+	var last string
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://shoal.internal/readyz", nil)
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := client.Do(req)
+		if err == nil {
+			body, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+			last = strings.TrimSpace(string(body))
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("API did not become ready within %s: %s", readyTimeout, last)
+		case <-time.After(readyPoll):
+		}
+	}
+}
+
+// drainWhenAsked stops this host's pods when drain closes, then everything.
+func (p *peer) drainWhenAsked(ctx context.Context, drain <-chan struct{}, cancel func()) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-drain:
+	}
+	defer cancel()
+	if err := p.agent.StopPods(ctx); err != nil {
+		return fmt.Errorf("stop pods: %w", err)
+	}
+	if err := p.datapath.Remove(); err != nil {
+		return fmt.Errorf("remove datapath: %w", err)
+	}
+	return nil
+}
+
+// close gives back what open took, in reverse.
+func (p *peer) close() error {
+	var problems []error
+	if p.datapath != nil {
+		problems = append(problems, p.datapath.Close())
+	}
+	if p.db != nil {
+		problems = append(problems, p.db.Close())
+	}
+	if p.listener != nil {
+		_ = p.listener.Close() // the API server has closed it already if it ran
+	}
+	p.containerd.stop()
+	return errors.Join(problems...)
+}

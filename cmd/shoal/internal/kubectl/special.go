@@ -1,0 +1,45 @@
+package kubectl
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/tools/clientcmd"
+	cmdconfig "k8s.io/kubectl/pkg/cmd/config"
+	"k8s.io/kubectl/pkg/cmd/proxy"
+	cmdutil "k8s.io/kubectl/pkg/cmd/util"
+	"k8s.io/kubectl/pkg/cmd/version"
+)
+
+// Version is shoal's own version; the linker sets it in release builds.
+var Version = "v0.0.0-dev"
+
+// newVersion prints shoal's version above kubectl's text. The structured forms
+// stay exactly kubectl's.
+func newVersion(f cmdutil.Factory, streams genericiooptions.IOStreams) *cobra.Command {
+	cmd := version.NewCmdVersion(f, streams)
+	run := cmd.Run
+	cmd.Run = func(cmd *cobra.Command, args []string) {
+		if cmdutil.GetFlagString(cmd, "output") == "" {
+			fmt.Fprintf(streams.Out, "Shoal Version: %s\n", Version)
+		}
+		run(cmd, args)
+	}
+	return cmd
+}
+
+// newConfig lets `shoal config view` show the cluster the other verbs talk to,
+// also when that comes from the daemon's own kubeconfig.
+func newConfig(f cmdutil.Factory, streams genericiooptions.IOStreams) *cobra.Command {
+	options := clientcmd.NewDefaultPathOptions()
+	if path := Search().Path; path != "" {
+		options.LoadingRules.ExplicitPath = path
+	}
+	return cmdconfig.NewCmdConfig(f, options, streams)
+}
+
+func newProxy(f cmdutil.Factory, streams genericiooptions.IOStreams) *cobra.Command {
+	return proxy.NewCmdProxy(f, streams)
+}

@@ -1,0 +1,49 @@
+package kubectl
+
+import (
+	"regexp"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// programWord matches kubectl as the name of a program: not inside a path, a
+// domain, a URL or a longer name such as kubectl-edit.
+var programWord = regexp.MustCompile(`(^|[^\w./-])kubectl($|[^\w./-]|[.]\s|[.]$)`)
+
+// asShoal makes help text name the program the user runs.
+func asShoal(text string) string {
+	// Twice, for two words that share the blank between them.
+	for range 2 {
+		text = programWord.ReplaceAllString(text, "${1}"+ProgramName+"${2}")
+	}
+	return text
+}
+
+// speakAsShoal makes the help and usage of a tree name shoal. The texts are
+// rewritten when they are about to be shown, so a command that runs pays
+// nothing.
+func speakAsShoal(root *cobra.Command) {
+	help, usage := root.HelpFunc(), root.UsageFunc()
+	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		rewriteTexts(cmd)
+		help(cmd, args)
+	})
+	root.SetUsageFunc(func(cmd *cobra.Command) error {
+		rewriteTexts(cmd)
+		return usage(cmd)
+	})
+}
+
+func rewriteTexts(cmd *cobra.Command) {
+	for _, text := range []*string{&cmd.Short, &cmd.Long, &cmd.Example} {
+		*text = asShoal(*text)
+	}
+	for _, child := range cmd.Commands() {
+		child.Short = asShoal(child.Short)
+	}
+	if verb := Find(cmd.Name()); verb != nil && cmd.Example == "" && cmd.Parent() == cmd.Root() {
+		cmd.Example = "  " + verb.Example
+	}
+	cmd.Flags().VisitAll(func(flag *pflag.Flag) { flag.Usage = asShoal(flag.Usage) })
+}
