@@ -1,0 +1,75 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/cilium/ebpf"
+)
+
+// countMapEntries counts what is set in the pinned maps of the datapath.
+// Tracked flows are left out: they expire by use, not with a pod.
+func countMapEntries(t *testing.T) int {
+	t.Helper()
+	pins, err := filepath.Glob("/run/shoal*/bpf/maps/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(pins) == 0 {
+		t.Fatal("no pinned map was found")
+	}
+	count := 0
+	for _, pin := range pins {
+		m, err := ebpf.LoadPinnedMap(pin, &ebpf.LoadPinOptions{ReadOnly: true})
+		if err != nil {
+			t.Fatalf("open map %s: %v", pin, err)
+		}
+		switch m.Type() {
+		case ebpf.Hash, ebpf.Array:
+			count += countSet(t, m)
+		}
+		m.Close()
+	}
+	return count
+}
+
+// countSet counts the entries of a map; those of an array count when any byte
+// is set.
+func countSet(t *testing.T, m *ebpf.Map) int {
+	t.Helper()
+	const batch = 4096 // entries per system call
+	keys := make([]byte, batch*int(m.KeySize()))
+	values := make([]byte, batch*int(m.ValueSize()))
+	var cursor ebpf.MapBatchCursor
+	count := 0
+	for {
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
+		for i := range n {
+			value := values[i*int(m.ValueSize()) : (i+1)*int(m.ValueSize())]
+			if m.Type() == ebpf.Hash || slices.ContainsFunc(value, func(b byte) bool { return b != 0 }) {
+				count++
+			}
+		}
+		if err != nil {
+			break // the end is reported as an error as well
+		}
+	}
+	return count
+}
+
+// countRunFiles counts what is below the daemon's run directories: pinned
+// namespaces, programs and records of pods.
+func countRunFiles(t *testing.T) int {
+	t.Helper()
+	dirs, err := filepath.Glob("/run/shoal*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	for _, dir := range dirs {
+		count += countEntries(t, dir, func(os.DirEntry) bool { return true })
+	}
+	return count
+}
