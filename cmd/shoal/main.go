@@ -12,6 +12,9 @@ import (
 	"shoal/cmd/shoal/internal/cli"
 )
 
+// version is the release; the linker sets it.
+var version = "v0.1.0-dev"
+
 // grammar is the root of the command line.
 type grammar struct {
 	DaemonCommands
@@ -19,5 +22,5 @@ type grammar struct {
 }
 
 func main() {
-	os.Exit(cli.Main(&grammar{}, os.Args[1:]))
+	os.Exit(cli.Main(&grammar{}, version, os.Args[1:]))
 }

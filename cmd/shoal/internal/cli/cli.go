@@ -61,8 +61,9 @@ func (*HelpCmd) Help() string { return examples("shoal help run") }
 func (*HelpCmd) Run() error { return nil }
 
 // Main parses args (without the program's name), runs the command and returns
-// the exit code. grammar is a pointer to the root struct.
-func Main(grammar any, args []string) int {
+// the exit code. grammar is a pointer to the root struct, version is shoal's.
+func Main(grammar any, version string, args []string) int {
+	kubectl.Version = version
 	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
 	cmdutil.BehaviorOnFatal(func(message string, code int) { exit(streams.ErrOut, message, code) })
 
@@ -159,7 +160,7 @@ func takesNext(flag string) bool {
 	return false
 }
 
-// completionRequested tells a ParseError's kind.
+// isParseError tells errors in the arguments from errors of the command.
 func isParseError(err error) bool {
 	var parseError *kong.ParseError
 	return errors.As(err, &parseError)

@@ -171,7 +171,7 @@ func printImages(w io.Writer, format string, rows []imageRow, now time.Time) err
 		if !row.CreatedAt.IsZero() {
 			age = duration.HumanDuration(now.Sub(row.CreatedAt))
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", row.Name, shortID(row.ID), humanBytes(row.Size), age, row.Node)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", row.Name, shortID(row.ID), humanBytes(row.SizeBytes), age, row.Node)
 	}
 	return table.Flush()
 }

@@ -33,20 +33,21 @@ type nodeImages struct {
 type nodeImage struct {
 	Name      string    `json:"name"`
 	ID        string    `json:"id"`
-	Size      int64     `json:"size"`
+	Digest    string    `json:"digest"`
+	SizeBytes int64     `json:"sizeBytes"`
 	CreatedAt time.Time `json:"createdAt,omitzero"`
 }
 
 // imageProgress is one line of the agent's progress.
 type imageProgress struct {
-	// Image is the name of an image that is complete in the store.
 	Image string `json:"image,omitempty"`
-	// Status says what is being done, in one or two words.
+	// Status says what is being done, in a word or two.
 	Status string `json:"status,omitempty"`
-	// Current and Total count bytes; Total is 0 where it is not known.
-	Current int64  `json:"current,omitempty"`
-	Total   int64  `json:"total,omitempty"`
-	Error   string `json:"error,omitempty"`
+	// Bytes of Total are done; Total is 0 where it is not known.
+	Bytes int64  `json:"bytes,omitempty"`
+	Total int64  `json:"total,omitempty"`
+	Done  bool   `json:"done,omitempty"`
+	Error string `json:"error,omitempty"`
 }
 
 func connectImages(config *rest.Config, names []string) ([]*nodeImages, error) {
@@ -68,14 +69,18 @@ func connectImages(config *rest.Config, names []string) ([]*nodeImages, error) {
 
 // load imports an archive; size is -1 if not known.
 func (n *nodeImages) load(ctx context.Context, content io.ReadCloser, size int64, report func(imageProgress)) error {
-	counted := &countingReader{ReadCloser: content, total: max(size, 0), report: report}
+	counted := &countingReader{ReadCloser: content, total: max(size, 0), report: report, last: time.Now()}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, n.base.String(), counted)
 	if err != nil {
 		return errors.Join(err, content.Close())
 	}
 	request.ContentLength = size
 	request.Header.Set("Content-Type", "application/x-tar")
-	return n.follow(request, "load the archive", report)
+	return n.follow(request, "load the archive", func(line imageProgress) {
+		if line.Status != "reading" { // the same bytes, as the other end counts them
+			report(line)
+		}
+	})
 }
 
 func (n *nodeImages) pull(ctx context.Context, ref string, report func(imageProgress)) error {

@@ -45,16 +45,21 @@ func (p *progressWriter) show(node string, line imageProgress) {
 	if p.many {
 		text = node + ": " + text
 	}
-	if line.Image != "" {
+	switch {
+	case text == "" || text == p.live:
+	case isSettled(line):
 		p.clear()
 		fmt.Fprintln(p.out, text)
-		return
-	}
-	if !p.many && text != p.live {
+	case !p.many:
 		p.clear()
 		fmt.Fprint(p.out, text)
 		p.live = text
 	}
+}
+
+// isSettled tells a result, which stays on the screen, from a step on the way.
+func isSettled(line imageProgress) bool {
+	return line.Image != "" && (line.Done || line.Status == "loaded" || line.Status == "pulled")
 }
 
 // finish leaves the terminal on a fresh line.
@@ -72,18 +77,17 @@ func (p *progressWriter) clear() {
 }
 
 func progressText(line imageProgress) string {
+	text := strings.TrimSpace(line.Image + " " + line.Status)
 	switch {
-	case line.Image != "" && line.Status != "":
-		return line.Image + " " + line.Status
-	case line.Image != "":
-		return line.Image + " loaded"
+	case isSettled(line):
+		return text
 	case line.Total > 0:
-		return fmt.Sprintf("%s %s of %s (%d%%)", line.Status, humanBytes(line.Current), humanBytes(line.Total),
-			100*line.Current/line.Total)
-	case line.Current > 0:
-		return fmt.Sprintf("%s %s", line.Status, humanBytes(line.Current))
+		return fmt.Sprintf("%s %s of %s (%d%%)", text, humanBytes(line.Bytes), humanBytes(line.Total),
+			100*line.Bytes/line.Total)
+	case line.Bytes > 0:
+		return text + " " + humanBytes(line.Bytes)
 	}
-	return line.Status
+	return text
 }
 
 // countingReader reports how much of an archive has been sent.
@@ -101,7 +105,7 @@ func (c *countingReader) Read(buffer []byte) (int, error) {
 	c.read += int64(n)
 	if now := time.Now(); err == io.EOF || now.Sub(c.last) >= reportEvery {
 		c.last = now
-		c.report(imageProgress{Status: "sending", Current: c.read, Total: c.total})
+		c.report(imageProgress{Status: "sending", Bytes: c.read, Total: c.total})
 	}
 	return n, err
 }

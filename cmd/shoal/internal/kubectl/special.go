@@ -13,8 +13,8 @@ import (
 	"k8s.io/kubectl/pkg/cmd/version"
 )
 
-// Version is shoal's own version; the linker sets it in release builds.
-var Version = "v0.0.0-dev"
+// Version is shoal's own version; the program's start sets it once.
+var Version string
 
 // newVersion prints shoal's version above kubectl's text. The structured forms
 // stay exactly kubectl's.
