@@ -1,0 +1,256 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/util/flowcontrol"
+	"k8s.io/klog/v2"
+	"k8s.io/kubernetes/pkg/controller/certificates/rootcacertpublisher"
+	"k8s.io/kubernetes/pkg/controller/clusterroleaggregation"
+	"k8s.io/kubernetes/pkg/controller/cronjob"
+	"k8s.io/kubernetes/pkg/controller/daemon"
+	"k8s.io/kubernetes/pkg/controller/deployment"
+	"k8s.io/kubernetes/pkg/controller/endpoint"
+	"k8s.io/kubernetes/pkg/controller/endpointslice"
+	"k8s.io/kubernetes/pkg/controller/endpointslicemirroring"
+	"k8s.io/kubernetes/pkg/controller/garbagecollector"
+	"k8s.io/kubernetes/pkg/controller/job"
+	"k8s.io/kubernetes/pkg/controller/namespace"
+	"k8s.io/kubernetes/pkg/controller/podgc"
+	"k8s.io/kubernetes/pkg/controller/replication"
+	"k8s.io/kubernetes/pkg/controller/serviceaccount"
+	"k8s.io/kubernetes/pkg/controller/statefulset"
+	"k8s.io/kubernetes/pkg/controller/ttlafterfinished"
+	"k8s.io/kubernetes/pkg/controller/volume/pvcprotection"
+	"k8s.io/kubernetes/pkg/controller/volume/pvprotection"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+const (
+	// fewWorkers is enough for loops whose passes are short and rare; a pass
+	// waits for the API server, not for a processor.
+	fewWorkers = 2
+	// rolloutWorkers is for the loops a user waits for.
+	rolloutWorkers = 4
+	// maxEndpointsPerSlice is upstream's default.
+	maxEndpointsPerSlice = 100
+	// endpointsBatch gathers changes of the legacy Endpoints, which nothing here
+	// forwards by. EndpointSlices are written at once.
+	endpointsBatch = time.Second
+	// mirrorBatch and mirroredPerSubset are for Endpoints that users write.
+	mirrorBatch       = 100 * time.Millisecond
+	mirroredPerSubset = 1000
+	// terminatedPods is upstream's default: finished pods are kept up to this.
+	terminatedPods = 12500
+	// failedDaemonBackoff and its limit are upstream's.
+	failedDaemonBackoff      = time.Second
+	failedDaemonBackoffLimit = 15 * time.Minute
+	// collectorPeriod is how often the garbage collector compares the kinds it
+	// watches with those that exist. The comparison reads a cache.
+	collectorPeriod = 5 * time.Second
+)
+
+// allLoops lists every controller.
+func allLoops() []loop {
+	return []loop{
+		{"replicaset", replicaSetLoop},
+
+		// A ReplicaSet's name is a hash of its pod template, so two leaders make
+		// the same one; scaling writes absolute numbers under optimistic
+		// concurrency, and the loser reads again.
+		{"deployment", buildDeployment},
+		// Two leaders may each put a pod on a node; the next pass keeps the
+		// oldest and deletes the others.
+		{"daemonset", buildDaemonSet},
+		// Indexed pods in excess are deleted by the next pass; completions are
+		// counted by pod uid, each once. A work item may run twice, as the Job
+		// API allows at any time.
+		{"job", buildJob},
+		// A Job's name is made of the scheduled minute; the second create finds
+		// it there.
+		{"cronjob", buildCronJob},
+		// Pods have fixed names, so there is one record per identity. On one
+		// host that host decides what runs; before there are several, the voters
+		// of design section 5 must grant each identity.
+		{"statefulset", buildStatefulSet},
+		// As ours before it had names of its own: pods in excess are deleted.
+		{"replicationcontroller", buildReplicationController},
+
+		// Slices are computed from the pods; a double is deleted by the next
+		// pass, and readers merge what they see meanwhile.
+		{"endpointslice", buildEndpointSlices},
+		{"endpoints", buildEndpoints}, // one record of a fixed name per service
+		{"endpointslicemirroring", buildMirroring},
+
+		// Creating what is missing under a fixed name, or deleting what must go,
+		// comes to the same done twice.
+		{"serviceaccount", buildServiceAccounts},
+		{"root-ca", buildRootCA},
+		{"namespace", buildNamespaces},
+		{"clusterrole-aggregation", buildClusterRoles},
+		{"garbage-collector", buildCollector},
+		{"pod-garbage-collector", buildPodCollector},
+		{"ttl-after-finished", buildTTL},
+		{"pvc-protection", buildClaimProtection},
+		{"pv-protection", buildVolumeProtection},
+	}
+}
+
+func buildDeployment(ctx context.Context, p *parts) (func(context.Context), error) {
+	apps := p.informers.Apps().V1()
+	c, err := deployment.NewDeploymentController(ctx, apps.Deployments(), apps.ReplicaSets(), p.informers.Core().V1().Pods(), p.client)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) { c.Run(ctx, rolloutWorkers) }, nil
+}
+
+func buildDaemonSet(ctx context.Context, p *parts) (func(context.Context), error) {
+	apps, core := p.informers.Apps().V1(), p.informers.Core().V1()
+	c, err := daemon.NewDaemonSetsController(ctx, apps.DaemonSets(), apps.ControllerRevisions(), core.Pods(), core.Nodes(), p.client,
+		flowcontrol.NewBackOff(failedDaemonBackoff, failedDaemonBackoffLimit))
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) { c.Run(ctx, fewWorkers) }, nil
+}
+
+func buildJob(ctx context.Context, p *parts) (func(context.Context), error) {
+	// No Workload and PodGroup informers: gang scheduling is an alpha feature
+	// that stays off.
+	c, err := job.NewController(ctx, p.client, p.informers.Core().V1().Pods(), p.informers.Batch().V1().Jobs(), nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) { c.Run(ctx, rolloutWorkers) }, nil
+}
+
+func buildCronJob(ctx context.Context, p *parts) (func(context.Context), error) {
+	batch := p.informers.Batch().V1()
+	c, err := cronjob.NewControllerV2(ctx, batch.Jobs(), batch.CronJobs(), p.client)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) { c.Run(ctx, fewWorkers) }, nil
+}
+
+func buildStatefulSet(ctx context.Context, p *parts) (func(context.Context), error) {
+	apps, core := p.informers.Apps().V1(), p.informers.Core().V1()
+	c := statefulset.NewStatefulSetController(ctx, core.Pods(), apps.StatefulSets(), core.PersistentVolumeClaims(), apps.ControllerRevisions(), p.client)
+	return func(ctx context.Context) { c.Run(ctx, fewWorkers) }, nil
+}
+
+func buildReplicationController(ctx context.Context, p *parts) (func(context.Context), error) {
+	core := p.informers.Core().V1()
+	c := replication.NewReplicationManager(ctx, core.Pods(), core.ReplicationControllers(), p.client, maxBurst)
+	return func(ctx context.Context) { c.Run(ctx, fewWorkers) }, nil
+}
+
+func buildEndpointSlices(ctx context.Context, p *parts) (func(context.Context), error) {
+	core := p.informers.Core().V1()
+	c := endpointslice.NewController(ctx, core.Pods(), core.Services(), core.Nodes(), p.informers.Discovery().V1().EndpointSlices(),
+		maxEndpointsPerSlice, p.client, 0)
+	return func(ctx context.Context) { c.Run(ctx, rolloutWorkers) }, nil
+}
+
+func buildEndpoints(ctx context.Context, p *parts) (func(context.Context), error) {
+	core := p.informers.Core().V1()
+	c := endpoint.NewEndpointController(ctx, core.Pods(), core.Services(), core.Endpoints(), p.client, endpointsBatch) //nolint:staticcheck // deprecated, but still in the conformance tests
+	return func(ctx context.Context) { c.Run(ctx, fewWorkers) }, nil
+}
+
+func buildMirroring(ctx context.Context, p *parts) (func(context.Context), error) {
+	core := p.informers.Core().V1()
+	c := endpointslicemirroring.NewController(ctx, core.Endpoints(), p.informers.Discovery().V1().EndpointSlices(), core.Services(),
+		mirroredPerSubset, p.client, mirrorBatch)
+	return func(ctx context.Context) { c.Run(ctx, fewWorkers) }, nil
+}
+
+func buildServiceAccounts(ctx context.Context, p *parts) (func(context.Context), error) {
+	core := p.informers.Core().V1()
+	c, err := serviceaccount.NewServiceAccountsController(klog.FromContext(ctx), core.ServiceAccounts(), core.Namespaces(), p.client,
+		serviceaccount.DefaultServiceAccountsControllerOptions())
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) { c.Run(ctx, fewWorkers) }, nil
+}
+
+// buildRootCA watches only the config maps of the one name it publishes under.
+func buildRootCA(ctx context.Context, p *parts) (func(context.Context), error) {
+	byName := informers.NewSharedInformerFactoryWithOptions(p.client, 0, informers.WithTransform(StripManagedFields),
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+			o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, rootcacertpublisher.RootCACertConfigMapName).String()
+		}))
+	c, err := rootcacertpublisher.NewPublisher(byName.Core().V1().ConfigMaps(), p.informers.Core().V1().Namespaces(), p.client, p.rootCA)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) {
+		byName.Start(ctx.Done())
+		c.Run(ctx, fewWorkers)
+		byName.Shutdown()
+	}, nil
+}
+
+func buildNamespaces(ctx context.Context, p *parts) (func(context.Context), error) {
+	const noResync = 0
+	c := namespace.NewNamespaceController(ctx, p.client, p.metadata, p.discovery.ServerPreferredNamespacedResources,
+		p.informers.Core().V1().Namespaces(), noResync, v1.FinalizerKubernetes)
+	return func(ctx context.Context) { c.Run(ctx, fewWorkers) }, nil
+}
+
+func buildClusterRoles(_ context.Context, p *parts) (func(context.Context), error) {
+	c := clusterroleaggregation.NewClusterRoleAggregation(p.informers.Rbac().V1().ClusterRoles(), p.client.RbacV1())
+	return func(ctx context.Context) { c.Run(ctx, 1) }, nil
+}
+
+func buildCollector(ctx context.Context, p *parts) (func(context.Context), error) {
+	c, err := garbagecollector.NewGarbageCollector(ctx, p.client, p.metadata, p.mapper, uncollected(), p.shared, p.started)
+	if err != nil {
+		return nil, fmt.Errorf("make garbage collector: %w", err)
+	}
+	return func(ctx context.Context) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			c.Sync(ctx, p.discovery, collectorPeriod)
+		}()
+		c.Run(ctx, rolloutWorkers, collectorPeriod)
+		<-done
+	}, nil
+}
+
+func buildPodCollector(ctx context.Context, p *parts) (func(context.Context), error) {
+	core := p.informers.Core().V1()
+	c := podgc.NewPodGC(ctx, p.client, core.Pods(), core.Nodes(), terminatedPods)
+	return c.Run, nil
+}
+
+func buildTTL(ctx context.Context, p *parts) (func(context.Context), error) {
+	c := ttlafterfinished.New(ctx, p.informers.Batch().V1().Jobs(), p.client)
+	return func(ctx context.Context) { c.Run(ctx, 1) }, nil
+}
+
+func buildClaimProtection(ctx context.Context, p *parts) (func(context.Context), error) {
+	core := p.informers.Core().V1()
+	c, err := pvcprotection.NewPVCProtectionController(klog.FromContext(ctx), core.PersistentVolumeClaims(), core.Pods(), p.client)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) { c.Run(ctx, 1) }, nil
+}
+
+func buildVolumeProtection(ctx context.Context, p *parts) (func(context.Context), error) {
+	c, err := pvprotection.NewPVProtectionController(klog.FromContext(ctx), p.informers.Core().V1().PersistentVolumes(), p.client)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) { c.Run(ctx, 1) }, nil
+}

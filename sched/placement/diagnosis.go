@@ -1,0 +1,97 @@
+package placement
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// Diagnosis says why no node will do.
+type Diagnosis struct {
+	// Nodes is how many there were.
+	Nodes int
+	// Reasons counts, per reason, the nodes it holds for. A node counts once,
+	// at the first filter it fails, but under each resource it lacks.
+	Reasons map[string]int
+	// Refused is set instead when the pod asks for what no node is asked about.
+	Refused string
+	// Waits is the set of changes that may make room.
+	Waits Change
+}
+
+// Change is a set of kinds of change in the fleet.
+type Change uint8
+
+// The kinds of change a pod that found no node can wait for.
+const (
+	NodeChange Change = 1 << iota // a node appeared or changed
+	PodGone                       // a pod left a node, or was relabelled
+	PodPlaced                     // a pod was put on a node, or was relabelled
+)
+
+// String is the message in the pod's condition and event, worded like the
+// upstream scheduler's.
+func (d Diagnosis) String() string {
+	if d.Refused != "" {
+		return d.Refused
+	}
+	if d.Nodes == 0 {
+		return "no nodes available to schedule pods"
+	}
+	parts := make([]string, 0, len(d.Reasons))
+	for reason, count := range d.Reasons {
+		parts = append(parts, strconv.Itoa(count)+" "+reason)
+	}
+	slices.Sort(parts)
+	return fmt.Sprintf("0/%d nodes are available: %s.", d.Nodes, strings.Join(parts, ", "))
+}
+
+func (s *Snapshot) diagnose(c *class, peers *peerView) Diagnosis {
+	d := Diagnosis{Nodes: len(s.ring), Reasons: map[string]int{}, Waits: NodeChange}
+	var scratch []string
+	for _, e := range s.ring {
+		failed := s.firstFailure(c, e.slot, peers)
+		d.Waits |= changesThatHelp(failed)
+		if failed != failedResources {
+			d.Reasons[text[failed]]++
+			continue
+		}
+		scratch = s.rows[e.slot].shortages(&c.demand, scratch[:0])
+		scratch = s.nodes[e.slot].stock.shortages(c.extended, scratch)
+		for _, reason := range scratch {
+			d.Reasons[reason]++
+		}
+	}
+	return d
+}
+
+func changesThatHelp(failed filter) Change {
+	switch failed {
+	case failedPorts, failedResources, failedPodAntiAffinity, failedExistingAntiAffinity:
+		return PodGone
+	case failedPodAffinity:
+		return PodPlaced
+	case failedSpread, failedSpreadLabel:
+		return PodGone | PodPlaced
+	default:
+		return 0
+	}
+}
+
+// Unsupported names what a pod asks for that placement cannot honour yet, or is
+// empty. Such a pod stays pending: running it without would be worse.
+func Unsupported(pod *v1.Pod) string {
+	for i := range pod.Spec.Volumes {
+		volume := &pod.Spec.Volumes[i]
+		if volume.PersistentVolumeClaim != nil || volume.Ephemeral != nil {
+			return fmt.Sprintf("not supported yet: spec.volumes[%d] (%q) needs a PersistentVolumeClaim; use emptyDir, or remove the volume", i, volume.Name)
+		}
+	}
+	if len(pod.Spec.ResourceClaims) > 0 {
+		return "not supported yet: spec.resourceClaims (dynamic resource allocation); request the device as an extended resource"
+	}
+	return ""
+}

@@ -1,0 +1,117 @@
+package placement
+
+import (
+	v1 "k8s.io/api/core/v1"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
+	"k8s.io/klog/v2"
+)
+
+// filter names the first filter a node failed, in the order they are tried.
+type filter uint8
+
+const (
+	passed filter = iota
+	failedUnschedulable
+	failedTaints
+	failedNodeAffinity
+	failedPorts
+	failedResources
+	failedSpread
+	failedSpreadLabel
+	failedPodAffinity
+	failedPodAntiAffinity
+	failedExistingAntiAffinity
+)
+
+// text is the wording of the upstream scheduler, which people and tools know.
+// Resources have none here: each kind of shortage has its own.
+var text = map[filter]string{
+	failedUnschedulable:        "node(s) were unschedulable",
+	failedTaints:               "node(s) had untolerated taint(s)",
+	failedNodeAffinity:         "node(s) didn't match Pod's node affinity/selector",
+	failedPorts:                "node(s) didn't have free ports for the requested pod ports",
+	failedSpread:               "node(s) didn't match pod topology spread constraints",
+	failedSpreadLabel:          "node(s) didn't match pod topology spread constraints (missing required label)",
+	failedPodAffinity:          "node(s) didn't match pod affinity rules",
+	failedPodAntiAffinity:      "node(s) didn't match pod anti-affinity rules",
+	failedExistingAntiAffinity: "node(s) didn't satisfy existing pods anti-affinity rules",
+}
+
+// comparisonOperators lets tolerations use Gt and Lt; where the API server does
+// not allow them, none arrives here.
+const comparisonOperators = true
+
+var silent = klog.Logger{}
+
+// verdictOf is the cached answer of the filters that depend on the node alone.
+func (s *Snapshot) verdictOf(c *class, slot int) *verdict {
+	if c.pinned != nil { // looks at so few nodes that a memory of all is a waste
+		c.single = c.judge(s.nodes[slot].object)
+		return &c.single
+	}
+	if len(c.verdicts) < len(s.nodes) {
+		c.verdicts = append(c.verdicts, make([]verdict, len(s.nodes)-len(c.verdicts))...)
+	}
+	v, n := &c.verdicts[slot], s.nodes[slot]
+	if v.generation != n.generation {
+		*v = c.judge(n.object)
+		v.generation = n.generation
+	}
+	return v
+}
+
+func (c *class) judge(object *v1.Node) verdict {
+	var v verdict
+	if v.failed = c.judgeHard(object); v.failed != passed {
+		return v
+	}
+	if c.preferred != nil {
+		v.preference = int32(c.preferred.Score(object))
+	}
+	for i := range object.Spec.Taints {
+		taint := &object.Spec.Taints[i]
+		if taint.Effect == v1.TaintEffectPreferNoSchedule && !c.tolerates(taint) {
+			v.intolerant++
+		}
+	}
+	return v
+}
+
+func (c *class) judgeHard(object *v1.Node) filter {
+	cordon := v1.Taint{Key: v1.TaintNodeUnschedulable, Effect: v1.TaintEffectNoSchedule}
+	if object.Spec.Unschedulable && !c.tolerates(&cordon) {
+		return failedUnschedulable
+	}
+	for i := range object.Spec.Taints {
+		taint := &object.Spec.Taints[i]
+		if taint.Effect != v1.TaintEffectPreferNoSchedule && !c.tolerates(taint) {
+			return failedTaints
+		}
+	}
+	if ok, err := c.required.Match(object); !ok || err != nil {
+		return failedNodeAffinity
+	}
+	return passed
+}
+
+func (c *class) tolerates(taint *v1.Taint) bool {
+	return corev1helpers.TolerationsTolerateTaint(silent, c.tolerations, taint, comparisonOperators)
+}
+
+// firstFailure runs every filter on one node.
+func (s *Snapshot) firstFailure(c *class, slot int, peers *peerView) filter {
+	if v := s.verdictOf(c, slot); v.failed != passed {
+		return v.failed
+	}
+	n := s.nodes[slot]
+	if len(c.ports) > 0 && !n.ports.free(c.ports) {
+		return failedPorts
+	}
+	if !s.rows[slot].fits(&c.demand) || !n.stock.fits(c.extended) {
+		return failedResources
+	}
+	if peers != nil {
+		return peers.check(n.object)
+	}
+	return passed
+}

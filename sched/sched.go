@@ -1,0 +1,226 @@
+// Package sched gives pods to nodes.
+//
+// A Scheduler watches pods, nodes and namespaces through the daemon's shared
+// informers, keeps a placement.Snapshot true, and binds every pod that names
+// the scheduler "default-scheduler" and has no node yet. The decision itself is
+// in package placement and is pure; this package holds what is not: the queue,
+// the clock, the API.
+//
+// What always holds: a pod is bound through its binding subresource with its
+// uid, so a pod that was replaced meanwhile is never bound by mistake; a pod
+// counts against its node from the moment it is chosen, before the API server
+// has answered; a pod that found no node carries the reason in its PodScheduled
+// condition and in an event, and is tried again when something changed that may
+// help it. Nothing here polls. Pods that come with spec.nodeName are only
+// accounted for.
+//
+// Two schedulers may run at once during a split or a hand-over. Both then bind
+// the same pod; the API server takes the first and refuses the second, and the
+// host refuses what does not fit.
+//
+// The daemon in cmd/shoal calls New and Run. Workload controllers live in
+// sched/controllers. There is no preemption here.
+package sched
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/clock"
+
+	"shoal/sched/placement"
+)
+
+// maxBinds is how many bindings are under way at once. One takes a few
+// milliseconds of the API server, mostly waiting for its disk; more than this
+// would only queue there.
+const maxBinds = 32
+
+// Options is what a Scheduler needs.
+type Options struct {
+	// Client writes bindings, conditions and events; it should not be rate
+	// limited (QPS -1).
+	Client kubernetes.Interface
+	// Informers is the daemon's shared factory.
+	Informers informers.SharedInformerFactory
+	Logger    *slog.Logger
+	// Clock is the real one when nil.
+	Clock clock.WithDelayedExecution
+}
+
+// Scheduler binds pods to nodes. Make it with New.
+type Scheduler struct {
+	client    kubernetes.Interface
+	informers informers.SharedInformerFactory
+	log       *slog.Logger
+	clock     clock.WithDelayedExecution
+	reports   *reporter
+	synced    []cache.InformerSynced
+
+	mu       sync.Mutex
+	snapshot *placement.Snapshot  // guarded by mu
+	queue    *queue               // guarded by mu
+	assumed  map[types.UID]string // guarded by mu; node names of pods chosen but not yet seen bound
+	ready    chan struct{}        // holds one token when the queue may have work
+}
+
+// New registers the informers a scheduler needs; call it before the shared
+// factory is started.
+func New(o Options) *Scheduler {
+	s := &Scheduler{
+		client:    o.Client,
+		informers: o.Informers,
+		log:       o.Logger,
+		clock:     o.Clock,
+		snapshot:  placement.NewSnapshot(),
+		assumed:   map[types.UID]string{},
+		ready:     make(chan struct{}, 1),
+	}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	if s.clock == nil {
+		s.clock = clock.RealClock{}
+	}
+	s.queue = newQueue(s.clock, s.wake)
+	s.reports = newReporter(o.Client, s.log, s.clock)
+	s.watch()
+	return s
+}
+
+// Run schedules until the context ends; it returns when everything it started
+// has ended. An error means the informers never delivered.
+func (s *Scheduler) Run(ctx context.Context) error {
+	s.informers.Start(ctx.Done())
+	if !cache.WaitForCacheSync(ctx.Done(), s.synced...) {
+		return fmt.Errorf("start scheduler: pods and nodes could not be listed: %w", context.Cause(ctx))
+	}
+	s.log.Info("scheduler started", "nodes", s.nodeCount())
+	work, ctx := errgroup.WithContext(ctx)
+	work.Go(func() error { return s.reports.run(ctx) })
+	work.Go(func() error { return s.loop(ctx) })
+	if err := work.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("run scheduler: %w", err)
+	}
+	return nil
+}
+
+func (s *Scheduler) nodeCount() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.snapshot.Nodes()
+}
+
+func (s *Scheduler) wake() {
+	select {
+	case s.ready <- struct{}{}:
+	default:
+	}
+}
+
+// loop decides one pod at a time and leaves the writing to others.
+func (s *Scheduler) loop(ctx context.Context) error {
+	var binds errgroup.Group
+	binds.SetLimit(maxBinds)
+	defer func() { _ = binds.Wait() }() // the binds report their own errors
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.ready:
+		}
+		for ctx.Err() == nil {
+			d, more := s.decideNext()
+			if d.node != "" {
+				binds.Go(func() error { s.bind(ctx, d); return nil })
+			}
+			if !more {
+				break
+			}
+		}
+	}
+}
+
+// decision is a pod with the node chosen for it, which is empty when there was
+// none. The pod is the one decided on; the item may get a newer one meanwhile.
+type decision struct {
+	item *item
+	pod  *v1.Pod
+	node string
+}
+
+// decideNext takes the next pod off the queue and places it; more is false when
+// the queue had nothing to give.
+func (s *Scheduler) decideNext() (d decision, more bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	it := s.queue.next()
+	if it == nil {
+		return decision{}, false
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			s.log.Error("placing a pod panicked; it is tried again later", "pod", it.name(), "panic", r, "stack", string(debug.Stack()))
+			s.queue.retry(it)
+			d, more = decision{}, true
+		}
+	}()
+	result := s.snapshot.Place(it.pod)
+	if result.Node == "" {
+		s.setAside(it, result.Diagnosis)
+		return decision{}, true
+	}
+	s.snapshot.SetPod(it.pod, result.Node)
+	s.assumed[it.pod.UID] = result.Node
+	s.queue.changed(placement.PodPlaced)
+	return decision{it, it.pod, result.Node}, true
+}
+
+// setAside parks a pod until something changes, and says why.
+func (s *Scheduler) setAside(it *item, d placement.Diagnosis) {
+	message := d.String()
+	if message != it.reported && s.reports.unschedulable(it.pod, message) {
+		it.reported = message
+	}
+	s.queue.park(it, d.Waits)
+}
+
+// bind writes the decision. The pod stays assumed until the informer shows it
+// bound or gone.
+func (s *Scheduler) bind(ctx context.Context, d decision) {
+	err := writeBinding(ctx, s.client, d.pod, d.node)
+	if err == nil {
+		s.reports.scheduled(d.pod, d.node)
+		return
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	s.log.Warn("binding failed; the pod is tried again", "pod", podName(d.pod), "node", d.node, "error", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.assumed[d.pod.UID] != d.node {
+		return // seen bound, or gone, while the answer was on its way
+	}
+	s.forget(d.pod.UID)
+	s.queue.retry(d.item)
+}
+
+// forget takes an assumed pod off its node again.
+func (s *Scheduler) forget(uid types.UID) {
+	delete(s.assumed, uid)
+	s.snapshot.RemovePod(uid)
+	s.queue.changed(placement.PodGone)
+}
+
+func podName(pod *v1.Pod) string { return pod.Namespace + "/" + pod.Name }
