@@ -1,0 +1,16 @@
+// Package storage is the Kubernetes API server's storage on package store: one
+// Storage per resource, which encodes objects, keeps the promises of
+// k8s.io/apiserver/pkg/storage.Interface and knows nothing of HTTP.
+//
+// What always holds:
+//   - A resourceVersion is a store.Version; an object's is the version of the
+//     write that made it, a list's the one it was read at.
+//   - Writes are optimistic: read, change, commit if unchanged, else again.
+//   - A watch sends every change after its start once and in order; the set
+//     that a watch-list begins with ends with the annotated bookmark. Whoever
+//     asks for history no longer kept gets 410 Expired.
+//   - Objects handed out are the caller's own; nothing decoded is shared.
+//
+// The generic registry calls it, by way of Decorator, once per resource; there
+// is no watch cache in between. It neither validates nor admits anything.
+package storage

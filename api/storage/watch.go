@@ -1,0 +1,415 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/apiserver/pkg/features"
+	"k8s.io/apiserver/pkg/storage"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	utilflowcontrol "k8s.io/apiserver/pkg/util/flowcontrol"
+
+	"shoal/store"
+)
+
+const (
+	// watchBuffer lets the watch decode ahead of its client a little. What the
+	// client does not take waits, undecoded, in the store's log.
+	watchBuffer = 16
+	// bookmarkLead before a watch's deadline it gets a last bookmark, so that
+	// its client resumes from there.
+	bookmarkLead = 2 * time.Second
+)
+
+// watching is one watch; it implements watch.Interface.
+type watching struct {
+	*Storage
+	ctx    context.Context
+	cancel context.CancelFunc
+	key    string
+	opts   storage.ListOptions
+	pred   storage.SelectionPredicate
+	all    bool
+	result chan watch.Event
+	// from is the version whose changes have been told.
+	from store.Version
+	// initial: begin with what there is; marked: and end that with a bookmark.
+	initial, marked bool
+	// poked asks for a progress bookmark now.
+	poked chan struct{}
+}
+
+// Watch sends changes at or under key, after what opts says to start from.
+func (s *Storage) Watch(ctx context.Context, key string, opts storage.ListOptions) (watch.Interface, error) {
+	key, err := s.key(key, opts.Recursive)
+	if err != nil {
+		return nil, err
+	}
+	version, err := s.versioner.ParseResourceVersion(opts.ResourceVersion)
+	if err != nil {
+		return nil, err
+	}
+	if opts.ProgressNotify && s.newFunc == nil {
+		return nil, apierrors.NewInternalError(errors.New("progressNotify for watch is unsupported because no newFunc was provided"))
+	}
+	w := s.newWatching(ctx, key, store.Version(version), opts)
+	// The subscription is in place when Watch returns, so that nothing the
+	// caller does next is missed.
+	source, err := w.subscribe()
+	w.watches.Add(1)
+	go w.run(source, err)
+	// Reads take no time to be ready here: nothing has to fill a cache first.
+	utilflowcontrol.WatchInitialized(ctx)
+	return w, nil
+}
+
+func (s *Storage) newWatching(ctx context.Context, key string, from store.Version, opts storage.ListOptions) *watching {
+	w := &watching{
+		Storage: s,
+		key:     key,
+		opts:    opts,
+		pred:    opts.Predicate,
+		all:     opts.Predicate.Empty(),
+		result:  make(chan watch.Event, watchBuffer),
+		from:    from,
+		poked:   make(chan struct{}, 1),
+	}
+	w.ctx, w.cancel = context.WithCancel(ctx)
+	watchList := utilfeature.DefaultFeatureGate.Enabled(features.WatchList)
+	asked := opts.SendInitialEvents != nil && *opts.SendInitialEvents && watchList
+	w.initial = asked || opts.SendInitialEvents == nil && from == 0
+	w.marked = asked && opts.Predicate.AllowWatchBookmarks
+	return w
+}
+
+// subscribe starts collecting changes from where the watch begins.
+func (w *watching) subscribe() (*store.Watcher, error) {
+	now := w.db.Version()
+	if w.initial {
+		if w.from > now {
+			return nil, storage.NewTooLargeResourceVersionError(uint64(w.from), uint64(now), retryAfterSeconds())
+		}
+		w.from = now
+	}
+	if w.from == 0 {
+		w.from = now
+	}
+	return w.db.Watch(w.key, w.from)
+}
+
+// retryAfterSeconds spreads out clients that were all turned away at once.
+func retryAfterSeconds() int { return 1 + rand.IntN(3) }
+
+// Stop ends the watch. ResultChan is closed soon after.
+func (w *watching) Stop() { w.cancel() }
+
+// ResultChan delivers the events.
+func (w *watching) ResultChan() <-chan watch.Event { return w.result }
+
+func (w *watching) run(source *store.Watcher, err error) {
+	defer w.watches.Done()
+	defer close(w.result)
+	defer w.cancel()
+	stop := context.AfterFunc(w.Storage.ctx, w.cancel)
+	defer stop()
+	if err == nil {
+		defer source.Stop()
+		err = w.follow(source)
+	}
+	if err != nil && w.ctx.Err() == nil {
+		w.sendError(err)
+	}
+}
+
+// follow sends what there is, if asked, and then changes until the watch ends.
+func (w *watching) follow(source *store.Watcher) error {
+	if w.initial {
+		if err := w.sendInitial(); err != nil {
+			return err
+		}
+	}
+	if w.marked && !w.sendBookmark(w.from, true) {
+		return nil
+	}
+	if w.opts.ProgressNotify {
+		defer w.progress.add(w)()
+	}
+	bookmarks := w.newBookmarks()
+	defer bookmarks.stop()
+	for {
+		due := false
+		select {
+		case <-source.Ready():
+		case <-bookmarks.tick():
+			bookmarks.again()
+			due = true
+		case <-bookmarks.final():
+			due = true
+		case <-w.poked:
+			due = true
+		case <-w.ctx.Done():
+			return nil
+		}
+		if err := w.takeAll(source); err != nil || w.ctx.Err() != nil {
+			return err
+		}
+		if due && !w.sendBookmark(w.from, false) {
+			return nil
+		}
+	}
+}
+
+// takeAll sends all changes there are.
+func (w *watching) takeAll(source *store.Watcher) error {
+	for {
+		events, upTo, err := source.Take()
+		if err != nil {
+			return err
+		}
+		for _, e := range events {
+			if err := w.sendChange(e); err != nil || w.ctx.Err() != nil {
+				return err
+			}
+		}
+		w.from = upTo
+		if len(events) == 0 {
+			return nil
+		}
+	}
+}
+
+// sendInitial sends every selected object as added, as of version from.
+func (w *watching) sendInitial() error {
+	if !w.opts.Recursive {
+		entry, _, err := w.db.Get(w.key, w.from)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return w.sendAdded(entry)
+	}
+	entries, _, err := w.db.List(store.Range{Prefix: w.key}, w.from)
+	if err != nil {
+		return err
+	}
+	for entry, err := range entries {
+		if err != nil {
+			return err
+		}
+		if err := w.sendAdded(entry); err != nil || w.ctx.Err() != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *watching) sendAdded(entry store.Entry) error {
+	w.sizes.note(len(entry.Value))
+	obj, err := w.decode(w.ctx, entry.Key, entry.Value, entry.Version, nil)
+	if err != nil {
+		return err
+	}
+	if w.selects(obj) {
+		w.send(watch.Event{Type: watch.Added, Object: obj})
+	}
+	return nil
+}
+
+// sendChange works out what one change is to this watch's selector: an object
+// that comes to be selected is added, one no longer selected is deleted with
+// its last selected state.
+func (w *watching) sendChange(e *store.Event) error {
+	var cur, old runtime.Object
+	var err error
+	if !e.Deleted {
+		if cur, err = w.decodeEvent(e, false); err != nil {
+			return err
+		}
+	}
+	if e.PrevVersion != 0 && (e.Deleted || !w.all) {
+		if old, err = w.decodeEvent(e, true); err != nil {
+			return corruptDeletion(e, err)
+		}
+	}
+	isSelected := cur != nil && w.selects(cur)
+	wasSelected := old != nil && w.selects(old)
+	switch {
+	case e.PrevVersion == 0 && isSelected:
+		w.send(watch.Event{Type: watch.Added, Object: cur})
+	case isSelected && (w.all || wasSelected):
+		w.send(watch.Event{Type: watch.Modified, Object: cur})
+	case isSelected:
+		w.send(watch.Event{Type: watch.Added, Object: cur})
+	case wasSelected:
+		w.send(watch.Event{Type: watch.Deleted, Object: old})
+	}
+	return nil
+}
+
+func (w *watching) selects(obj runtime.Object) bool {
+	if w.all {
+		return true
+	}
+	matched, err := w.pred.Matches(obj)
+	return err == nil && matched
+}
+
+// decoding is what watchers of one resource share of an event.
+type decoding struct {
+	storage *Storage
+	old     bool
+}
+
+type decoded struct {
+	obj runtime.Object
+	err error
+}
+
+// decodeEvent decodes an event's present or former object, both at the event's
+// version. The work is done once for all watchers of the resource; each gets a
+// copy, as those above may alter it.
+func (w *watching) decodeEvent(e *store.Event, old bool) (runtime.Object, error) {
+	shared := e.Memo(decoding{storage: w.Storage, old: old}, func() any {
+		stored := e.Value
+		if old {
+			stored = e.Prev
+		}
+		obj, err := w.decode(context.WithoutCancel(w.ctx), e.Key, stored, e.Version, nil)
+		return decoded{obj: obj, err: err}
+	}).(decoded)
+	if shared.err != nil {
+		return nil, shared.err
+	}
+	return shared.obj.DeepCopyObject(), nil
+}
+
+func (w *watching) send(e watch.Event) bool {
+	select {
+	case w.result <- e:
+		return true
+	case <-w.ctx.Done():
+		return false
+	}
+}
+
+// sendBookmark tells the client how far it has come; initialEnd marks the end
+// of the set a watch-list began with.
+func (w *watching) sendBookmark(version store.Version, initialEnd bool) bool {
+	obj := w.newFunc()
+	if err := w.versioner.UpdateObject(obj, uint64(version)); err != nil {
+		w.sendError(fmt.Errorf("set resource version of bookmark: %w", err))
+		return false
+	}
+	if initialEnd {
+		if err := storage.AnnotateInitialEventsEndBookmark(obj); err != nil {
+			w.sendError(fmt.Errorf("annotate bookmark of %s: %w", w.resource, err))
+			return false
+		}
+	}
+	return w.send(watch.Event{Type: watch.Bookmark, Object: obj})
+}
+
+func (w *watching) sendError(err error) {
+	err = watchError(w.key, err)
+	status, ok := err.(apierrors.APIStatus)
+	if !ok {
+		status = apierrors.NewInternalError(err)
+	}
+	s := status.Status()
+	w.send(watch.Event{Type: watch.Error, Object: &s})
+}
+
+// bookmarks says when the next one is due: at an interval, and once shortly
+// before the watch's deadline.
+type bookmarks struct {
+	every  time.Duration
+	ticker *time.Timer
+	last   *time.Timer
+}
+
+func (w *watching) newBookmarks() *bookmarks {
+	b := &bookmarks{}
+	switch {
+	case w.newFunc == nil:
+	case w.opts.ProgressNotify:
+		b.every = w.progressEvery
+	case w.pred.AllowWatchBookmarks:
+		b.every = w.bookmarkEvery
+	}
+	if b.every == 0 {
+		return b
+	}
+	// Spread the first over the interval: watches often start together.
+	b.ticker = time.NewTimer(b.every - rand.N(b.every/4+1))
+	if deadline, ok := w.ctx.Deadline(); ok {
+		if lead := time.Until(deadline) - bookmarkLead; lead > 0 {
+			b.last = time.NewTimer(lead)
+		}
+	}
+	return b
+}
+
+// tick and final are nil, and so never ready, where there is nothing to send.
+func (b *bookmarks) tick() <-chan time.Time  { return timerC(b.ticker) }
+func (b *bookmarks) final() <-chan time.Time { return timerC(b.last) }
+
+func timerC(t *time.Timer) <-chan time.Time {
+	if t == nil {
+		return nil
+	}
+	return t.C
+}
+
+func (b *bookmarks) again() { b.ticker.Reset(b.every) }
+
+func (b *bookmarks) stop() {
+	for _, t := range []*time.Timer{b.ticker, b.last} {
+		if t != nil {
+			t.Stop()
+		}
+	}
+}
+
+// progressRequests is the watches that asked for progress.
+type progressRequests struct {
+	mu sync.Mutex
+	// watches is guarded by mu.
+	watches map[*watching]struct{}
+}
+
+// add returns how to take w off again.
+func (p *progressRequests) add(w *watching) (remove func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.watches == nil {
+		p.watches = make(map[*watching]struct{})
+	}
+	p.watches[w] = struct{}{}
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.watches, w)
+	}
+}
+
+// RequestWatchProgress makes watches that asked for progress send a bookmark.
+func (s *Storage) RequestWatchProgress(context.Context) error {
+	s.progress.mu.Lock()
+	defer s.progress.mu.Unlock()
+	for w := range s.progress.watches {
+		select {
+		case w.poked <- struct{}{}:
+		default:
+		}
+	}
+	return nil
+}

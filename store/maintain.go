@@ -1,0 +1,116 @@
+package store
+
+import (
+	"errors"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+const (
+	// maintainInterval is how often history is cut and space looked after.
+	maintainInterval = 30 * time.Second
+	// valueLogGCEvery so many rounds, the value log is collected: each run
+	// samples a file, which costs reads.
+	valueLogGCEvery = 10
+	// valueLogGarbage is the share of a value log file that must be garbage
+	// for it to be rewritten.
+	valueLogGarbage = 0.5
+	// maxValueLogFiles collected in one round.
+	maxValueLogFiles = 8
+	// maxReapBatch tombstones are reaped per group commit.
+	maxReapBatch = 128
+)
+
+// maintainLoop cuts history to its window, reaps tombstones and returns space.
+func (db *DB) maintainLoop() {
+	for round := 1; ; round++ {
+		select {
+		case <-db.opts.Clock.After(maintainInterval):
+		case <-db.closing:
+			return
+		}
+		db.Compact(db.windowStart())
+		db.reapTombstones()
+		db.space.restoreBallast()
+		if round%valueLogGCEvery == 0 {
+			db.collectValueLog()
+		}
+	}
+}
+
+// windowStart is the version at which the history window begins.
+func (db *DB) windowStart() Version {
+	start := VersionAt(db.opts.Clock.Now().Add(-db.opts.HistoryWindow), 0)
+	return min(start, db.Version())
+}
+
+// Compact lets go of versions before v: exact reads and watches from before
+// then give ErrExpired. It never goes back. The maintenance does this with a
+// window; call it to shorten history at once.
+func (db *DB) Compact(v Version) {
+	v = min(v, db.Version())
+	for {
+		old := db.horizon.Load()
+		if uint64(v) <= old {
+			break
+		}
+		if db.horizon.CompareAndSwap(old, uint64(v)) {
+			break
+		}
+	}
+	db.events.compact(v)
+	// The log may reach further back than the window and reads events back
+	// from disk; keep what its oldest event replaced.
+	db.badger.SetDiscardTs(uint64(min(db.Horizon(), db.events.oldest())))
+}
+
+// reapTombstones removes tombstones older than the history window. This peer
+// is its own only member, so nobody is left who has not seen the deletion.
+func (db *DB) reapTombstones() {
+	if db.counts.tombstones.Load() == 0 {
+		return
+	}
+	for {
+		old := db.oldTombstones(maxReapBatch)
+		if len(old) == 0 {
+			return
+		}
+		if failed := db.eraseAll(reap, old); len(failed) > 0 {
+			return
+		}
+		select {
+		case <-db.closing:
+			return
+		default:
+		}
+	}
+}
+
+func (db *DB) oldTombstones(max int) []expiry {
+	horizon := db.Horizon()
+	txn := db.badger.NewTransactionAt(uint64(db.Version()), false)
+	defer txn.Discard()
+	var old []expiry
+	scan(txn, Range{Prefix: "/"}, func(item *badger.Item) bool {
+		if item.UserMeta()&metaTombstone != 0 && Version(item.Version()) < horizon {
+			old = append(old, expiry{key: string(item.KeyCopy(nil)), version: Version(item.Version())})
+		}
+		return len(old) < max
+	})
+	return old
+}
+
+func (db *DB) collectValueLog() {
+	for range maxValueLogFiles {
+		err := db.badger.RunValueLogGC(valueLogGarbage)
+		switch {
+		case err == nil:
+		case errors.Is(err, badger.ErrNoRewrite), errors.Is(err, badger.ErrRejected):
+			return
+		default:
+			db.log.Warn("collect value log", "error", err)
+			return
+		}
+	}
+}

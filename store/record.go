@@ -1,0 +1,312 @@
+package store
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Record is what the store keeps under one key, and what peers exchange.
+type Record struct {
+	// UID names this life of the object; the same key made anew has another.
+	UID string
+	// CausalLength counts creations and deletions seen: odd is live, even
+	// deleted. The longer one wins a merge (Yu and Rostad, "A Low-Cost Set
+	// CRDT Based on Causal Lengths", 2020).
+	CausalLength uint64
+	// Stamps say when and by whom; most records have one, for the whole object.
+	Stamps []Stamp
+	// ExpiresMicros, if not zero, is when the record ends by itself, in
+	// microseconds since 2024.
+	ExpiresMicros uint64
+	// Value is the object as the API stores it; empty in a tombstone.
+	Value []byte
+}
+
+// Stamp is one write: a clock reading and who made it.
+type Stamp struct {
+	Time  HLC
+	Actor Actor
+	// Fields is the encoded set of fields the write changed; empty means all.
+	Fields []byte
+}
+
+// Actor is one incarnation of a peer: random, drawn when its directory is
+// first opened and kept there. A peer that lost its disk is a new actor.
+type Actor uint64
+
+// Before orders stamps: by reading, then by actor so that all peers agree.
+func (s Stamp) Before(o Stamp) bool {
+	if s.Time != o.Time {
+		return s.Time < o.Time
+	}
+	return s.Actor < o.Actor
+}
+
+// Live reports whether the record holds an object rather than a tombstone.
+func (r *Record) Live() bool { return r.CausalLength&1 == 1 }
+
+// Stamp returns the latest stamp.
+func (r *Record) Stamp() Stamp {
+	var latest Stamp
+	for _, s := range r.Stamps {
+		if latest.Before(s) {
+			latest = s
+		}
+	}
+	return latest
+}
+
+// Limits of one record.
+const (
+	// MaxValueBytes is the largest object, etcd's own limit, which clients
+	// and operators already live with.
+	MaxValueBytes = 3 << 19
+	// MaxKeyBytes leaves room for the longest registry path of a custom
+	// resource: group and resource 253 each, namespace and name 253 each.
+	MaxKeyBytes = 2048
+	// maxUIDBytes: a UUID has 36; tests and imports bring others.
+	maxUIDBytes = 255
+	// maxStamps bounds how finely one record's fields may be attributed.
+	maxStamps = 1024
+	// maxFieldSetBytes bounds one stamp's field set.
+	maxFieldSetBytes = 1 << 18
+	// maxTombstoneBytes is what a deleted key may cost.
+	maxTombstoneBytes = 64
+)
+
+// Wire form, all integers unsigned varints unless said otherwise:
+//
+//	format byte | flags byte | causal length | uid | [expires] |
+//	stamp count | stamps: time (8 bytes), actor (8 bytes), field set length, field set |
+//	value, to the end
+//
+// uid is 16 raw bytes when flagUUID is set, else a length and the text.
+const recordFormat = 1
+
+const (
+	flagUUID    = 1 << 0
+	flagExpires = 1 << 1
+	knownFlags  = flagUUID | flagExpires
+)
+
+// ErrCorruptRecord is wrapped by every decoding failure.
+var ErrCorruptRecord = errors.New("corrupt record")
+
+// AppendRecord appends r's wire form to dst.
+func AppendRecord(dst []byte, r *Record) []byte {
+	uuid, isUUID := parseUUID(r.UID)
+	var flags byte
+	if isUUID {
+		flags |= flagUUID
+	}
+	if r.ExpiresMicros != 0 {
+		flags |= flagExpires
+	}
+	dst = append(dst, recordFormat, flags)
+	dst = binary.AppendUvarint(dst, r.CausalLength)
+	if isUUID {
+		dst = append(dst, uuid[:]...)
+	} else {
+		dst = appendBytes(dst, r.UID)
+	}
+	if r.ExpiresMicros != 0 {
+		dst = binary.AppendUvarint(dst, r.ExpiresMicros)
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(r.Stamps)))
+	for _, s := range r.Stamps {
+		dst = binary.BigEndian.AppendUint64(dst, uint64(s.Time))
+		dst = binary.BigEndian.AppendUint64(dst, uint64(s.Actor))
+		dst = appendBytes(dst, s.Fields)
+	}
+	return append(dst, r.Value...)
+}
+
+// recordOverhead is how much a record with one whole-object stamp and a UUID
+// adds to its value.
+const recordOverhead = 2 + binary.MaxVarintLen64 + 16 + binary.MaxVarintLen64 + 1 + 16 + 1
+
+// DecodeRecord reads a wire form. The result's Value aliases b.
+func DecodeRecord(b []byte) (Record, error) {
+	d := decoder{rest: b}
+	if format := d.byte(); d.err == nil && format != recordFormat {
+		return Record{}, fmt.Errorf("decode record: %w: format %d, this binary knows %d", ErrCorruptRecord, format, recordFormat)
+	}
+	flags := d.byte()
+	if d.err == nil && flags&^byte(knownFlags) != 0 {
+		d.fail("unknown flags")
+	}
+	var r Record
+	r.CausalLength = d.uvarint()
+	if d.err == nil && r.CausalLength == 0 {
+		d.fail("causal length zero")
+	}
+	if flags&flagUUID != 0 {
+		r.UID = formatUUID(d.take(16))
+	} else {
+		r.UID = string(d.bytes(maxUIDBytes))
+	}
+	if flags&flagExpires != 0 {
+		r.ExpiresMicros = d.uvarint()
+		if d.err == nil && r.ExpiresMicros == 0 {
+			d.fail("expires flagged but zero")
+		}
+	}
+	r.Stamps = d.stamps()
+	if d.err != nil {
+		return Record{}, fmt.Errorf("decode record: %w", d.err)
+	}
+	if len(d.rest) > 0 {
+		r.Value = d.rest
+	}
+	return r, nil
+}
+
+func (d *decoder) stamps() []Stamp {
+	n := d.uvarint()
+	if d.err == nil && n > maxStamps {
+		d.fail("too many stamps")
+	}
+	if d.err != nil || n == 0 {
+		return nil
+	}
+	// Each stamp takes 17 bytes at least: do not allocate for a count the
+	// bytes cannot hold.
+	if n > uint64(len(d.rest)/17) {
+		d.fail("stamps cut short")
+		return nil
+	}
+	stamps := make([]Stamp, n)
+	for i := range stamps {
+		stamps[i].Time = HLC(d.uint64())
+		stamps[i].Actor = Actor(d.uint64())
+		if fields := d.bytes(maxFieldSetBytes); len(fields) > 0 {
+			stamps[i].Fields = fields
+		}
+	}
+	return stamps
+}
+
+// decoder takes fields off the front of rest and remembers the first failure.
+type decoder struct {
+	rest []byte
+	err  error
+}
+
+func (d *decoder) fail(what string) {
+	if d.err == nil {
+		d.err = fmt.Errorf("%w: %s", ErrCorruptRecord, what)
+	}
+	d.rest = nil
+}
+
+func (d *decoder) take(n int) []byte {
+	if d.err != nil || len(d.rest) < n {
+		d.fail("cut short")
+		return nil
+	}
+	b := d.rest[:n:n]
+	d.rest = d.rest[n:]
+	return b
+}
+
+func (d *decoder) byte() byte {
+	if b := d.take(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (d *decoder) uint64() uint64 {
+	if b := d.take(8); b != nil {
+		return binary.BigEndian.Uint64(b)
+	}
+	return 0
+}
+
+func (d *decoder) uvarint() uint64 {
+	if d.err != nil {
+		return 0
+	}
+	v, n := binary.Uvarint(d.rest)
+	if n <= 0 {
+		d.fail("bad integer")
+		return 0
+	}
+	// One number has one form, or equal records could differ in bytes.
+	if n > 1 && d.rest[n-1] == 0 {
+		d.fail("padded integer")
+		return 0
+	}
+	d.rest = d.rest[n:]
+	return v
+}
+
+func (d *decoder) bytes(limit int) []byte {
+	n := d.uvarint()
+	if d.err == nil && n > uint64(limit) {
+		d.fail("field too long")
+	}
+	if d.err != nil {
+		return nil
+	}
+	return d.take(int(n))
+}
+
+func appendBytes[T string | []byte](dst []byte, b T) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(b)))
+	return append(dst, b...)
+}
+
+// parseUUID recognises the canonical lower-case form alone, so that a uid
+// always comes back as the text it went in with.
+func parseUUID(s string) (id [16]byte, ok bool) {
+	if len(s) != 36 || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {
+		return id, false
+	}
+	var digits [32]byte
+	n := 0
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case i == 8 || i == 13 || i == 18 || i == 23:
+		case c >= '0' && c <= '9' || c >= 'a' && c <= 'f':
+			digits[n] = c
+			n++
+		default:
+			return id, false
+		}
+	}
+	if n != len(digits) {
+		return id, false
+	}
+	_, err := hex.Decode(id[:], digits[:])
+	return id, err == nil
+}
+
+func formatUUID(b []byte) string {
+	if len(b) != 16 {
+		return ""
+	}
+	var out [36]byte
+	hex.Encode(out[0:8], b[0:4])
+	hex.Encode(out[9:13], b[4:6])
+	hex.Encode(out[14:18], b[6:8])
+	hex.Encode(out[19:23], b[8:10])
+	hex.Encode(out[24:36], b[10:16])
+	out[8], out[13], out[18], out[23] = '-', '-', '-', '-'
+	return string(out[:])
+}
+
+// checkKey refuses what could not be a registry path. Keys that do not start
+// with a slash are the store's own.
+func checkKey(key string) error {
+	switch {
+	case !strings.HasPrefix(key, "/") || len(key) < 2:
+		return fmt.Errorf("check key %q: a key is a registry path and starts with /", key)
+	case len(key) > MaxKeyBytes:
+		return fmt.Errorf("check key %q...: %d bytes, more than the limit of %d", key[:64], len(key), MaxKeyBytes)
+	}
+	return nil
+}

@@ -1,0 +1,69 @@
+package store
+
+import "sync/atomic"
+
+// counters are kept current by the committer and read by Stats.
+type counters struct {
+	records, tombstones atomic.Int64
+	writes, syncs       atomic.Uint64
+}
+
+func (c *counters) changed(ch *change) {
+	c.writes.Add(1)
+	switch {
+	case ch.before == nil:
+	case ch.before.Live():
+		c.records.Add(-1)
+	default:
+		c.tombstones.Add(-1)
+	}
+	switch {
+	case ch.erase:
+	case ch.after.Live():
+		c.records.Add(1)
+	default:
+		c.tombstones.Add(1)
+	}
+}
+
+// Stats is what a monitoring page wants to know of the database.
+type Stats struct {
+	Version, Horizon Version
+	// Records are live, Tombstones deleted and not yet reaped, Expiring those
+	// with a time to live.
+	Records, Tombstones int64
+	Expiring            int
+	// Writes committed since Open, and group commits they took.
+	Writes, Syncs uint64
+	// DiskBytes: tables and value log, as badger last measured them (about
+	// once a minute).
+	DiskBytes int64
+	// Watchers open, and changes the log can still tell them.
+	Watchers, WatchLogEvents int
+	// Refusing: writes are refused for want of disk space.
+	Refusing bool
+}
+
+// Stats returns current figures; it is cheap.
+func (db *DB) Stats() Stats {
+	tables, values := db.badger.Size()
+	s := Stats{
+		Version:    db.Version(),
+		Horizon:    db.Horizon(),
+		Records:    db.counts.records.Load(),
+		Tombstones: db.counts.tombstones.Load(),
+		Expiring:   db.ttl.len(),
+		Writes:     db.counts.writes.Load(),
+		Syncs:      db.counts.syncs.Load(),
+		DiskBytes:  tables + values,
+		Refusing:   db.space.refusing.Load(),
+	}
+	s.Watchers, s.WatchLogEvents = db.events.size()
+	return s
+}
+
+func (l *watchLog) size() (watchers, events int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.count, int(l.next - l.first)
+}
