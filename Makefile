@@ -75,6 +75,7 @@ $(TOOLS)/golangci-lint: test/tools/lint/go.mod | deps-build
 test: generate-check unit e2e ## all tests; run as root, or the parts that need it are skipped
 unit: deps-check deps-build
 	go test -timeout 20m $(if $(RUN),-run '$(RUN)') $(UNIT)
+	go -C test/images test ./...
 e2e: deps-check build tools ## the end-to-end tests alone
 	go test -count=1 -timeout 20m $(if $(RUN),-run '$(RUN)' -v) ./test/e2e/...
 
@@ -97,8 +98,12 @@ generate: deps-generate deps-build ## regenerate the compiled eBPF programs
 generate-check: generate
 	@git diff --exit-code --stat -- bpf netdp || { echo "make: generated files are not current: commit what 'make generate' writes"; exit 1; }
 
+bin/hello.tar: $(wildcard examples/hello/*.go test/images/*.go) | deps-build
+	CGO_ENABLED=0 go build -ldflags '-s -w' -o bin/hello ./examples/hello
+	go -C test/images run . -out $(CURDIR)/$@ -name hello:latest -bin $(CURDIR)/bin/hello
+
 .PHONY: demo demo-down
-demo: deps-run deps-check build ## start a host and walk from nothing to a page (root)
+demo: deps-run deps-check build bin/hello.tar ## start a host and walk from nothing to a page (root)
 	@test/demo/demo up
 demo-down: ## take away everything demo made (root)
 	@test/demo/demo down

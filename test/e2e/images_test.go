@@ -27,12 +27,12 @@ func loadImages(ctx context.Context) error {
 	if result := build.Run(ctx); result.Err != nil {
 		return fmt.Errorf("build the echo server: %w", result.Err)
 	}
-	for _, image := range []harness.Image{
-		{Tag: busyboxImage, Command: []string{"sh"}},
-		{Tag: echoImage, Command: []string{"echo-server"}, Programs: map[string]string{"/bin/echo-server": echoBinary}},
+	for _, image := range []struct{ tag, program, command string }{
+		{busyboxImage, "", "sh"},
+		{echoImage, echoBinary, ""},
 	} {
 		path := filepath.Join(world.Dir, "image.tar")
-		if err := image.Write(ctx, path); err != nil {
+		if err := harness.WriteImage(ctx, path, image.tag, image.program, image.command); err != nil {
 			return err
 		}
 		if result := daemon.Command("image", "load", path).Run(ctx); result.Err != nil {
