@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -135,7 +136,7 @@ func allAnswer(t *testing.T, network, addr string, pods []corev1.Pod) {
 func askFrom(ctx context.Context, prefix []string, host, port string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*answerWithin)
 	defer cancel()
-	argv := append(prefix, "busybox", "sh", "-c", fmt.Sprintf("(echo hello; sleep 0.3) | busybox nc -w 2 %s %s", host, port))
+	argv := append(slices.Clone(prefix), "busybox", "sh", "-c", fmt.Sprintf("(echo hello; sleep 0.3) | busybox nc -w 2 %s %s", host, port))
 	result := harness.Command{Argv: argv}.Run(ctx)
 	if result.Stdout == "" {
 		return "", fmt.Errorf("no answer from %s:%s: %w", host, port, errors.Join(result.Err, errors.New(result.Stderr)))

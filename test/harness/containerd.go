@@ -57,7 +57,7 @@ func StartContainerd(ctx context.Context, dir string) (*Containerd, error) {
 	if c.log, err = os.Create(filepath.Join(dir, "containerd.log")); err != nil {
 		return nil, err
 	}
-	c.cmd = exec.Command("containerd", "--config", config) //nolint:noctx // ended by Stop
+	c.cmd = exec.Command("containerd", "--config", config)
 	c.cmd.Stdout, c.cmd.Stderr = c.log, c.log
 	if err := c.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start containerd: %w", err)

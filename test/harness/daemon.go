@@ -91,7 +91,7 @@ func (d *Daemon) Launch() error {
 	}
 	defer log.Close()
 	argv := d.Argv()
-	cmd := exec.Command(argv[0], argv[1:]...) //nolint:noctx // ended by Kill and Terminate
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start shoal: %w", err)

@@ -96,7 +96,7 @@ func runWorld() (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	cmd := exec.Command(self, os.Args[1:]...) //nolint:noctx // ends by signal, see below
+	cmd := exec.Command(self, os.Args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), insideEnv+"="+dir, cgroupEnv+"="+cgroup)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -158,7 +158,7 @@ func (w *World) finish() error {
 	if err := unix.Mount(logs, "/var/log", "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("mount /var/log: %w", err)
 	}
-	w.outside = exec.Command("sleep", "infinity") //nolint:noctx // ends with the world
+	w.outside = exec.Command("sleep", "infinity")
 	w.outside.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
 	if err := w.outside.Start(); err != nil {
 		return fmt.Errorf("start the other machine: %w", err)
@@ -174,7 +174,7 @@ func (w *World) finish() error {
 		w.Outside("ip", "link", "set", "eth0", "up"),
 		{"ip", "route", "add", "default", "via", OutsideAddr},
 	} {
-		if out, err := exec.Command(step[0], step[1:]...).CombinedOutput(); err != nil { //nolint:noctx // immediate
+		if out, err := exec.Command(step[0], step[1:]...).CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w: %s", strings.Join(step, " "), err, out)
 		}
 	}
