@@ -1,0 +1,14 @@
+// Package bpf holds the kernel side of the datapath: the C sources and what
+// bpf2go made of them.
+//
+// The programs are sock (at the cgroup: service addresses become backends when
+// a socket connects), pod (at the host end of a pod's link) and uplink (at the
+// physical interface: services called by other machines). layout.h says what
+// they share with user space. Only package netdp loads them; it sets the
+// load-time constants and sizes the maps. Nothing here runs in user space.
+//
+// `go generate ./bpf` needs clang (14 or later) and the libbpf headers. The
+// generated files are committed, so building shoal needs neither.
+package bpf
+
+//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -go-package bpf -target bpfel -cc clang -cflags "-O2 -g -Wall -Wextra -Werror -mcpu=v3 -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu" -type frontend_key -type frontend -type service -type backend -type maglev_key -type maglev_chunk -type flow_key -type flow -type pod -type translation Datapath datapath.c

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+/*
+ * The layout that the kernel programs and netdp share. An address of either
+ * family takes four words; IPv4 is kept as ::ffff:a.b.c.d, so that one set of
+ * maps serves both families. Ports and addresses are in network byte order.
+ *
+ * netdp names every pinned map after a hash of its shape: change a struct here
+ * and the daemon builds a new map beside the old one.
+ */
+#ifndef SHOAL_LAYOUT_H
+#define SHOAL_LAYOUT_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+
+#define PROTO_TCP 6
+#define PROTO_UDP 17
+/* A socket of IPPROTO_MPTCP reaches the connect hook with this number; its
+ * first subflow is plain TCP to the same address. */
+#define PROTO_MPTCP 262
+
+#define V4_MAPPED bpf_htonl(0x0000ffff)
+
+struct frontend_key {
+	__be32 addr[4]; /* all zero: any address of this node (a node port) */
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+
+#define FRONTEND_OUTSIDE 1 /* may be called by other machines */
+
+struct frontend {
+	__u32 service;
+	__u32 flags;
+};
+
+/*
+ * The count and where its slots begin change together: they share one aligned
+ * word, which array maps copy in one store, so a reader never pairs the new
+ * count with the old slots.
+ */
+struct service {
+	__u64 extent;	       /* first slot << 32 | count */
+	__u32 maglev;	       /* entries in the Maglev table, 0: none */
+	__u32 affinity_seconds; /* reserved for session affinity */
+};
+
+#define BACKEND_GONE 0
+#define BACKEND_ACTIVE 1
+#define BACKEND_DRAINING 2 /* keeps its connections, gets no new one */
+
+/* A backend belongs to exactly one service, so "does this backend still belong
+ * to that service" is one array lookup. */
+struct backend {
+	__be32 addr[4];
+	__be16 port;
+	__u8 proto;
+	__u8 state;
+	__u32 service;
+};
+
+/* How many entries of a Maglev table one map element holds. */
+#define MAGLEV_CHUNK 128
+
+struct maglev_key {
+	__u32 service;
+	__u32 chunk;
+};
+
+struct maglev_chunk {
+	__u32 backend[MAGLEV_CHUNK];
+};
+
+/* What a socket asked for and what it got instead. */
+struct translation {
+	__be32 service_addr[4];
+	__be32 backend_addr[4];
+	__be16 service_port;
+	__be16 backend_port;
+	__u32 service;
+	__u32 backend;
+};
+
+/* An unconnected UDP socket remembers this many services it has sent to.
+ * Resolvers use up to three; eight leaves room and keeps the storage of such a
+ * socket below 512 bytes. The oldest is forgotten first. */
+#define SENT_MAX 8
+
+struct sent {
+	__u32 next;
+	struct translation entry[SENT_MAX];
+};
+
+#define FLOW_REQUEST 0
+#define FLOW_REPLY 1
+
+struct flow_key {
+	__be32 src;
+	__be32 dst;
+	__be16 sport;
+	__be16 dport;
+	__u8 proto;
+	__u8 direction;
+	__u16 pad;
+};
+
+/* For a request: the backend that serves it. For a reply: the address the
+ * client called. */
+struct flow {
+	__be32 addr;
+	__be16 port;
+	__u16 pad;
+	__u32 service;
+	__u32 backend;
+};
+
+/* A pod of this host: the host end of its link. */
+struct pod {
+	__u32 ifindex;
+	__u32 flags;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct frontend_key);
+	__type(value, struct frontend);
+} frontends SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 32768);
+	__type(key, __u32);
+	__type(value, struct service);
+} services SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 262144);
+	__type(key, __u32);
+	__type(value, __u32);
+} slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 131072);
+	__type(key, __u32);
+	__type(value, struct backend);
+} backends SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 32768);
+	__type(key, struct maglev_key);
+	__type(value, struct maglev_chunk);
+} maglev SEC(".maps");
+
+/* Addresses at which node ports of this host are reached. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__uint(key_size, 16);
+	__type(value, __u32);
+} node_addrs SEC(".maps");
+
+/* Network namespaces, by cookie, whose sockets are left alone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, __u32);
+} bypass SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, __be32);
+	__type(value, struct pod);
+} pods SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 131072);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+} flows SEC(".maps");
+
+/*
+ * Reverse entries live in the socket itself: the kernel frees them with it, so
+ * none can be left behind whatever way the socket ends.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct translation);
+} socket_peer SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct sent);
+} socket_sent SEC(".maps");
+
+/* Set by netdp when the programs are loaded. */
+const volatile __u64 host_netns_cookie = 0;
+const volatile __u16 node_port_min = 30000;
+const volatile __u16 node_port_max = 32767;
+const volatile __u32 maglev_seed = 0;
+
+#endif

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+/*
+ * Programs at the cgroup: a socket that calls a service is pointed at one of
+ * its backends once, when it connects (or, unconnected UDP, when it sends).
+ * Packets then need no translation. An IPv6 socket that calls an IPv4 service
+ * by its mapped address takes the same way.
+ */
+#ifndef SHOAL_SOCK_H
+#define SHOAL_SOCK_H
+
+#include "services.h"
+
+#define SOCK_ALLOW 1
+#define SOCK_DENY 0
+
+static __always_inline __u8 service_proto(__u32 protocol)
+{
+	if (protocol == PROTO_MPTCP)
+		return PROTO_TCP;
+	return (__u8)protocol;
+}
+
+static __always_inline int is_loopback(const __be32 *addr)
+{
+	if (addr[2] == V4_MAPPED)
+		return (addr[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+	return !addr[0] && !addr[1] && !addr[2] && addr[3] == bpf_htonl(1);
+}
+
+/* Loopback means this host only in the host's own namespace: a pod's loopback
+ * is the pod's. */
+static __always_inline int is_node_address(struct bpf_sock_addr *ctx, const __be32 *addr)
+{
+	if (is_loopback(addr))
+		return bpf_get_netns_cookie(ctx) == host_netns_cookie;
+	return bpf_map_lookup_elem(&node_addrs, addr) != 0;
+}
+
+static __always_inline struct frontend *find_frontend(struct bpf_sock_addr *ctx,
+						      struct frontend_key *key)
+{
+	struct frontend *fe = bpf_map_lookup_elem(&frontends, key);
+	__u64 cookie;
+
+	if (!fe && in_node_port_range(key->port) && is_node_address(ctx, key->addr))
+		fe = node_port_frontend(key->port, key->proto);
+	if (!fe)
+		return 0;
+	cookie = bpf_get_netns_cookie(ctx);
+	if (bpf_map_lookup_elem(&bypass, &cookie))
+		return 0;
+	return fe;
+}
+
+static __always_inline void fill(struct translation *t, const struct frontend_key *key,
+				 __u32 service, const struct backend *b, __u32 id)
+{
+	__builtin_memcpy(t->service_addr, key->addr, sizeof(key->addr));
+	__builtin_memcpy(t->backend_addr, b->addr, sizeof(b->addr));
+	t->service_port = key->port;
+	t->backend_port = b->port;
+	t->service = service;
+	t->backend = id;
+}
+
+static __always_inline int same_addr(const __be32 *a, const __be32 *b)
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+}
+
+static __always_inline int refuse(void)
+{
+	bpf_set_retval(EPERM_REFUSED);
+	return SOCK_DENY;
+}
+
+/* Turns key into the backend's address and port. */
+static __always_inline int connect_service(struct bpf_sock_addr *ctx, struct frontend_key *key)
+{
+	struct frontend *fe = find_frontend(ctx, key);
+	struct translation *peer;
+	struct backend *b;
+	__u32 id = 0;
+
+	if (!fe) {
+		/* A socket that goes on to another peer must not keep the
+		 * name of the last one. */
+		if (key->proto == PROTO_UDP && ctx->sk)
+			bpf_sk_storage_delete(&socket_peer, ctx->sk);
+		return SOCK_ALLOW;
+	}
+	b = pick_backend(fe->service, &id);
+	if (!b)
+		return refuse();
+	if (ctx->sk) {
+		peer = bpf_sk_storage_get(&socket_peer, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+		if (peer)
+			fill(peer, key, fe->service, b, id);
+	}
+	__builtin_memcpy(key->addr, b->addr, sizeof(b->addr));
+	key->port = b->port;
+	return SOCK_ALLOW;
+}
+
+/* The backend this socket has already sent to for that service, as long as it
+ * takes new traffic: a UDP conversation stays with one backend. */
+static __always_inline struct translation *sent_before(struct sent *sent,
+						       const struct frontend_key *key, __u32 service)
+{
+#pragma unroll
+	for (int i = 0; i < SENT_MAX; i++) {
+		struct translation *t = &sent->entry[i];
+		struct backend *b;
+
+		if (t->service != service || t->service_port != key->port ||
+		    !same_addr(t->service_addr, key->addr))
+			continue;
+		b = backend_of(t->backend, service);
+		if (b && b->state == BACKEND_ACTIVE && b->port == t->backend_port &&
+		    same_addr(b->addr, t->backend_addr))
+			return t;
+	}
+	return 0;
+}
+
+static __always_inline int send_service(struct bpf_sock_addr *ctx, struct frontend_key *key)
+{
+	struct frontend *fe = find_frontend(ctx, key);
+	struct translation *t;
+	struct sent *sent;
+	struct backend *b;
+	__u32 id = 0;
+
+	if (!fe || !ctx->sk)
+		return SOCK_ALLOW;
+	sent = bpf_sk_storage_get(&socket_sent, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!sent)
+		return refuse();
+	t = sent_before(sent, key, fe->service);
+	if (!t) {
+		b = pick_backend(fe->service, &id);
+		if (!b)
+			return refuse();
+		t = &sent->entry[sent->next & (SENT_MAX - 1)];
+		sent->next++;
+		fill(t, key, fe->service, b, id);
+	}
+	__builtin_memcpy(key->addr, t->backend_addr, sizeof(key->addr));
+	key->port = t->backend_port;
+	return SOCK_ALLOW;
+}
+
+static __always_inline int is_backend(const struct translation *t, const struct frontend_key *key)
+{
+	return t->service && t->backend_port == key->port && same_addr(t->backend_addr, key->addr);
+}
+
+static __always_inline void restore(struct frontend_key *key, const struct translation *t)
+{
+	__builtin_memcpy(key->addr, t->service_addr, sizeof(key->addr));
+	key->port = t->service_port;
+}
+
+/* Turns the backend in key back into the service it was called by. */
+static __always_inline int reverse(struct bpf_sock_addr *ctx, struct frontend_key *key, int sends)
+{
+	struct translation *peer;
+	struct sent *sent;
+
+	if (!ctx->sk)
+		return 0;
+	peer = bpf_sk_storage_get(&socket_peer, ctx->sk, 0, 0);
+	if (peer && is_backend(peer, key)) {
+		restore(key, peer);
+		return 1;
+	}
+	if (!sends)
+		return 0;
+	sent = bpf_sk_storage_get(&socket_sent, ctx->sk, 0, 0);
+	if (!sent)
+		return 0;
+#pragma unroll
+	for (int i = 0; i < SENT_MAX; i++) {
+		if (is_backend(&sent->entry[i], key)) {
+			restore(key, &sent->entry[i]);
+			return 1;
+		}
+	}
+	return 0;
+}
+
+static __always_inline struct frontend_key key4(struct bpf_sock_addr *ctx)
+{
+	struct frontend_key key = {
+		.addr = {0, 0, V4_MAPPED, ctx->user_ip4},
+		.port = (__be16)ctx->user_port,
+		.proto = service_proto(ctx->protocol),
+	};
+
+	return key;
+}
+
+static __always_inline void store4(struct bpf_sock_addr *ctx, const struct frontend_key *key)
+{
+	ctx->user_ip4 = key->addr[3];
+	ctx->user_port = key->port;
+}
+
+static __always_inline struct frontend_key key6(struct bpf_sock_addr *ctx)
+{
+	struct frontend_key key = {
+		.addr = {ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]},
+		.port = (__be16)ctx->user_port,
+		.proto = service_proto(ctx->protocol),
+	};
+
+	return key;
+}
+
+static __always_inline void store6(struct bpf_sock_addr *ctx, const struct frontend_key *key)
+{
+	ctx->user_ip6[0] = key->addr[0];
+	ctx->user_ip6[1] = key->addr[1];
+	ctx->user_ip6[2] = key->addr[2];
+	ctx->user_ip6[3] = key->addr[3];
+	ctx->user_port = key->port;
+}
+
+SEC("cgroup/connect4")
+int sock_connect4(struct bpf_sock_addr *ctx)
+{
+	struct frontend_key key = key4(ctx);
+	int verdict = connect_service(ctx, &key);
+
+	store4(ctx, &key);
+	return verdict;
+}
+
+SEC("cgroup/connect6")
+int sock_connect6(struct bpf_sock_addr *ctx)
+{
+	struct frontend_key key = key6(ctx);
+	int verdict = connect_service(ctx, &key);
+
+	store6(ctx, &key);
+	return verdict;
+}
+
+SEC("cgroup/sendmsg4")
+int sock_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	struct frontend_key key = key4(ctx);
+	int verdict = send_service(ctx, &key);
+
+	store4(ctx, &key);
+	return verdict;
+}
+
+SEC("cgroup/sendmsg6")
+int sock_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	struct frontend_key key = key6(ctx);
+	int verdict = send_service(ctx, &key);
+
+	store6(ctx, &key);
+	return verdict;
+}
+
+SEC("cgroup/recvmsg4")
+int sock_recvmsg4(struct bpf_sock_addr *ctx)
+{
+	struct frontend_key key = key4(ctx);
+
+	if (reverse(ctx, &key, 1))
+		store4(ctx, &key);
+	return SOCK_ALLOW;
+}
+
+SEC("cgroup/recvmsg6")
+int sock_recvmsg6(struct bpf_sock_addr *ctx)
+{
+	struct frontend_key key = key6(ctx);
+
+	if (reverse(ctx, &key, 1))
+		store6(ctx, &key);
+	return SOCK_ALLOW;
+}
+
+SEC("cgroup/getpeername4")
+int sock_getpeername4(struct bpf_sock_addr *ctx)
+{
+	struct frontend_key key = key4(ctx);
+
+	if (reverse(ctx, &key, 0))
+		store4(ctx, &key);
+	return SOCK_ALLOW;
+}
+
+SEC("cgroup/getpeername6")
+int sock_getpeername6(struct bpf_sock_addr *ctx)
+{
+	struct frontend_key key = key6(ctx);
+
+	if (reverse(ctx, &key, 0))
+		store6(ctx, &key);
+	return SOCK_ALLOW;
+}
+
+/* A process of the host may not take a port that a service holds: its callers
+ * would be sent to the service instead. */
+static __always_inline int guard_node_port(struct bpf_sock *ctx)
+{
+	__be16 port = bpf_htons((__u16)ctx->src_port);
+
+	if (!in_node_port_range(port) || bpf_get_netns_cookie(ctx) != host_netns_cookie)
+		return SOCK_ALLOW;
+	if (!node_port_frontend(port, service_proto(ctx->protocol)))
+		return SOCK_ALLOW;
+	bpf_set_retval(ADDRESS_IN_USE);
+	return SOCK_DENY;
+}
+
+SEC("cgroup/post_bind4")
+int sock_post_bind4(struct bpf_sock *ctx)
+{
+	return guard_node_port(ctx);
+}
+
+SEC("cgroup/post_bind6")
+int sock_post_bind6(struct bpf_sock *ctx)
+{
+	return guard_node_port(ctx);
+}
+
+#endif

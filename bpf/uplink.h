@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+/*
+ * At the interfaces to other machines. What calls a service of ours gets a
+ * backend chosen by Maglev, so every host chooses alike; its replies get the
+ * service's address back. The caller's address is kept.
+ */
+#ifndef SHOAL_UPLINK_H
+#define SHOAL_UPLINK_H
+
+#include "packet.h"
+
+/* The finaliser of MurmurHash3, keyed by the cell's seed: equal on all hosts
+ * whatever their byte order. */
+static __always_inline __u32 mix(__u32 h, __u32 word)
+{
+	h ^= word;
+	h ^= h >> 16;
+	h *= 0x85ebca6b;
+	h ^= h >> 13;
+	h *= 0xc2b2ae35;
+	h ^= h >> 16;
+	return h;
+}
+
+static __always_inline __u32 flow_hash(const struct packet *p)
+{
+	__u32 h = mix(maglev_seed, bpf_ntohl(p->src));
+
+	h = mix(h, bpf_ntohl(p->dst));
+	return mix(h, (__u32)bpf_ntohs(p->sport) << 16 | bpf_ntohs(p->dport));
+}
+
+static __always_inline struct backend *pick_maglev(const struct packet *p, __u32 service, __u32 *id)
+{
+	struct service *svc = bpf_map_lookup_elem(&services, &service);
+	struct maglev_chunk *chunk;
+	struct maglev_key key;
+	struct backend *b;
+	__u32 size, entry;
+
+	if (!svc)
+		return 0;
+	size = svc->maglev;
+	if (size) {
+		entry = flow_hash(p) % size;
+		key.service = service;
+		key.chunk = entry / MAGLEV_CHUNK;
+		chunk = bpf_map_lookup_elem(&maglev, &key);
+		if (chunk) {
+			*id = chunk->backend[entry % MAGLEV_CHUNK];
+			b = backend_of(*id, service);
+			if (b && b->state == BACKEND_ACTIVE)
+				return b;
+		}
+	}
+	return pick_backend(service, id); /* the table is being changed */
+}
+
+static __always_inline struct frontend *outside_frontend(const struct packet *p)
+{
+	struct frontend_key key = {
+		.addr = {0, 0, V4_MAPPED, p->dst},
+		.port = p->dport,
+		.proto = p->proto,
+	};
+	struct frontend *fe = bpf_map_lookup_elem(&frontends, &key);
+
+	if (fe)
+		return fe->flags & FRONTEND_OUTSIDE ? fe : 0;
+	if (!in_node_port_range(p->dport) || !bpf_map_lookup_elem(&node_addrs, key.addr))
+		return 0;
+	return node_port_frontend(p->dport, p->proto);
+}
+
+/*
+ * An entry counts only while its backend belongs to the service it was made
+ * for: numbers are used again, so the address must agree too. What opens a
+ * connection, and every datagram, also needs a backend that takes new ones.
+ */
+static __always_inline int still_valid(const struct flow *f, const struct packet *p, __u32 service)
+{
+	struct backend *b;
+
+	if (f->service != service)
+		return 0;
+	b = backend_of(f->backend, service);
+	if (!b || b->addr[3] != f->addr || b->port != f->port)
+		return 0;
+	if (p->proto == PROTO_UDP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		return b->state == BACKEND_ACTIVE;
+	return 1;
+}
+
+static __always_inline int remember(const struct packet *p, struct flow_key *key, struct flow *f)
+{
+	struct flow_key back = {
+		.src = f->addr,
+		.dst = p->src,
+		.sport = f->port,
+		.dport = p->sport,
+		.proto = p->proto,
+		.direction = FLOW_REPLY,
+	};
+	struct flow called = {
+		.addr = p->dst,
+		.port = p->dport,
+		.service = f->service,
+		.backend = f->backend,
+	};
+
+	if (bpf_map_update_elem(&flows, &back, &called, BPF_ANY))
+		return -1;
+	return bpf_map_update_elem(&flows, key, f, BPF_ANY);
+}
+
+static __always_inline int forward(struct __sk_buff *skb, const struct packet *p,
+				   const struct flow *f)
+{
+	struct pod *pod;
+
+	if (rewrite(skb, p, IP_DST, 2, p->dst, p->dport, f->addr, f->port))
+		return VERDICT_DROP;
+	pod = bpf_map_lookup_elem(&pods, &f->addr);
+	if (!pod)
+		return VERDICT_PASS; /* the host itself serves it */
+	return redirect_to_pod(skb, pod->ifindex);
+}
+
+SEC("tc")
+int uplink_ingress(struct __sk_buff *skb)
+{
+	struct flow_key key = {.direction = FLOW_REQUEST};
+	struct flow fresh = {};
+	struct packet p = {};
+	struct frontend *fe;
+	struct backend *b;
+	struct flow *f;
+
+	if (parse(skb, &p) || p.fragment || (p.proto != PROTO_TCP && p.proto != PROTO_UDP))
+		return VERDICT_PASS;
+	fe = outside_frontend(&p);
+	if (!fe)
+		return VERDICT_PASS;
+	key.src = p.src;
+	key.dst = p.dst;
+	key.sport = p.sport;
+	key.dport = p.dport;
+	key.proto = p.proto;
+	f = bpf_map_lookup_elem(&flows, &key);
+	if (f && still_valid(f, &p, fe->service)) {
+		fresh = *f;
+		return forward(skb, &p, &fresh);
+	}
+	b = pick_maglev(&p, fe->service, &fresh.backend);
+	if (!b || b->addr[2] != V4_MAPPED)
+		return VERDICT_PASS; /* nobody listens: the stack says so */
+	fresh.addr = b->addr[3];
+	fresh.port = b->port;
+	fresh.service = fe->service;
+	if (remember(&p, &key, &fresh))
+		return VERDICT_DROP;
+	return forward(skb, &p, &fresh);
+}
+
+SEC("tc")
+int uplink_egress(struct __sk_buff *skb)
+{
+	struct flow_key key = {.direction = FLOW_REPLY};
+	struct packet p = {};
+	struct flow *f;
+
+	if (parse(skb, &p) || p.fragment || (p.proto != PROTO_TCP && p.proto != PROTO_UDP))
+		return VERDICT_PASS;
+	key.src = p.src;
+	key.dst = p.dst;
+	key.sport = p.sport;
+	key.dport = p.dport;
+	key.proto = p.proto;
+	f = bpf_map_lookup_elem(&flows, &key);
+	if (!f)
+		return VERDICT_PASS;
+	if (rewrite(skb, &p, IP_SRC, 0, p.src, p.sport, f->addr, f->port))
+		return VERDICT_DROP;
+	return VERDICT_PASS;
+}
+
+#endif

@@ -1,0 +1,266 @@
+package netdp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"shoal/bpf"
+)
+
+// Datapath is the loaded datapath of one host.
+type Datapath struct {
+	opts  Options
+	log   *slog.Logger
+	lock  *os.File
+	host  namespace
+	nl    *netlink.Handle // in the host's namespace
+	pins  pins
+	specs map[string]*ebpf.MapSpec
+	maps  map[string]*ebpf.Map
+	progs map[string]*ebpf.Program
+	table *table
+	pods  *podSet
+
+	uplinks []string // interfaces to other machines
+
+	closeOnce sync.Once
+}
+
+// ErrLocked means that another daemon uses the state directory.
+var ErrLocked = errors.New("another daemon uses this datapath's state directory; stop it, or give this one its own --data-dir")
+
+// Open loads the programs, or replaces those an earlier daemon left, and takes
+// over its maps, pods and addresses.
+func Open(ctx context.Context, opts Options) (_ *Datapath, err error) {
+	if err := opts.complete(); err != nil {
+		return nil, fmt.Errorf("open datapath: %w", err)
+	}
+	if err := checkKernel(); err != nil {
+		return nil, fmt.Errorf("open datapath: %w", err)
+	}
+	if err := checkCgroup(opts.CgroupRoot); err != nil {
+		return nil, fmt.Errorf("open datapath: %w", err)
+	}
+	d := &Datapath{opts: opts, log: opts.Logger}
+	defer func() {
+		if err != nil {
+			_ = d.Close()
+		}
+	}()
+	for _, step := range []func() error{
+		d.lockState, d.openHost, d.load, d.setNodeAddrs, d.attachSock, d.attachUplinks, d.openPods,
+	} {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("open datapath: %w", err)
+		}
+		if err := step(); err != nil {
+			return nil, fmt.Errorf("open datapath: %w", err)
+		}
+	}
+	return d, nil
+}
+
+func (d *Datapath) lockState() error {
+	if err := os.MkdirAll(d.opts.StateDir, 0o700); err != nil {
+		return fmt.Errorf("create state directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(d.opts.StateDir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("open lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return fmt.Errorf("lock %s: %w", d.opts.StateDir, ErrLocked)
+		}
+		return fmt.Errorf("lock %s: %w", d.opts.StateDir, err)
+	}
+	d.lock = f
+	return nil
+}
+
+func (d *Datapath) openHost() (err error) {
+	if d.host, err = openNamespace(d.opts.NetNS); err != nil {
+		return err
+	}
+	return d.host.do(func() error {
+		d.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return fmt.Errorf("open netlink socket: %w", err)
+		}
+		return nil
+	})
+}
+
+// load brings programs and maps into the kernel. Nothing is attached yet.
+func (d *Datapath) load() error {
+	var err error
+	if d.pins, err = openPins(d.opts.BPFFSDir); err != nil {
+		return err
+	}
+	spec, err := d.configuredSpec()
+	if err != nil {
+		return err
+	}
+	d.specs = spec.Maps
+	maps, reused, err := d.pins.openMaps(spec.Maps)
+	if err != nil {
+		return err
+	}
+	d.maps = maps
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
+	if err != nil {
+		return verifierError(err)
+	}
+	d.progs = coll.Programs
+	closeMaps(coll.Maps)
+	d.table = newTable(newServiceMaps(maps), d.opts.MaglevSeed)
+	if !reused {
+		return nil
+	}
+	return d.table.adopt()
+}
+
+func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
+	spec, err := bpf.LoadDatapath()
+	if err != nil {
+		return nil, fmt.Errorf("read programs: %w", err)
+	}
+	cookie, err := d.host.cookie()
+	if err != nil {
+		return nil, err
+	}
+	for name, value := range map[string]any{
+		bpf.DatapathVarHostNetnsCookie: cookie,
+		bpf.DatapathVarNodePortMin:     uint16(nodePortMin),
+		bpf.DatapathVarNodePortMax:     uint16(nodePortMax),
+		bpf.DatapathVarMaglevSeed:      d.opts.MaglevSeed,
+	} {
+		v, ok := spec.Variables[name]
+		if !ok {
+			continue // no program reads it, so the compiler left it out
+		}
+		if err := v.Set(value); err != nil {
+			return nil, fmt.Errorf("set constant %s: %w", name, err)
+		}
+	}
+	for name, entries := range map[string]uint32{
+		bpf.DatapathMapServices: maxServices, bpf.DatapathMapFrontends: maxFrontends,
+		bpf.DatapathMapBackends: maxBackends, bpf.DatapathMapSlots: maxSlots,
+		bpf.DatapathMapMaglev: maxMaglevChunks, bpf.DatapathMapPods: maxPods,
+		bpf.DatapathMapFlows: 2 * d.opts.MaxFlows,
+	} {
+		spec.Maps[name].MaxEntries = entries
+	}
+	return spec, nil
+}
+
+// verifierError prints the whole verdict: the last line alone seldom says why.
+func verifierError(err error) error {
+	var verdict *ebpf.VerifierError
+	if errors.As(err, &verdict) {
+		return fmt.Errorf("load programs: %+v", verdict)
+	}
+	return fmt.Errorf("load programs: %w", err)
+}
+
+// setNodeAddrs makes the map of node addresses equal to the options.
+func (d *Datapath) setNodeAddrs() error {
+	m := d.maps[bpf.DatapathMapNodeAddrs]
+	want := map[[4]uint32]bool{}
+	for _, ip := range d.opts.NodeIPs {
+		key := wireAddr(ip)
+		want[key] = true
+		if err := m.Put(key, uint32(1)); err != nil {
+			return fmt.Errorf("write node address %s: %w", ip, err)
+		}
+	}
+	var key [4]uint32
+	var value uint32
+	var stale [][4]uint32
+	for it := m.Iterate(); it.Next(&key, &value); {
+		if !want[key] {
+			stale = append(stale, key)
+		}
+	}
+	for _, key := range stale {
+		if err := ignoreMissing("delete node address", m.Delete(key)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// SetService makes the kernel forward s. Equal settings write nothing.
+func (d *Datapath) SetService(s Service) error {
+	_, err := d.table.set(s)
+	return err
+}
+
+// DeleteService ends the service set under key; an unknown key is no error.
+func (d *Datapath) DeleteService(key string) error {
+	_, err := d.table.remove(key)
+	return err
+}
+
+// SyncComplete says that every service that exists has been set since Open.
+// What an earlier daemon left beyond these is dropped now.
+func (d *Datapath) SyncComplete() error {
+	dropped, _, err := d.table.complete()
+	if err != nil {
+		return fmt.Errorf("complete sync: %w", err)
+	}
+	if dropped > 0 {
+		d.log.Info("dropped services that no longer exist", "count", dropped)
+	}
+	return d.pins.removeOldMaps(d.specs)
+}
+
+// Close lets go of the datapath and leaves it working: programs, maps, pods.
+func (d *Datapath) Close() error {
+	d.closeOnce.Do(func() {
+		for _, p := range d.progs {
+			_ = p.Close()
+		}
+		closeMaps(d.maps)
+		if d.nl != nil {
+			d.nl.Close()
+		}
+		d.host.close()
+		if d.lock != nil {
+			_ = d.lock.Close()
+		}
+	})
+	return nil
+}
+
+// Remove takes the datapath away, pods' namespaces and addresses included, and
+// closes it.
+func (d *Datapath) Remove() error {
+	var errs []error
+	uids, err := d.Attached(context.Background())
+	errs = append(errs, err)
+	for _, uid := range uids {
+		errs = append(errs, d.Detach(context.Background(), uid))
+	}
+	errs = append(errs, d.removePodRoute(), d.pins.remove())
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove datapath: %w", err)
+	}
+	if err := d.Close(); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(d.opts.StateDir); err != nil {
+		return fmt.Errorf("remove datapath: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,107 @@
+package netdp
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+)
+
+// Limits of the kernel maps. Kubernetes supports 10,000 services; the rest
+// follows from that. Arrays take their memory when they are made, hashes only
+// their buckets.
+const (
+	// A service of ours is one port of a Kubernetes service; three ports each
+	// is generous. Array of 16 bytes: 512 KiB.
+	maxServices = 32_768
+	// Cluster IP, node port and two external addresses for each. Hash.
+	maxFrontends = 65_536
+	// 100,000 endpoints and room for those that drain. Array of 24 bytes: 3 MiB.
+	maxBackends = 131_072
+	// Slots are handed out in powers of two, so at most half are unused.
+	// Array of 8 bytes: 2 MiB.
+	maxSlots = 262_144
+	// Maglev chunks of 512 bytes, only for services callable from outside,
+	// made when needed: at most 16 MiB.
+	maxMaglevChunks = 32_768
+	// Pods of one host; Kubernetes supports 110, a /24 holds 254.
+	maxPods = 4_096
+	// DefaultMaxFlows bounds the connections from other machines that are
+	// tracked at once; each takes two map entries, about 200 bytes. The least
+	// recently used ones go first.
+	DefaultMaxFlows = 65_536
+	// Node ports, as Kubernetes has them by default.
+	nodePortMin = 30_000
+	nodePortMax = 32_767
+)
+
+// Options says where a Datapath keeps its state and what it serves.
+type Options struct {
+	// StateDir holds pod records and pinned network namespaces.
+	StateDir string
+	// BPFFSDir holds pinned maps and links; a bpffs is mounted there if it is
+	// not on one.
+	BPFFSDir string
+	// CgroupRoot is the cgroup2 directory whose processes may call services.
+	CgroupRoot string
+	// NodeName is for log lines.
+	NodeName string
+	// NodeIPs are the addresses at which this host's node ports are called.
+	// The first IPv4 one is the source of the host's own traffic to pods.
+	NodeIPs []netip.Addr
+	// PodCIDR is the range pods of this host get their addresses from.
+	PodCIDR netip.Prefix
+	// ServiceCIDR is the cell's range of cluster IPs.
+	ServiceCIDR netip.Prefix
+	// Uplinks are the interfaces to other machines. Empty: those that hold a
+	// node address.
+	Uplinks []string
+	// NetNS is the path of the network namespace that is the host's. Empty:
+	// the one of this process.
+	NetNS string
+	// MaglevSeed is the same on every host of a cell.
+	MaglevSeed uint32
+	// MaxFlows replaces DefaultMaxFlows when it is not zero.
+	MaxFlows uint32
+	Logger   *slog.Logger
+}
+
+func (o *Options) complete() error {
+	for _, p := range []struct{ name, path string }{
+		{"StateDir", o.StateDir}, {"BPFFSDir", o.BPFFSDir}, {"CgroupRoot", o.CgroupRoot},
+	} {
+		if !filepath.IsAbs(p.path) {
+			return fmt.Errorf("check options: %s %q must be an absolute path", p.name, p.path)
+		}
+	}
+	if !o.PodCIDR.IsValid() || !o.PodCIDR.Addr().Is4() || o.PodCIDR.Bits() > 30 {
+		return fmt.Errorf("check options: PodCIDR %q must be an IPv4 range of at least four addresses", o.PodCIDR)
+	}
+	o.PodCIDR = o.PodCIDR.Masked()
+	if o.ServiceCIDR.IsValid() && o.ServiceCIDR.Overlaps(o.PodCIDR) {
+		return fmt.Errorf("check options: ServiceCIDR %s overlaps PodCIDR %s", o.ServiceCIDR, o.PodCIDR)
+	}
+	for i, ip := range o.NodeIPs {
+		o.NodeIPs[i] = ip.Unmap()
+		if o.PodCIDR.Contains(ip) {
+			return fmt.Errorf("check options: node address %s is inside PodCIDR %s", ip, o.PodCIDR)
+		}
+	}
+	if o.MaxFlows == 0 {
+		o.MaxFlows = DefaultMaxFlows
+	}
+	if o.Logger == nil {
+		return errors.New("check options: Logger is missing")
+	}
+	return nil
+}
+
+func (o *Options) nodeIPv4() (netip.Addr, bool) {
+	for _, ip := range o.NodeIPs {
+		if ip.Is4() {
+			return ip, true
+		}
+	}
+	return netip.Addr{}, false
+}

@@ -1,0 +1,171 @@
+package netdp
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// pins is our directory on a bpffs: maps/NAME-HASH and links/NAME.
+type pins struct {
+	dir string
+}
+
+func openPins(dir string) (pins, error) {
+	p := pins{dir: dir}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return p, fmt.Errorf("create bpffs directory: %w", err)
+	}
+	on, err := onBPFFS(dir)
+	if err != nil {
+		return p, err
+	}
+	if !on {
+		if err := unix.Mount("shoal", dir, "bpf", 0, "mode=0700"); err != nil {
+			return p, fmt.Errorf("mount bpffs at %s: %w", dir, err)
+		}
+	}
+	for _, sub := range []string{p.mapsDir(), p.linksDir()} {
+		if err := os.MkdirAll(sub, 0o700); err != nil {
+			return p, fmt.Errorf("create pin directory: %w", err)
+		}
+	}
+	return p, nil
+}
+
+func onBPFFS(dir string) (bool, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return false, fmt.Errorf("inspect %s: %w", dir, err)
+	}
+	return uint32(st.Type) == unix.BPF_FS_MAGIC, nil
+}
+
+func (p pins) mapsDir() string  { return filepath.Join(p.dir, "maps") }
+func (p pins) linksDir() string { return filepath.Join(p.dir, "links") }
+
+// link is the path of a link. bpffs keeps names with dots for itself, and VLAN
+// devices have one.
+func (p pins) link(name string) string {
+	return filepath.Join(p.linksDir(), strings.ReplaceAll(name, ".", ":"))
+}
+func (p pins) mapPath(n string) string      { return filepath.Join(p.mapsDir(), n) }
+func (p pins) linkNames() ([]string, error) { return names(p.linksDir()) }
+
+func names(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list pins: %w", err)
+	}
+	out := make([]string, 0, len(entries))
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	return out, nil
+}
+
+// layoutName is what a map is pinned as: a new shape gets a new name, so a
+// daemon never writes new structs into an old map.
+func layoutName(spec *ebpf.MapSpec) string {
+	h := fnv.New32a()
+	fmt.Fprintf(h, "%d %d %d %d %d", spec.Type, spec.KeySize, spec.ValueSize, spec.MaxEntries, spec.Flags)
+	fmt.Fprintf(h, " %+v %+v", spec.Key, spec.Value)
+	return fmt.Sprintf("%s-%08x", spec.Name, h.Sum32())
+}
+
+// openMaps loads each map from its pin or makes and pins it. reused says
+// whether every one of them was there already.
+func (p pins) openMaps(specs map[string]*ebpf.MapSpec) (maps map[string]*ebpf.Map, reused bool, err error) {
+	maps = map[string]*ebpf.Map{}
+	reused = true
+	defer func() {
+		if err != nil {
+			closeMaps(maps)
+		}
+	}()
+	for name, spec := range specs {
+		if strings.HasPrefix(name, ".") {
+			continue // constants belong to one load of the programs
+		}
+		path := p.mapPath(layoutName(spec))
+		m, err := ebpf.LoadPinnedMap(path, nil)
+		if errors.Is(err, os.ErrNotExist) {
+			reused = false
+			m, err = createPinned(spec, path)
+		}
+		if err != nil {
+			return maps, false, fmt.Errorf("open map %s: %w", name, err)
+		}
+		maps[name] = m
+		if err := spec.Compatible(m); err != nil {
+			return maps, false, fmt.Errorf("open map %s: %w", name, err)
+		}
+	}
+	return maps, reused, nil
+}
+
+func createPinned(spec *ebpf.MapSpec, path string) (*ebpf.Map, error) {
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.Pin(path); err != nil {
+		_ = m.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+func closeMaps(maps map[string]*ebpf.Map) {
+	for _, m := range maps {
+		_ = m.Close()
+	}
+}
+
+// removeOldMaps unpins maps of other layouts; the kernel frees one when the
+// last program that uses it is gone.
+func (p pins) removeOldMaps(current map[string]*ebpf.MapSpec) error {
+	keep := map[string]bool{}
+	for _, spec := range current {
+		keep[layoutName(spec)] = true
+	}
+	found, err := names(p.mapsDir())
+	if err != nil {
+		return err
+	}
+	for _, name := range found {
+		if keep[name] {
+			continue
+		}
+		if err := os.Remove(p.mapPath(name)); err != nil {
+			return fmt.Errorf("remove old map: %w", err)
+		}
+	}
+	return nil
+}
+
+// remove takes every pin away, and the mount when it is ours.
+func (p pins) remove() error {
+	for _, dir := range []string{p.linksDir(), p.mapsDir()} {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("remove pins: %w", err)
+		}
+	}
+	err := unix.Unmount(p.dir, 0)
+	if errors.Is(err, unix.EINVAL) {
+		return nil // a directory on somebody else's bpffs
+	}
+	if err != nil {
+		return fmt.Errorf("unmount bpffs at %s: %w", p.dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,207 @@
+package netdp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// podSet is the pods that have a network on this host.
+type podSet struct {
+	records records
+	boot    string
+
+	mu        sync.Mutex // guards all below
+	byUID     map[string]*podEntry
+	addresses *addresses
+}
+
+// podEntry's mutex is held while its pod is attached or detached, so the same
+// pod is never worked on twice at once while others go on beside it.
+type podEntry struct {
+	mu     sync.Mutex
+	record podRecord // valid while listed in byUID
+	ready  bool      // everything was made or found by this daemon
+	dead   bool      // no longer in byUID
+}
+
+// maxUIDLength keeps the record's file name legal.
+const maxUIDLength = 200
+
+func checkUID(uid string) error {
+	if uid == "" || len(uid) > maxUIDLength || strings.ContainsAny(uid, "/\x00") || uid[0] == '.' {
+		return fmt.Errorf("pod uid %q cannot be a file name", uid)
+	}
+	return nil
+}
+
+func (d *Datapath) openPods() error {
+	r, err := openRecords(d.opts.StateDir)
+	if err != nil {
+		return err
+	}
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	d.pods = &podSet{records: r, boot: boot, byUID: map[string]*podEntry{}, addresses: newAddresses(d.opts.PodCIDR)}
+	loaded, err := r.load()
+	if err != nil {
+		return err
+	}
+	for _, rec := range loaded {
+		if err := d.adoptPod(rec); err != nil {
+			return err
+		}
+	}
+	if last, ok := r.lastAddress(); ok {
+		d.pods.addresses.startAfter(last)
+	}
+	if err := d.dropStrayPods(); err != nil {
+		return err
+	}
+	return d.addPodRoute()
+}
+
+// adoptPod takes over a pod of an earlier daemon. One from before a reboot has
+// nothing left but its record.
+func (d *Datapath) adoptPod(rec podRecord) error {
+	if rec.Boot != d.pods.boot {
+		if err := unpinNamespace(d.pods.records.netns(rec.UID)); err != nil {
+			return err
+		}
+		return d.pods.records.remove(rec.UID)
+	}
+	d.pods.addresses.take(rec.Address)
+	entry := &podEntry{record: rec}
+	d.pods.byUID[rec.UID] = entry
+	if d.podComplete(rec) {
+		entry.ready = true
+		return d.refreshPodLink(rec)
+	}
+	return nil // the next Attach makes it anew, Detach clears it away
+}
+
+// Attach gives a pod its network namespace and address, or returns those it
+// has. The namespace is pinned at the returned path until Detach.
+func (d *Datapath) Attach(ctx context.Context, podUID, namespace, name string) (string, []netip.Addr, error) {
+	if err := errors.Join(ctx.Err(), checkUID(podUID)); err != nil {
+		return "", nil, fmt.Errorf("attach pod %s/%s: %w", namespace, name, err)
+	}
+	entry, err := d.pods.claim(podUID, namespace, name)
+	if err != nil {
+		return "", nil, fmt.Errorf("attach pod %s/%s: %w", namespace, name, err)
+	}
+	defer entry.mu.Unlock()
+	path := d.pods.records.netns(podUID)
+	addrs := []netip.Addr{entry.record.Address}
+	if entry.ready && d.podComplete(entry.record) {
+		return path, addrs, nil
+	}
+	if err := d.buildPod(entry); err != nil {
+		return "", nil, fmt.Errorf("attach pod %s/%s: %w", namespace, name, err)
+	}
+	return path, addrs, nil
+}
+
+// claim returns the pod's entry, locked, with an address and a record on disk.
+func (p *podSet) claim(uid, namespace, name string) (*podEntry, error) {
+	for {
+		entry, err := p.entry(uid, namespace, name)
+		if err != nil {
+			return nil, err
+		}
+		entry.mu.Lock()
+		if !entry.dead {
+			return entry, nil
+		}
+		entry.mu.Unlock() // detached while we waited
+	}
+}
+
+func (p *podSet) entry(uid, namespace, name string) (*podEntry, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if entry := p.byUID[uid]; entry != nil {
+		return entry, nil
+	}
+	addr, err := p.addresses.alloc(time.Now())
+	if err != nil {
+		return nil, err
+	}
+	rec := podRecord{UID: uid, Namespace: namespace, Name: name, Address: addr, Boot: p.boot}
+	if err := p.records.save(rec); err != nil {
+		p.addresses.release(addr, time.Time{})
+		return nil, err
+	}
+	entry := &podEntry{record: rec}
+	p.byUID[uid] = entry
+	return entry, nil
+}
+
+// buildPod clears away what a killed daemon or a failed try left, and makes
+// everything.
+func (d *Datapath) buildPod(entry *podEntry) error {
+	entry.ready = false
+	if err := d.clearPod(entry.record); err != nil {
+		return err
+	}
+	path := d.pods.records.netns(entry.record.UID)
+	if err := d.makePod(entry.record, path); err != nil {
+		return errors.Join(err, d.clearPod(entry.record))
+	}
+	entry.ready = true
+	return nil
+}
+
+// Detach takes a pod's network away. An unknown pod is no error.
+func (d *Datapath) Detach(ctx context.Context, podUID string) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("detach pod %s: %w", podUID, err)
+	}
+	d.pods.mu.Lock()
+	entry := d.pods.byUID[podUID]
+	d.pods.mu.Unlock()
+	if entry == nil {
+		return nil
+	}
+	entry.mu.Lock()
+	defer entry.mu.Unlock()
+	if entry.dead {
+		return nil
+	}
+	entry.ready = false
+	if err := d.clearPod(entry.record); err != nil {
+		return fmt.Errorf("detach pod %s: %w", podUID, err)
+	}
+	if err := d.pods.records.remove(podUID); err != nil {
+		return fmt.Errorf("detach pod %s: %w", podUID, err)
+	}
+	d.pods.mu.Lock()
+	defer d.pods.mu.Unlock()
+	entry.dead = true
+	delete(d.pods.byUID, podUID)
+	d.pods.addresses.release(entry.record.Address, time.Now())
+	return nil
+}
+
+// Attached lists the uids of all pods that have a network here, half-made ones
+// included.
+func (d *Datapath) Attached(ctx context.Context) ([]string, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("list attached pods: %w", err)
+	}
+	d.pods.mu.Lock()
+	defer d.pods.mu.Unlock()
+	uids := make([]string, 0, len(d.pods.byUID))
+	for uid := range d.pods.byUID {
+		uids = append(uids, uid)
+	}
+	slices.Sort(uids)
+	return uids, nil
+}

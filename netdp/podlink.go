@@ -1,0 +1,255 @@
+package netdp
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"shoal/bpf"
+)
+
+// A pod's link is a point-to-point veth pair without a bridge: the pod has a
+// /32 address and sends everything to podGateway, which is no machine but the
+// host end's hardware address in a permanent neighbour entry. No ARP is ever
+// asked, so both ends of every pair can have the same two hardware addresses.
+var (
+	podGateway = netip.AddrFrom4([4]byte{169, 254, 1, 1})
+	hostMAC    = net.HardwareAddr{0x02, 0x73, 0x68, 0x6f, 0x61, 0x01}
+	podMAC     = net.HardwareAddr{0x02, 0x73, 0x68, 0x6f, 0x61, 0x02}
+)
+
+const (
+	podLinkName = "eth0"
+	// hostLinkPrefix marks the links that are ours.
+	hostLinkPrefix = "shl"
+	// fallbackMTU is Ethernet's, for a host without an uplink.
+	fallbackMTU = 1500
+	// podRouteMetric puts our route for the whole range behind any other.
+	podRouteMetric = 4_278_198_272
+)
+
+// hostLinkName fits the kernel's limit of 15 bytes.
+func hostLinkName(uid string) string {
+	sum := sha256.Sum256([]byte(uid))
+	return hostLinkPrefix + hex.EncodeToString(sum[:6])
+}
+
+// podComplete tells whether everything of a pod is there.
+func (d *Datapath) podComplete(rec podRecord) bool {
+	if !namespacePinned(d.pods.records.netns(rec.UID)) {
+		return false
+	}
+	link, err := d.nl.LinkByName(hostLinkName(rec.UID))
+	if err != nil || link.Attrs().Flags&net.FlagUp == 0 {
+		return false
+	}
+	var p bpf.DatapathPod
+	err = d.maps[bpf.DatapathMapPods].Lookup(podKey(rec.Address), &p)
+	return err == nil && int(p.Ifindex) == link.Attrs().Index
+}
+
+func podKey(a netip.Addr) uint32 {
+	b := a.As4()
+	return binary.NativeEndian.Uint32(b[:])
+}
+
+// makePod makes the namespace and the link and publishes the address.
+func (d *Datapath) makePod(rec podRecord, path string) error {
+	mtu := d.podMTU()
+	return createNamespace(path, func(ns *os.File) error {
+		name := hostLinkName(rec.UID)
+		veth := &netlink.Veth{
+			LinkAttrs: netlink.LinkAttrs{
+				Name: name, Alias: rec.Namespace + "/" + rec.Name, HardwareAddr: hostMAC,
+				MTU: mtu, TxQLen: -1, NumTxQueues: 1, NumRxQueues: 1,
+			},
+			PeerName: podLinkName, PeerHardwareAddr: podMAC, PeerMTU: uint32(mtu),
+			PeerNamespace: netlink.NsFd(ns.Fd()), PeerNumTxQueues: 1, PeerNumRxQueues: 1,
+		}
+		if err := d.nl.LinkAdd(veth); err != nil {
+			return fmt.Errorf("create link %s: %w", name, err)
+		}
+		if err := setUpPodSide(rec.Address); err != nil {
+			return err
+		}
+		return d.setUpHostSide(rec, name)
+	})
+}
+
+// podMTU is the smallest of the uplinks', so that no packet of a pod is too
+// large for the wire.
+func (d *Datapath) podMTU() int {
+	mtu := 0
+	for _, name := range d.uplinks {
+		link, err := d.nl.LinkByName(name)
+		if err == nil && (mtu == 0 || link.Attrs().MTU < mtu) {
+			mtu = link.Attrs().MTU
+		}
+	}
+	if mtu == 0 {
+		return fallbackMTU
+	}
+	return mtu
+}
+
+// setUpPodSide runs on a thread inside the pod's namespace.
+func setUpPodSide(addr netip.Addr) error {
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open netlink socket in pod: %w", err)
+	}
+	defer nl.Close()
+	if err := writeSysctl("1", "net/ipv6/conf", podLinkName, "disable_ipv6"); err != nil {
+		return err
+	}
+	lo, err := nl.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find loopback in pod: %w", err)
+	}
+	eth, err := nl.LinkByName(podLinkName)
+	if err != nil {
+		return fmt.Errorf("find link in pod: %w", err)
+	}
+	index := eth.Attrs().Index
+	return firstError(
+		named("raise loopback in pod", nl.LinkSetUp(lo)),
+		named("set pod address", nl.AddrAdd(eth, &netlink.Addr{IPNet: hostNet(addr)})),
+		named("raise link in pod", nl.LinkSetUp(eth)),
+		named("set gateway in pod", nl.NeighAdd(permanentNeighbour(index, podGateway, hostMAC))),
+		named("route to gateway in pod", nl.RouteAdd(&netlink.Route{
+			LinkIndex: index, Scope: netlink.SCOPE_LINK, Dst: hostNet(podGateway), Src: addr.AsSlice(),
+		})),
+		named("set default route in pod", nl.RouteAdd(&netlink.Route{
+			LinkIndex: index, Gw: podGateway.AsSlice(), Src: addr.AsSlice(),
+		})),
+	)
+}
+
+func (d *Datapath) setUpHostSide(rec podRecord, name string) error {
+	link, err := d.nl.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("find link %s: %w", name, err)
+	}
+	index := link.Attrs().Index
+	err = d.host.do(func() error {
+		return firstError(
+			writeSysctl("1", "net/ipv6/conf", name, "disable_ipv6"),
+			// Packets from the pod go on to other machines. Only this
+			// interface forwards; the host's own setting is left alone.
+			writeSysctl("1", "net/ipv4/conf", name, "forwarding"),
+		)
+	})
+	if err != nil {
+		return err
+	}
+	route := &netlink.Route{LinkIndex: index, Scope: netlink.SCOPE_LINK, Dst: hostNet(rec.Address)}
+	if src, ok := d.opts.nodeIPv4(); ok && d.ownsAddress(src) {
+		route.Src = src.AsSlice()
+	}
+	return firstError(
+		d.filterPodLink(index),
+		named("raise link "+name, d.nl.LinkSetUp(link)),
+		named("set neighbour of pod", d.nl.NeighAdd(permanentNeighbour(index, rec.Address, podMAC))),
+		named("route to pod", d.nl.RouteReplace(route)),
+		full("write pod", d.maps[bpf.DatapathMapPods].Put(podKey(rec.Address), bpf.DatapathPod{Ifindex: uint32(index)})),
+	)
+}
+
+// clearPod removes everything of a pod but its record and address. What is not
+// there is no error.
+func (d *Datapath) clearPod(rec podRecord) error {
+	return errors.Join(
+		ignoreMissing("delete pod", d.maps[bpf.DatapathMapPods].Delete(podKey(rec.Address))),
+		d.deleteLink(hostLinkName(rec.UID)),
+		unpinNamespace(d.pods.records.netns(rec.UID)),
+	)
+}
+
+func (d *Datapath) deleteLink(name string) error {
+	link, err := d.nl.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("find link %s: %w", name, err)
+	}
+	if err := d.nl.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete link %s: %w", name, err)
+	}
+	return nil
+}
+
+// ownsAddress tells whether the host has the address, as the source of a route
+// must be.
+func (d *Datapath) ownsAddress(addr netip.Addr) bool {
+	addrs, err := d.nl.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return false
+	}
+	for _, a := range addrs {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok && ip.Unmap() == addr {
+			return true
+		}
+	}
+	return false
+}
+
+func hostNet(a netip.Addr) *net.IPNet {
+	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
+}
+
+func permanentNeighbour(index int, ip netip.Addr, mac net.HardwareAddr) *netlink.Neigh {
+	return &netlink.Neigh{
+		LinkIndex: index, Family: netlink.FAMILY_V4, State: netlink.NUD_PERMANENT,
+		IP: ip.AsSlice(), HardwareAddr: mac,
+	}
+}
+
+// podRoute makes packets to a pod that is not there fail at once instead of
+// leaving by the default route.
+func (d *Datapath) podRoute() *netlink.Route {
+	p := d.opts.PodCIDR
+	return &netlink.Route{
+		Type: unix.RTN_UNREACHABLE, Priority: podRouteMetric,
+		Dst: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)},
+	}
+}
+
+func (d *Datapath) addPodRoute() error {
+	if err := d.nl.RouteReplace(d.podRoute()); err != nil {
+		return fmt.Errorf("add route for pod range %s: %w", d.opts.PodCIDR, err)
+	}
+	return nil
+}
+
+func (d *Datapath) removePodRoute() error {
+	if err := d.nl.RouteDel(d.podRoute()); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("remove route for pod range %s: %w", d.opts.PodCIDR, err)
+	}
+	return nil
+}
+
+func named(what string, err error) error {
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

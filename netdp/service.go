@@ -1,0 +1,110 @@
+package netdp
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Proto is the number of a transport protocol.
+type Proto uint8
+
+// The protocols that services have.
+const (
+	TCP Proto = 6
+	UDP Proto = 17
+)
+
+func (p Proto) String() string {
+	switch p {
+	case TCP:
+		return "TCP"
+	case UDP:
+		return "UDP"
+	}
+	return fmt.Sprintf("protocol %d", uint8(p))
+}
+
+// Service is one port of a service: who calls it, and who answers.
+type Service struct {
+	// Key names it in errors and is unique: namespace/name:port.
+	Key       string
+	Proto     Proto
+	Frontends []Frontend
+	Backends  []Backend
+}
+
+// Frontend is an address at which a service is called.
+type Frontend struct {
+	// Addr is the zero value for a node port: any address of this host.
+	Addr netip.Addr
+	Port uint16
+	// Outside lets other machines call it. Node ports always do.
+	Outside bool
+}
+
+// Backend is one endpoint.
+type Backend struct {
+	Addr netip.AddrPort
+	// Draining backends keep the connections they have and get no new one.
+	Draining bool
+}
+
+// ErrFull means that a kernel map has reached its limit. Nothing that was set
+// before is affected.
+var ErrFull = errors.New("kernel map is full")
+
+// FrontendTakenError means that another service already has an address.
+type FrontendTakenError struct {
+	Service, Holder string
+	Frontend        Frontend
+	Proto           Proto
+}
+
+func (e *FrontendTakenError) Error() string {
+	return fmt.Sprintf("set service %s: %s %s belongs to service %s; change or delete one of them",
+		e.Service, e.Proto, e.Frontend, e.Holder)
+}
+
+func (f Frontend) String() string {
+	if !f.Addr.IsValid() {
+		return fmt.Sprintf("node port %d", f.Port)
+	}
+	return netip.AddrPortFrom(f.Addr, f.Port).String()
+}
+
+func (f Frontend) outside() bool { return f.Outside || !f.Addr.IsValid() }
+
+// normalized is the service with its backends in order and without doubles, as
+// the merge with what the kernel has needs them.
+func (s Service) normalized() (Service, error) {
+	if s.Proto != TCP && s.Proto != UDP {
+		return s, fmt.Errorf("set service %s: %s is not supported; use TCP or UDP", s.Key, s.Proto)
+	}
+	s.Backends = slices.Clone(s.Backends)
+	for i, b := range s.Backends {
+		if !b.Addr.IsValid() {
+			return s, fmt.Errorf("set service %s: a backend has no address", s.Key)
+		}
+		s.Backends[i].Addr = netip.AddrPortFrom(b.Addr.Addr().Unmap(), b.Addr.Port())
+	}
+	slices.SortFunc(s.Backends, func(a, b Backend) int {
+		if c := a.Addr.Compare(b.Addr); c != 0 {
+			return c
+		}
+		return boolCompare(a.Draining, b.Draining)
+	})
+	s.Backends = slices.CompactFunc(s.Backends, func(a, b Backend) bool { return a.Addr == b.Addr })
+	return s, nil
+}
+
+func boolCompare(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}

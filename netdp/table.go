@@ -1,0 +1,410 @@
+package netdp
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"shoal/bpf"
+)
+
+// table is what the kernel's service maps hold, and the only writer of them.
+// It needs the kernel only to write: what to write follows from what it knows.
+type table struct {
+	maps serviceMaps
+
+	mu         sync.Mutex // guards all below
+	byKey      map[string]*liveService
+	frontends  map[bpf.DatapathFrontendKey]*liveService
+	adopted    map[*liveService]struct{} // from an earlier daemon, not set since
+	serviceIDs *ids
+	backendIDs *ids
+	extents    *extents
+	maglevSeed uint32
+}
+
+// liveService is one service as the kernel has it.
+type liveService struct {
+	key     string // empty while adopted
+	proto   Proto
+	id      uint32
+	base    uint32
+	order   int // the run holds 1<<order slots; -1: it has none
+	slots   []uint32
+	members []member // in order of address
+	faces   []face
+	maglev  maglevState
+}
+
+type member struct {
+	addr  netip.AddrPort
+	id    uint32
+	state uint8
+}
+
+type face struct {
+	key     bpf.DatapathFrontendKey
+	outside bool
+}
+
+func newTable(maps serviceMaps, maglevSeed uint32) *table {
+	return &table{
+		maps:       maps,
+		byKey:      map[string]*liveService{},
+		frontends:  map[bpf.DatapathFrontendKey]*liveService{},
+		adopted:    map[*liveService]struct{}{},
+		serviceIDs: newIDs(maxServices),
+		backendIDs: newIDs(maxBackends),
+		extents:    newExtents(maxSlots),
+		maglevSeed: maglevSeed,
+	}
+}
+
+// set makes the kernel's entries equal to s, writing only what differs. gone
+// tells whether a UDP backend went away.
+func (t *table) set(s Service) (gone bool, err error) {
+	s, err = s.normalized()
+	if err != nil {
+		return false, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	live, err := t.find(s)
+	if err != nil {
+		return false, err
+	}
+	gone, err = t.setBackends(live, s.Backends)
+	if err != nil {
+		return gone, fmt.Errorf("set service %s: %w", s.Key, err)
+	}
+	if err := t.setMaglev(live, s); err != nil {
+		return gone, fmt.Errorf("set service %s: %w", s.Key, err)
+	}
+	if err := t.setFrontends(live, s); err != nil {
+		return gone, fmt.Errorf("set service %s: %w", s.Key, err)
+	}
+	return gone, nil
+}
+
+// find returns the entries of s: those it has, those an earlier daemon made for
+// one of its addresses, or new ones.
+func (t *table) find(s Service) (*liveService, error) {
+	live := t.byKey[s.Key]
+	for _, f := range s.Frontends {
+		holder := t.frontends[frontendKey(f, s.Proto)]
+		if holder == nil || holder == live {
+			continue
+		}
+		if _, ok := t.adopted[holder]; !ok {
+			return nil, &FrontendTakenError{Service: s.Key, Holder: holder.key, Frontend: f, Proto: s.Proto}
+		}
+		if live == nil {
+			live = holder
+			live.key = s.Key
+			delete(t.adopted, holder)
+			t.byKey[s.Key] = live
+		}
+	}
+	if live != nil {
+		return live, nil
+	}
+	id, err := t.serviceIDs.alloc()
+	if err != nil {
+		return nil, fmt.Errorf("set service %s: %w", s.Key, err)
+	}
+	live = &liveService{key: s.Key, proto: s.Proto, id: id, order: -1}
+	t.byKey[s.Key] = live
+	return live, nil
+}
+
+// backendChange is the difference between what is and what should be.
+type backendChange struct {
+	members []member
+	write   []uint32 // indexes into members whose backend entry is written
+	gone    []member
+}
+
+// diffBackends walks both sorted lists once.
+func (t *table) diffBackends(live *liveService, want []Backend) (backendChange, error) {
+	c := backendChange{members: make([]member, 0, len(want))}
+	old := live.members
+	for _, b := range want {
+		for len(old) > 0 && old[0].addr.Compare(b.Addr) < 0 {
+			c.gone = append(c.gone, old[0])
+			old = old[1:]
+		}
+		m := member{addr: b.Addr, state: backendActive}
+		if b.Draining {
+			m.state = backendDraining
+		}
+		if len(old) > 0 && old[0].addr == b.Addr {
+			m.id = old[0].id
+			if old[0].state != m.state {
+				c.write = append(c.write, uint32(len(c.members)))
+			}
+			old = old[1:]
+		} else {
+			id, err := t.backendIDs.alloc()
+			if err != nil {
+				t.returnNew(c)
+				return c, err
+			}
+			m.id = id
+			c.write = append(c.write, uint32(len(c.members)))
+		}
+		c.members = append(c.members, m)
+	}
+	c.gone = append(c.gone, old...)
+	return c, nil
+}
+
+// returnNew gives numbers back that a failed change had taken.
+func (t *table) returnNew(c backendChange) {
+	for _, i := range c.write {
+		t.backendIDs.release(c.members[i].id)
+	}
+}
+
+// setBackends orders the writes so that a reader always finds a backend that
+// takes traffic: entries before slots, slots before a larger count, a smaller
+// count before slots, and what goes goes last.
+func (t *table) setBackends(live *liveService, want []Backend) (gone bool, err error) {
+	c, err := t.diffBackends(live, want)
+	if err != nil {
+		return false, err
+	}
+	if err := t.writeBackends(live, c, backendActive); err != nil {
+		return false, err
+	}
+	if err := t.setSlots(live, arrange(live.slots, c.members)); err != nil {
+		return false, err
+	}
+	if err := t.writeBackends(live, c, backendDraining); err != nil {
+		return false, err
+	}
+	live.members = c.members
+	return len(c.gone) > 0 && live.proto == UDP, t.dropBackends(c.gone)
+}
+
+func (t *table) writeBackends(live *liveService, c backendChange, state uint8) error {
+	var ids []uint32
+	var values []bpf.DatapathBackend
+	for _, i := range c.write {
+		m := c.members[i]
+		if m.state != state {
+			continue
+		}
+		ids = append(ids, m.id)
+		values = append(values, bpf.DatapathBackend{
+			Addr: wireAddr(m.addr.Addr()), Port: wirePort(m.addr.Port()),
+			Proto: uint8(live.proto), State: m.state, Service: live.id,
+		})
+	}
+	return t.maps.putBackends(ids, values)
+}
+
+func (t *table) dropBackends(gone []member) error {
+	ids := make([]uint32, len(gone))
+	for i, m := range gone {
+		ids[i] = m.id
+	}
+	if err := t.maps.putBackends(ids, make([]bpf.DatapathBackend, len(ids))); err != nil {
+		return err
+	}
+	for _, id := range ids {
+		t.backendIDs.release(id)
+	}
+	return nil
+}
+
+// arrange keeps every backend that stays in its slot, fills holes from the end
+// and appends what is new: one change moves at most one other slot.
+func arrange(slots []uint32, members []member) []uint32 {
+	missing := map[uint32]struct{}{}
+	for _, m := range members {
+		if m.state == backendActive {
+			missing[m.id] = struct{}{}
+		}
+	}
+	out := make([]uint32, 0, len(missing))
+	for _, id := range slots {
+		if _, ok := missing[id]; ok {
+			delete(missing, id)
+			out = append(out, id)
+		} else {
+			out = append(out, 0)
+		}
+	}
+	for _, m := range members {
+		if _, ok := missing[m.id]; !ok {
+			continue
+		}
+		if hole := slices.Index(out, 0); hole >= 0 {
+			out[hole] = m.id
+		} else {
+			out = append(out, m.id)
+		}
+	}
+	return fillHoles(out)
+}
+
+func fillHoles(slots []uint32) []uint32 {
+	for i := 0; i < len(slots); i++ {
+		for len(slots) > i && slots[len(slots)-1] == 0 {
+			slots = slots[:len(slots)-1]
+		}
+		if i < len(slots) && slots[i] == 0 {
+			slots[i] = slots[len(slots)-1]
+			slots = slots[:len(slots)-1]
+		}
+	}
+	return slots
+}
+
+func (t *table) setSlots(live *liveService, want []uint32) error {
+	if slices.Equal(live.slots, want) && live.order >= 0 {
+		return nil
+	}
+	if live.order < 0 || len(want) > 1<<live.order {
+		return t.moveSlots(live, want)
+	}
+	old := live.slots
+	if len(want) < len(old) {
+		live.slots = live.slots[:len(want)]
+		if err := t.publish(live); err != nil {
+			return err
+		}
+	}
+	var indexes, values []uint32
+	for i, id := range want {
+		if i >= len(old) || old[i] != id {
+			indexes = append(indexes, live.base+uint32(i))
+			values = append(values, id)
+		}
+	}
+	if err := t.maps.putSlots(indexes, values); err != nil {
+		return err
+	}
+	live.slots = want
+	if len(want) <= len(old) {
+		return nil
+	}
+	return t.publish(live)
+}
+
+// moveSlots gives a service that outgrew its run a larger one; readers go over
+// to it in one step.
+func (t *table) moveSlots(live *liveService, want []uint32) error {
+	order := orderOf(uint32(len(want)))
+	base, err := t.extents.alloc(order)
+	if err != nil {
+		return err
+	}
+	indexes := make([]uint32, len(want))
+	for i := range indexes {
+		indexes[i] = base + uint32(i)
+	}
+	if err := t.maps.putSlots(indexes, want); err != nil {
+		t.extents.release(base, order)
+		return err
+	}
+	oldBase, oldOrder := live.base, live.order
+	live.base, live.order, live.slots = base, order, want
+	if err := t.publish(live); err != nil {
+		return err
+	}
+	if oldOrder >= 0 {
+		t.extents.release(oldBase, oldOrder)
+	}
+	return nil
+}
+
+// publish writes the one word that readers start from.
+func (t *table) publish(live *liveService) error {
+	return t.maps.putService(live.id, bpf.DatapathService{
+		Extent: uint64(live.base)<<32 | uint64(len(live.slots)),
+		Maglev: live.maglev.size,
+	})
+}
+
+// setFrontends adds before it removes, so a service that changes its address
+// is never without one.
+func (t *table) setFrontends(live *liveService, s Service) error {
+	want := make([]face, 0, len(s.Frontends))
+	for _, f := range s.Frontends {
+		want = append(want, face{key: frontendKey(f, s.Proto), outside: f.outside()})
+	}
+	for _, f := range want {
+		if slices.Contains(live.faces, f) && t.frontends[f.key] == live {
+			continue
+		}
+		if err := t.maps.putFrontend(f.key, live.id, f.outside); err != nil {
+			return err
+		}
+		t.frontends[f.key] = live
+	}
+	for _, f := range live.faces {
+		kept := slices.ContainsFunc(want, func(w face) bool { return w.key == f.key })
+		if kept || t.frontends[f.key] != live {
+			continue
+		}
+		if err := t.maps.deleteFrontend(f.key); err != nil {
+			return err
+		}
+		delete(t.frontends, f.key)
+	}
+	live.faces = want
+	return nil
+}
+
+// remove takes a service away: first nobody finds it, then it goes.
+func (t *table) remove(key string) (gone bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	live := t.byKey[key]
+	if live == nil {
+		return false, nil
+	}
+	if err := t.drop(live); err != nil {
+		return false, fmt.Errorf("delete service %s: %w", key, err)
+	}
+	return live.proto == UDP, nil
+}
+
+func (t *table) drop(live *liveService) error {
+	if err := t.setFrontends(live, Service{Proto: live.proto}); err != nil {
+		return err
+	}
+	if err := t.dropMaglev(live); err != nil {
+		return err
+	}
+	live.slots = nil
+	if err := t.maps.putService(live.id, bpf.DatapathService{}); err != nil {
+		return err
+	}
+	if err := t.dropBackends(live.members); err != nil {
+		return err
+	}
+	if live.order >= 0 {
+		t.extents.release(live.base, live.order)
+	}
+	t.serviceIDs.release(live.id)
+	delete(t.byKey, live.key)
+	delete(t.adopted, live)
+	return nil
+}
+
+// complete drops what an earlier daemon left and nobody has set since.
+func (t *table) complete() (dropped int, gone bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for live := range t.adopted {
+		if err := t.drop(live); err != nil {
+			return dropped, gone, fmt.Errorf("drop stale service: %w", err)
+		}
+		dropped++
+		gone = gone || live.proto == UDP
+	}
+	return dropped, gone, nil
+}

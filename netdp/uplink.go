@@ -1,0 +1,184 @@
+package netdp
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"shoal/bpf"
+)
+
+// Where a filter of ours sits among those of a device.
+const (
+	filterPriority = 1
+	filterHandle   = 1
+)
+
+// findUplinks names the interfaces to other machines.
+func (d *Datapath) findUplinks() error {
+	if len(d.opts.Uplinks) > 0 {
+		d.uplinks = slices.Clone(d.opts.Uplinks)
+		return nil
+	}
+	for _, ip := range d.opts.NodeIPs {
+		name, err := d.linkHolding(ip)
+		if err != nil {
+			return err
+		}
+		if name != "" && !slices.Contains(d.uplinks, name) {
+			d.uplinks = append(d.uplinks, name)
+		}
+	}
+	return nil
+}
+
+// linkHolding is empty for loopback and when no interface has the address.
+func (d *Datapath) linkHolding(ip netip.Addr) (string, error) {
+	addrs, err := d.nl.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return "", fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range addrs {
+		if have, ok := netip.AddrFromSlice(a.IP); !ok || have.Unmap() != ip || ip.IsLoopback() {
+			continue
+		}
+		l, err := d.nl.LinkByIndex(a.LinkIndex)
+		if err != nil {
+			return "", fmt.Errorf("find interface of %s: %w", ip, err)
+		}
+		return l.Attrs().Name, nil
+	}
+	return "", nil
+}
+
+// attachUplinks puts the uplink programs on each uplink.
+func (d *Datapath) attachUplinks() error {
+	if err := d.findUplinks(); err != nil {
+		return err
+	}
+	for _, name := range d.uplinks {
+		err := d.host.do(func() error {
+			return firstError(
+				d.attachUplink(name, "uplink_ingress", d.progs[bpf.DatapathProgUplinkIngress], ebpf.AttachTCXIngress),
+				d.attachUplink(name, "uplink_egress", d.progs[bpf.DatapathProgUplinkEgress], ebpf.AttachTCXEgress),
+				// What the pod program sends back takes the host's routes.
+				writeSysctl("1", "net/ipv4/conf", name, "forwarding"),
+			)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// attachUplink runs on a thread in the host's namespace.
+func (d *Datapath) attachUplink(device, program string, prog *ebpf.Program, where ebpf.AttachType) error {
+	path := d.pins.link(program + "-" + device)
+	err := d.replaceInLink(path, prog)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("replace %s on %s: %w", program, device, err)
+	}
+	dev, err := d.nl.LinkByName(device)
+	if err != nil {
+		return fmt.Errorf("find uplink %s: %w", device, err)
+	}
+	l, err := link.AttachTCX(link.TCXOptions{
+		Interface: dev.Attrs().Index, Program: prog, Attach: where, Anchor: link.Head(),
+	})
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return d.filterUplink(dev.Attrs().Index, program, prog, where)
+	}
+	if err != nil {
+		return fmt.Errorf("attach %s to %s: %w", program, device, err)
+	}
+	if err := pinAndClose(l, path); err != nil {
+		return fmt.Errorf("attach %s to %s: %w", program, device, err)
+	}
+	return nil
+}
+
+// filterUplink is the way before Linux 6.6, which has no tcx: a filter, which
+// stays with the device and is replaced in one step as well.
+func (d *Datapath) filterUplink(index int, name string, prog *ebpf.Program, where ebpf.AttachType) error {
+	parent := uint32(netlink.HANDLE_MIN_INGRESS)
+	if where == ebpf.AttachTCXEgress {
+		parent = netlink.HANDLE_MIN_EGRESS
+	}
+	return d.filterDevice(index, parent, name, prog)
+}
+
+// filterPodLink attaches the pod program to the host's end of a pod's link. It
+// is a filter and no tcx link: attaching by tcx waits for an RCU grace period
+// under the lock of all network configuration, 15 ms for each pod against
+// 20 µs, and the filter goes with its device, so nothing can be left pinned.
+func (d *Datapath) filterPodLink(index int) error {
+	return d.filterDevice(index, netlink.HANDLE_MIN_INGRESS, "pod_egress", d.progs[bpf.DatapathProgPodEgress])
+}
+
+func (d *Datapath) filterDevice(index int, parent uint32, name string, prog *ebpf.Program) error {
+	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}}
+	if err := d.nl.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add clsact qdisc (Linux 4.5 or later, CONFIG_NET_SCH_INGRESS): %w", err)
+	}
+	filter := &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: index, Parent: parent, Handle: filterHandle,
+			Protocol: unix.ETH_P_ALL, Priority: filterPriority,
+		},
+		Fd: prog.FD(), Name: "shoal_" + name, DirectAction: true,
+	}
+	if err := d.nl.FilterReplace(filter); err != nil {
+		return fmt.Errorf("attach %s: %w", name, err)
+	}
+	return nil
+}
+
+// refreshPodLink puts this daemon's program in the place of an earlier one's.
+func (d *Datapath) refreshPodLink(rec podRecord) error {
+	l, err := d.nl.LinkByName(hostLinkName(rec.UID))
+	if err != nil {
+		return fmt.Errorf("find link of pod %s/%s: %w", rec.Namespace, rec.Name, err)
+	}
+	return d.filterPodLink(l.Attrs().Index)
+}
+
+// dropStrayPods forgets addresses of pods that have no record: the daemon was
+// killed between the two steps of a Detach, or its state directory is new.
+func (d *Datapath) dropStrayPods() error {
+	known := map[uint32]bool{}
+	for _, e := range d.pods.byUID {
+		known[podKey(e.record.Address)] = true
+	}
+	var key uint32
+	var value bpf.DatapathPod
+	var stray []uint32
+	m := d.maps[bpf.DatapathMapPods]
+	it := m.Iterate()
+	for it.Next(&key, &value) {
+		if !known[key] {
+			stray = append(stray, key)
+		}
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("list pods in kernel: %w", err)
+	}
+	for _, key := range stray {
+		if err := ignoreMissing("delete pod", m.Delete(key)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
