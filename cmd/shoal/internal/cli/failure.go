@@ -24,7 +24,7 @@ const (
 // needs more than kubectl says.
 func exit(w io.Writer, message string, code int) {
 	if message != "" {
-		fmt.Fprintln(w, strings.TrimRight(explain(message, kubectl.Search()), "\n"))
+		fmt.Fprintln(w, strings.TrimRight(explain(message), "\n"))
 	}
 	os.Exit(code)
 }
@@ -41,23 +41,16 @@ func fail(w io.Writer, err error) int {
 	return 0
 }
 
-// explain adds to an error what to do next when the cause is that there is no
-// cluster to talk to.
-func explain(message string, searched kubectl.Searched) string {
-	refused := strings.Contains(message, "was refused - did you specify the right host or port?")
-	nowhere := refused && strings.Contains(message, "localhost:8080")
+// explain adds to an error what to do next when the cluster does not answer.
+func explain(message string) string {
+	if _, reason, found := strings.Cut(message, kubectl.NoCluster); found {
+		return "error: " + kubectl.NoCluster + reason
+	}
 	switch {
-	case nowhere && searched.Broken != nil:
-		return fmt.Sprintf("error: read the kubeconfig: %v", searched.Broken)
-	case nowhere && searched.Denied:
-		return "error: no cluster to talk to: " + kubectl.AdminKubeconfig + " is this host's, but only root may read it\n" +
-			"Run this command as root, or let `sudo shoal start --write-kubeconfig` put the credentials into your ~/.kube/config."
-	case nowhere && searched.None:
-		return "error: no cluster to talk to: --kubeconfig, $KUBECONFIG, ~/.kube/config and " +
-			kubectl.AdminKubeconfig + " name none\n" +
-			"Start one on this host with `sudo shoal start`, or name one with --kubeconfig."
-	case refused:
-		return message + "\nIs shoal running there? `sudo shoal start` starts it on this host; --kubeconfig and --context name another cluster."
+	case strings.Contains(message, "was refused - did you specify the right host or port?"),
+		strings.Contains(message, "connection refused"):
+		return message + "\nIs shoal running there? `sudo shoal start` starts it on this host; " +
+			"--kubeconfig and --context name another cluster."
 	case strings.Contains(message, "certificate signed by unknown authority"):
 		return message + "\nThe kubeconfig belongs to another cluster, or to an earlier one at the same address. " +
 			"A fresh one is at " + kubectl.AdminKubeconfig + " on the host; `shoal start --write-kubeconfig` merges it into yours."

@@ -23,6 +23,7 @@ var groups = []kong.Group{
 	{Key: kubectl.GroupObjects, Title: "Objects:"},
 	{Key: kubectl.GroupCluster, Title: "Cluster:"},
 	{Key: kubectl.GroupSettings, Title: "Settings and help:"},
+	{Key: "connection", Title: "Connection:"},
 }
 
 // firstSteps is what someone who types only `shoal` should do.

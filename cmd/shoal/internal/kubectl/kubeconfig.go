@@ -11,20 +11,16 @@ import (
 )
 
 // AdminKubeconfig is where a daemon with the default data directory leaves the
-// credentials of its administrator.
-const AdminKubeconfig = "/var/lib/shoal/admin.kubeconfig"
+// credentials of its administrator. Only tests change it.
+var AdminKubeconfig = "/var/lib/shoal/admin.kubeconfig"
 
 // A Searched says where a cluster was looked for and found when no flag named
 // one.
 type Searched struct {
 	// Path is the daemon's own kubeconfig if that has to serve, else empty.
 	Path string
-	// None is set when nothing names a cluster.
-	None bool
 	// Denied is set when the daemon's kubeconfig is there but not readable.
 	Denied bool
-	// Broken is why the user's own kubeconfig could not be read.
-	Broken error
 }
 
 // Search looks for a cluster in $KUBECONFIG, then ~/.kube/config, then the
@@ -37,11 +33,8 @@ var searchOnce = sync.OnceValue(func() Searched {
 
 func search(rules *clientcmd.ClientConfigLoadingRules, adminPath string) Searched {
 	config, err := rules.Load()
-	switch {
-	case err != nil:
-		return Searched{Broken: err}
-	case len(config.Clusters) > 0:
-		return Searched{}
+	if err != nil || len(config.Clusters) > 0 {
+		return Searched{} // an error in the user's file is reported when it is used
 	}
 	file, err := os.Open(adminPath)
 	switch {
@@ -49,9 +42,9 @@ func search(rules *clientcmd.ClientConfigLoadingRules, adminPath string) Searche
 		_ = file.Close()
 		return Searched{Path: adminPath}
 	case errors.Is(err, fs.ErrPermission):
-		return Searched{None: true, Denied: true}
+		return Searched{Denied: true}
 	default:
-		return Searched{None: true}
+		return Searched{}
 	}
 }
 

@@ -58,14 +58,15 @@ type Program struct {
 	skipHeader atomic.Bool
 }
 
-// NewConfigFlags returns kubectl's connection flags with shoal's search for a
-// kubeconfig behind them.
+// NewConfigFlags returns kubectl's connection flags. Once they are parsed, they
+// want UseSearchedKubeconfig.
 func NewConfigFlags(streams genericiooptions.IOStreams) *genericclioptions.ConfigFlags {
-	return genericclioptions.NewConfigFlags(true).
+	flags := genericclioptions.NewConfigFlags(true).
 		WithDeprecatedPasswordFlag().
 		WithDiscoveryBurst(discoveryBurst).
 		WithDiscoveryQPS(discoveryQPS).
 		WithWarningPrinter(streams)
+	return flags.WithWrapConfigFn(func(c *rest.Config) *rest.Config { return refuseNowhere(flags, c) })
 }
 
 // Run runs one verb with the arguments that followed it. Errors of the command
@@ -103,7 +104,7 @@ func (p *Program) Complete(args []string) error {
 // root builds the command tree of the given verbs, ready to execute args.
 func (p *Program) root(verbs []Verb, args []string) (*cobra.Command, error) {
 	p.flags = NewConfigFlags(p.Streams)
-	p.flags.WrapConfigFn = p.wrapConfig(p.flags.WrapConfigFn)
+	quietUnreachable()
 
 	warnings := rest.NewWarningWriter(p.Streams.ErrOut, rest.WarningWriterOptions{
 		Deduplicate: true, Color: printers.AllowsColorOutput(p.Streams.ErrOut)})
@@ -182,15 +183,6 @@ func (p *Program) addHeaders(root *cobra.Command) {
 		})
 		return c
 	})
-}
-
-func (p *Program) wrapConfig(wrapped func(*rest.Config) *rest.Config) func(*rest.Config) *rest.Config {
-	return func(c *rest.Config) *rest.Config {
-		if wrapped != nil {
-			c = wrapped(c)
-		}
-		return c
-	}
 }
 
 func completeGlobalFlags(root *cobra.Command, f cmdutil.Factory) {

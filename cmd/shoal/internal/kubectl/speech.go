@@ -2,6 +2,7 @@ package kubectl
 
 import (
 	"regexp"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -42,8 +43,22 @@ func rewriteTexts(cmd *cobra.Command) {
 	for _, child := range cmd.Commands() {
 		child.Short = asShoal(child.Short)
 	}
-	if verb := Find(cmd.Name()); verb != nil && cmd.Example == "" && cmd.Parent() == cmd.Root() {
-		cmd.Example = "  " + verb.Example
+	if cmd.Example == "" {
+		cmd.Example = borrowedExample(cmd)
 	}
 	cmd.Flags().VisitAll(func(flag *pflag.Flag) { flag.Usage = asShoal(flag.Usage) })
+}
+
+// borrowedExample gives a command that upstream left without an example one of
+// its first subcommand's, or the verb's own from the table.
+func borrowedExample(cmd *cobra.Command) string {
+	for _, child := range cmd.Commands() {
+		if example, _, _ := strings.Cut(child.Example, "\n\n"); example != "" {
+			return asShoal(example)
+		}
+	}
+	if verb := Find(cmd.Name()); verb != nil {
+		return "  " + verb.Example
+	}
+	return ""
 }
