@@ -111,6 +111,7 @@ const (
 	DatapathMapSlots             = "slots"
 	DatapathMapSocketPeer        = "socket_peer"
 	DatapathMapSocketSent        = "socket_sent"
+	DatapathProgDestroyUdp       = "destroy_udp"
 	DatapathProgPodEgress        = "pod_egress"
 	DatapathProgSockConnect4     = "sock_connect4"
 	DatapathProgSockConnect6     = "sock_connect6"
@@ -172,6 +173,7 @@ type DatapathSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathProgramSpecs struct {
+	DestroyUdp       *ebpf.ProgramSpec `ebpf:"destroy_udp"`
 	PodEgress        *ebpf.ProgramSpec `ebpf:"pod_egress"`
 	SockConnect4     *ebpf.ProgramSpec `ebpf:"sock_connect4"`
 	SockConnect6     *ebpf.ProgramSpec `ebpf:"sock_connect6"`
@@ -277,6 +279,7 @@ type DatapathVariables struct {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathPrograms struct {
+	DestroyUdp       *ebpf.Program `ebpf:"destroy_udp"`
 	PodEgress        *ebpf.Program `ebpf:"pod_egress"`
 	SockConnect4     *ebpf.Program `ebpf:"sock_connect4"`
 	SockConnect6     *ebpf.Program `ebpf:"sock_connect6"`
@@ -294,6 +297,7 @@ type DatapathPrograms struct {
 
 func (p *DatapathPrograms) Close() error {
 	return _DatapathClose(
+		p.DestroyUdp,
 		p.PodEgress,
 		p.SockConnect4,
 		p.SockConnect6,

@@ -5,11 +5,16 @@
 
 #include "layout.h"
 
-#define EPERM_REFUSED (-111) /* -ECONNREFUSED */
+#define CONNECTION_REFUSED (-111) /* -ECONNREFUSED */
 #define ADDRESS_IN_USE (-98) /* -EADDRINUSE */
 
 /* A reader that raced with a change of the service looks again this often. */
 #define PICK_TRIES 4
+
+static __always_inline int same_addr(const __be32 *a, const __be32 *b)
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+}
 
 static __always_inline int in_node_port_range(__be16 port)
 {

@@ -63,14 +63,9 @@ static __always_inline void fill(struct translation *t, const struct frontend_ke
 	t->backend = id;
 }
 
-static __always_inline int same_addr(const __be32 *a, const __be32 *b)
-{
-	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
-}
-
 static __always_inline int refuse(void)
 {
-	bpf_set_retval(EPERM_REFUSED);
+	bpf_set_retval(CONNECTION_REFUSED);
 	return SOCK_DENY;
 }
 

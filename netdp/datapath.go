@@ -30,6 +30,8 @@ type Datapath struct {
 	table *table
 	pods  *podSet
 
+	destroyer destroyer
+
 	uplinks []string // interfaces to other machines
 
 	closeOnce sync.Once
@@ -112,6 +114,11 @@ func (d *Datapath) load() error {
 		return err
 	}
 	d.specs = spec.Maps
+	destroy := spec.Copy()
+	destroy.Programs = map[string]*ebpf.ProgramSpec{
+		bpf.DatapathProgDestroyUdp: destroy.Programs[bpf.DatapathProgDestroyUdp],
+	}
+	delete(spec.Programs, bpf.DatapathProgDestroyUdp)
 	maps, reused, err := d.pins.openMaps(spec.Maps)
 	if err != nil {
 		return err
@@ -124,10 +131,12 @@ func (d *Datapath) load() error {
 	d.progs = coll.Programs
 	closeMaps(coll.Maps)
 	d.table = newTable(newServiceMaps(maps), d.opts.MaglevSeed)
-	if !reused {
-		return nil
+	if reused {
+		if err := d.table.adopt(); err != nil {
+			return err
+		}
 	}
-	return d.table.adopt()
+	return d.startDestroyer(destroy)
 }
 
 func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
@@ -202,20 +211,29 @@ func (d *Datapath) setNodeAddrs() error {
 
 // SetService makes the kernel forward s. Equal settings write nothing.
 func (d *Datapath) SetService(s Service) error {
-	_, err := d.table.set(s)
+	gone, err := d.table.set(s)
+	if gone {
+		d.destroyStaleUDP()
+	}
 	return err
 }
 
 // DeleteService ends the service set under key; an unknown key is no error.
 func (d *Datapath) DeleteService(key string) error {
-	_, err := d.table.remove(key)
+	gone, err := d.table.remove(key)
+	if gone {
+		d.destroyStaleUDP()
+	}
 	return err
 }
 
 // SyncComplete says that every service that exists has been set since Open.
 // What an earlier daemon left beyond these is dropped now.
 func (d *Datapath) SyncComplete() error {
-	dropped, _, err := d.table.complete()
+	dropped, gone, err := d.table.complete()
+	if gone {
+		d.destroyStaleUDP()
+	}
 	if err != nil {
 		return fmt.Errorf("complete sync: %w", err)
 	}
@@ -228,6 +246,7 @@ func (d *Datapath) SyncComplete() error {
 // Close lets go of the datapath and leaves it working: programs, maps, pods.
 func (d *Datapath) Close() error {
 	d.closeOnce.Do(func() {
+		d.destroyer.stop()
 		for _, p := range d.progs {
 			_ = p.Close()
 		}
