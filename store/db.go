@@ -65,6 +65,9 @@ type DB struct {
 	closed  error
 	running sync.WaitGroup
 
+	// compacting serialises Compact.
+	compacting sync.Mutex
+
 	// last and hlc belong to the committer (and to Open before it runs).
 	last Version
 	hlc  HLC
@@ -73,7 +76,9 @@ type DB struct {
 	committed atomic.Uint64
 	// horizon: versions before it may be gone.
 	horizon atomic.Uint64
-	counts  counters
+	// compacted is the last version that history was cut at since Open.
+	compacted atomic.Uint64
+	counts    counters
 }
 
 // Open opens or creates the database in o.Dir. A directory in use gives a
@@ -184,6 +189,10 @@ func (db *DB) Version() Version { return Version(db.committed.Load()) }
 
 // Horizon returns the oldest version that can still be read exactly.
 func (db *DB) Horizon() Version { return Version(db.horizon.Load()) }
+
+// Compacted returns the version history was last cut at since Open, 0 if it
+// was not.
+func (db *DB) Compacted() Version { return Version(db.compacted.Load()) }
 
 // keyActor is a key of the store itself; no registry path starts with a zero.
 var keyActor = []byte("\x00actor")

@@ -49,20 +49,18 @@ func (db *DB) windowStart() Version {
 // then give ErrExpired. It never goes back. The maintenance does this with a
 // window; call it to shorten history at once.
 func (db *DB) Compact(v Version) {
+	db.compacting.Lock()
+	defer db.compacting.Unlock()
 	v = min(v, db.Version())
-	for {
-		old := db.horizon.Load()
-		if uint64(v) <= old {
-			break
-		}
-		if db.horizon.CompareAndSwap(old, uint64(v)) {
-			break
-		}
+	if v <= db.Horizon() {
+		return
 	}
+	db.horizon.Store(uint64(v))
+	db.compacted.Store(uint64(v))
+	// The log goes first: it reads events back from disk, with what they
+	// replaced.
 	db.events.compact(v)
-	// The log may reach further back than the window and reads events back
-	// from disk; keep what its oldest event replaced.
-	db.badger.SetDiscardTs(uint64(min(db.Horizon(), db.events.oldest())))
+	db.badger.SetDiscardTs(uint64(v))
 }
 
 // reapTombstones removes tombstones older than the history window. This peer

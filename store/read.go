@@ -94,41 +94,41 @@ func (db *DB) List(r Range, at Version) (iter.Seq2[Entry, error], Version, error
 	}, at, nil
 }
 
-// Count counts the live records of r as of version at, reading keys alone. It
-// stops at limit when that is positive.
-func (db *DB) Count(r Range, at Version, limit int64) (int64, error) {
-	at, err := db.readVersion(at)
-	if err != nil {
-		return 0, err
-	}
-	txn := db.badger.NewTransactionAt(uint64(at), false)
-	defer txn.Discard()
+// Count counts the live records of r as of version at, reading keys alone.
+func (db *DB) Count(r Range, at Version) (int64, error) {
 	var n int64
-	scan(txn, r, func(item *badger.Item) bool {
-		if item.UserMeta()&metaTombstone == 0 {
-			n++
-		}
-		return limit <= 0 || n < limit
+	err := db.visitLive(r, at, func(*badger.Item) error {
+		n++
+		return nil
 	})
-	return n, nil
+	return n, err
 }
 
-// Keys returns the keys of r's live records as of version at.
-func (db *DB) Keys(r Range, at Version) ([]string, error) {
+// Measure is Count that also adds up the sizes of the values.
+func (db *DB) Measure(r Range, at Version) (count, bytes int64, err error) {
+	err = db.visitLive(r, at, func(item *badger.Item) error {
+		e, _, err := liveEntry(item)
+		count++
+		bytes += int64(len(e.Value))
+		return err
+	})
+	return count, bytes, err
+}
+
+func (db *DB) visitLive(r Range, at Version, visit func(*badger.Item) error) error {
 	at, err := db.readVersion(at)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	txn := db.badger.NewTransactionAt(uint64(at), false)
 	defer txn.Discard()
-	var keys []string
 	scan(txn, r, func(item *badger.Item) bool {
 		if item.UserMeta()&metaTombstone == 0 {
-			keys = append(keys, string(item.Key()))
+			err = visit(item)
 		}
-		return true
+		return err == nil
 	})
-	return keys, nil
+	return err
 }
 
 // scan visits the newest entry of every key in r, without fetching values,

@@ -140,20 +140,14 @@ func (l *watchLog) note(watched string, position uint64) {
 	}
 }
 
-// compact forgets changes before version v.
+// compact forgets changes up to version v; nobody may start from before it.
 func (l *watchLog) compact(v Version) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.first < l.next && l.at(l.first).version < v {
+	for l.first < l.next && l.at(l.first).version <= v {
 		l.dropFirst()
 	}
-}
-
-// oldest returns the version before which no event will be read back.
-func (l *watchLog) oldest() Version {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.floor
+	l.floor = max(l.floor, v)
 }
 
 // end makes all watches, also later ones, fail with err.

@@ -15,10 +15,10 @@ import (
 const (
 	listExpired  = "The resourceVersion for the provided list is too old."
 	watchExpired = "The resourceVersion for the provided watch is too old."
-	pageExpired  = "The continue token is too old for a consistent list: the " +
-		"version it was made at is no longer kept. List again from the start, " +
-		"or go on with the token in this response, which reads the rest as it " +
-		"is now: then changes made since the first page may show in part."
+	pageExpired  = "The provided continue parameter is too old to display a consistent list result: " +
+		"the version it was made at is no longer kept. List again from the start, or go on with the " +
+		"token in this response, which reads the rest as it is now, so that changes made since the " +
+		"first page may show in part."
 )
 
 // fromStore gives the store's errors the form that API clients get to see.
@@ -28,6 +28,8 @@ func fromStore(key string, err error) error {
 		noSpace  *store.NoSpaceError
 	)
 	switch {
+	case err == nil:
+		return nil
 	case errors.As(err, &tooLarge):
 		return apierrors.NewRequestEntityTooLargeError(tooLarge.Error())
 	case errors.As(err, &noSpace):

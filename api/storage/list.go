@@ -101,7 +101,7 @@ func (l *listing) read(at store.Version, continueKey string) (store.Version, err
 		}
 		l.lastKey = entry.Key
 		if err := l.add(entry); err != nil {
-			return 0, err
+			return 0, l.errs.aggregate(l.resource)
 		}
 	}
 	return version, nil
@@ -142,9 +142,8 @@ func (l *listing) full() bool {
 // add decodes one entry and appends it if it is selected.
 func (l *listing) add(entry store.Entry) error {
 	if l.ctx.Err() != nil {
-		return storage.NewTimeoutError(entry.Key, "request did not complete within requested timeout")
+		return l.errs.add(entry.Key, storage.NewTimeoutError(entry.Key, "request did not complete within requested timeout"))
 	}
-	l.sizes.note(len(entry.Value))
 	obj, err := l.decode(l.ctx, entry.Key, entry.Value, entry.Version, l.newItem())
 	if err != nil {
 		return l.errs.add(entry.Key, err)
@@ -157,7 +156,7 @@ func (l *listing) add(entry store.Entry) error {
 
 // finish fills in the list's own metadata.
 func (l *listing) finish(list runtime.Object, version store.Version) error {
-	if err := l.errs.aggregate(); err != nil {
+	if err := l.errs.aggregate(l.resource); err != nil {
 		return err
 	}
 	if l.items.IsNil() {
@@ -186,7 +185,7 @@ func (l *listing) count(version store.Version) (int64, error) {
 	if !l.more || !l.opts.Predicate.Empty() {
 		return 0, nil
 	}
-	rest, err := l.db.Count(store.Range{Prefix: l.key, Start: l.lastKey + "\x00"}, version, 0)
+	rest, err := l.db.Count(store.Range{Prefix: l.key, Start: l.lastKey + "\x00"}, version)
 	if err != nil {
 		return 0, l.readError(err, version, l.lastKey)
 	}

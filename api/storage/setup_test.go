@@ -2,6 +2,8 @@ package storage
 
 import (
 	"context"
+	"errors"
+	"sync/atomic"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/apitesting"
@@ -12,10 +14,13 @@ import (
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apiserver/pkg/apis/example"
 	examplev1 "k8s.io/apiserver/pkg/apis/example/v1"
+	"k8s.io/apiserver/pkg/features"
 	apiserverstorage "k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	storagetesting "k8s.io/apiserver/pkg/storage/testing"
 	"k8s.io/apiserver/pkg/storage/value"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	featuregatetesting "k8s.io/component-base/featuregate/testing"
 
 	"shoal/store"
 )
@@ -39,6 +44,14 @@ type counting struct{}
 
 func (counting) Next(last store.Version) store.Version { return last + 1 }
 
+func testCodec() runtime.Codec {
+	return apitesting.TestCodec(testCodecs, examplev1.SchemeGroupVersion)
+}
+
+func testTransformer() *storagetesting.PrefixTransformer {
+	return storagetesting.NewPrefixTransformer([]byte(testPrefix), false)
+}
+
 type setup struct {
 	*Storage
 	ctx context.Context
@@ -60,12 +73,14 @@ func withClockVersions() setupOption {
 	return func(_ *storagebackend.ConfigForResource, o *store.Options) { o.Versions = nil }
 }
 
+type setupFunc func(testing.TB, ...setupOption) *setup
+
 func newSetup(t testing.TB, opts ...setupOption) *setup {
 	t.Helper()
 	config := &storagebackend.ConfigForResource{
 		Config: storagebackend.Config{
-			Codec:       apitesting.TestCodec(testCodecs, examplev1.SchemeGroupVersion),
-			Transformer: storagetesting.NewPrefixTransformer([]byte(testPrefix), false),
+			Codec:       testCodec(),
+			Transformer: testTransformer(),
 		},
 		GroupResource: schema.GroupResource{Resource: "pods"},
 	}
@@ -82,6 +97,8 @@ func newSetup(t testing.TB, opts ...setupOption) *setup {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The suite swaps transformers and expects to find its own.
+	s.transformer = config.Transformer
 	t.Cleanup(func() {
 		s.Destroy()
 		if err := db.Close(); err != nil {
@@ -139,4 +156,47 @@ func (s *setup) UpdateTransformer(modify storagetesting.TransformerModifier) fun
 	original := s.transformer
 	s.transformer = modify(original)
 	return func() { s.transformer = original }
+}
+
+// countReads checks that a list transforms no more objects than it must look at.
+func (s *setup) countReads() storagetesting.CallsValidation {
+	transformer := s.transformer.(*storagetesting.PrefixTransformer)
+	return func(t *testing.T, _, processed uint64) {
+		t.Helper()
+		if reads := transformer.GetReadsAndReset(); reads != processed {
+			t.Errorf("read %d objects, want %d", reads, processed)
+		}
+	}
+}
+
+func allowUnsafeDeletion(t *testing.T, allow bool) {
+	featuregatetesting.SetFeatureGateDuringTest(t, utilfeature.DefaultFeatureGate, features.AllowUnsafeMalformedObjectDeletion, allow)
+}
+
+var errBitsFlipped = &corruptError{what: "test", err: errors.New("bits flipped")}
+
+var errSynthetic = errors.New("synthetic error")
+
+type failingTransformer struct {
+	value.Transformer
+	fail atomic.Bool
+}
+
+func (f *failingTransformer) TransformFromStorage(ctx context.Context, data []byte, dataCtx value.Context) ([]byte, bool, error) {
+	if f.fail.Load() {
+		return nil, false, errSynthetic
+	}
+	return f.Transformer.TransformFromStorage(ctx, data, dataCtx)
+}
+
+type failingCodec struct {
+	runtime.Codec
+	fail atomic.Bool
+}
+
+func (f *failingCodec) Decode(data []byte, defaults *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
+	if f.fail.Load() {
+		return nil, nil, errSynthetic
+	}
+	return f.Codec.Decode(data, defaults, into)
 }

@@ -7,6 +7,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -40,7 +41,10 @@ type Storage struct {
 	progressEvery time.Duration
 	progress      progressRequests
 
-	sizes sizeEstimate
+	// measured: Stats also reports sizes.
+	measured atomic.Bool
+	// markCorrupt: what cannot be decoded is marked as such.
+	markCorrupt bool
 	// ends with the storage, and with it all its watches.
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -97,6 +101,10 @@ func New(db *store.DB, config *storagebackend.ConfigForResource, resourcePrefix 
 	if s.transformer == nil {
 		s.transformer = identity.NewEncryptCheckTransformer()
 	}
+	if unsafeDeletionEnabled() {
+		s.transformer = corruptTransformer{s.transformer}
+		s.markCorrupt = true
+	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil
 }
@@ -131,8 +139,9 @@ func (s *Storage) GetCurrentResourceVersion(context.Context) (uint64, error) {
 	return uint64(s.db.Version()), nil
 }
 
-// CompactRevision returns the oldest version still readable exactly.
-func (s *Storage) CompactRevision() int64 { return int64(s.db.Horizon()) }
+// CompactRevision returns the version before which history was last cut off,
+// 0 if that has not happened yet.
+func (s *Storage) CompactRevision() int64 { return int64(s.db.Compacted()) }
 
 // key returns the store's key for a registry key.
 func (s *Storage) key(key string, recursive bool) (string, error) {
@@ -156,6 +165,9 @@ func (s *Storage) decode(ctx context.Context, key string, stored []byte, version
 // decodePlain is decode without the transformer.
 func (s *Storage) decodePlain(data []byte, version store.Version, into runtime.Object) (runtime.Object, error) {
 	obj, _, err := s.codec.Decode(data, nil, into)
+	if err != nil && s.markCorrupt {
+		return nil, &corruptError{what: "object not decodable", err: err}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -203,5 +215,5 @@ func (s *Storage) Get(ctx context.Context, key string, opts storage.GetOptions, 
 		return storage.NewKeyNotFoundError(key, 0)
 	}
 	_, err = s.decode(ctx, key, entry.Value, entry.Version, out)
-	return err
+	return asCorrupt(key, err)
 }

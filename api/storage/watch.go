@@ -213,7 +213,6 @@ func (w *watching) sendInitial() error {
 }
 
 func (w *watching) sendAdded(entry store.Entry) error {
-	w.sizes.note(len(entry.Value))
 	obj, err := w.decode(w.ctx, entry.Key, entry.Value, entry.Version, nil)
 	if err != nil {
 		return err
