@@ -123,6 +123,8 @@ func normalize(args []string) []string {
 	switch {
 	case len(args) == 0:
 		return []string{"--help"}
+	case args[0] == "--version":
+		return []string{"version", "--client"}
 	case args[0] == "help" || args[0] == "-h":
 		return append(append([]string{}, args[1:]...), "--help")
 	}
@@ -133,7 +135,7 @@ func normalize(args []string) []string {
 // grammars take them: `-n web get pods` becomes `get -n web pods`.
 func globalsAfterVerb(args []string) []string {
 	lead := 0
-	for lead < len(args) && strings.HasPrefix(args[lead], "-") && args[lead] != "-h" && args[lead] != "--help" {
+	for lead < len(args) && strings.HasPrefix(args[lead], "-") && !answersAlone(args[lead]) {
 		lead++
 		if takesNext(args[lead-1]) {
 			lead++
@@ -145,6 +147,9 @@ func globalsAfterVerb(args []string) []string {
 	moved := append([]string{args[lead]}, args[:lead]...)
 	return append(moved, args[lead+1:]...)
 }
+
+// answersAlone reports whether a flag stands for a command of its own.
+func answersAlone(flag string) bool { return flag == "-h" || flag == "--help" || flag == "--version" }
 
 // takesNext reports whether a global flag has its value in the next argument.
 func takesNext(flag string) bool {
