@@ -138,7 +138,7 @@ func TestBadCommands(t *testing.T) {
 
 // fullDiskBytes is the size of the small disk of TestFullDisk: enough to start,
 // little enough to fill.
-const fullDiskBytes = 320 << 20
+const fullDiskBytes = 512 << 20
 
 // TestFullDisk runs a second daemon on a small disk in a network of its own and
 // fills the disk: writes are refused, reads go on, and writes come back with
