@@ -1,0 +1,293 @@
+// Package agent runs this host's share of the cluster's pods.
+//
+// It registers the host as a Node, watches the pods bound to it, has them
+// run by agent/runner, writes their status back, and serves the kubelet's
+// HTTP API (logs, exec, attach, port-forward) and shoal's image endpoints.
+//
+// Always true: stopping the agent leaves pods running, and the next one
+// adopts the same containers; a pod's object is deleted only after nothing of
+// it is left here; what a pod asks for and this host cannot do is said in an
+// Event and in the pod's status, never ignored.
+//
+// The daemon makes one Agent. It does not schedule, allocate addresses or
+// program the network: the Network it is given does the latter.
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"golang.org/x/sync/errgroup"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+
+	"shoal/agent/cgroup"
+	"shoal/agent/image"
+	"shoal/agent/logwriter"
+	"shoal/agent/runner"
+	"shoal/agent/volume"
+)
+
+// Network gives pods a network namespace and addresses. Every method may be
+// repeated with the same effect.
+type Network interface {
+	Attach(ctx context.Context, podUID, namespace, name string) (netnsPath string, ips []netip.Addr, err error)
+	Detach(ctx context.Context, podUID string) error
+	Attached(ctx context.Context) ([]string, error)
+}
+
+// Options say what an Agent works with. Zero values have the defaults named.
+type Options struct {
+	NodeName            string
+	Config              *rest.Config // to the API server
+	ContainerdSocket    string       // default /run/containerd/containerd.sock
+	ContainerdNamespace string       // default "shoal"
+	CgroupRoot          string       // group below which pods live; default "/shoal"
+	DataDir             string       // default /var/lib/shoal/agent
+	LogDir              string       // pod logs; default /var/log/pods
+	Network             Network
+	NodeIPs             []netip.Addr
+	PodCIDR             string
+	ListenAddr          string      // host:port of the kubelet API; default :10250
+	TLS                 *tls.Config // must demand and verify client certificates
+	Version             string      // shown as the node's kubelet version
+	Logger              *slog.Logger
+}
+
+// The kubelet's client limits scaled to a host that starts 100 pods at once.
+const (
+	clientQPS   = 500
+	clientBurst = 1000
+)
+
+// containerdTimeout bounds the first answer from containerd.
+const containerdTimeout = 10 * time.Second
+
+func (o *Options) defaults() error {
+	set := func(field *string, value string) {
+		if *field == "" {
+			*field = value
+		}
+	}
+	set(&o.ContainerdSocket, "/run/containerd/containerd.sock")
+	set(&o.ContainerdNamespace, "shoal")
+	set(&o.CgroupRoot, "/shoal")
+	set(&o.DataDir, "/var/lib/shoal/agent")
+	set(&o.LogDir, "/var/log/pods")
+	set(&o.ListenAddr, ":10250")
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case o.NodeName == "":
+		return errors.New("create agent: no node name")
+	case o.Config == nil:
+		return errors.New("create agent: no API server")
+	case o.Network == nil:
+		return errors.New("create agent: no network")
+	case os.Geteuid() != 0:
+		return errors.New("create agent: not root; namespaces, mounts and cgroups need it; run with sudo")
+	case !logwriter.Supported:
+		return errors.New("create agent: built without the log writer; build for linux with CGO_ENABLED=1")
+	}
+	return nil
+}
+
+// Agent runs pods on this host.
+type Agent struct {
+	o       Options
+	log     *slog.Logger
+	client  *containerd.Client
+	kube    kubernetes.Interface
+	images  *image.Store
+	cgroups *cgroup.Tree
+	volumes *volume.Volumes
+	runner  *runner.Runner
+	source  *source
+	status  *statusWriter
+	events  *events
+	node    *node
+	pods    *podIndex
+	listen  net.Listener
+}
+
+// New checks what the host offers and prepares an Agent. It listens, so that
+// a taken port is an error here, and runs nothing.
+func New(o Options) (*Agent, error) {
+	if err := o.defaults(); err != nil {
+		return nil, err
+	}
+	a := &Agent{o: o, log: o.Logger, pods: newPodIndex()}
+	if err := a.connect(); err != nil {
+		return nil, err
+	}
+	if err := a.build(); err != nil {
+		_ = a.client.Close()
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", o.ListenAddr)
+	if err != nil {
+		_ = a.client.Close()
+		return nil, fmt.Errorf("listen for the agent's API on %s: %w; stop what uses it or choose another address", o.ListenAddr, err)
+	}
+	a.listen = listener
+	return a, nil
+}
+
+func (a *Agent) connect() error {
+	if _, err := os.Stat(a.o.ContainerdSocket); err != nil {
+		return fmt.Errorf("connect to containerd: %w; install and start containerd, or name its socket", err)
+	}
+	client, err := containerd.New(a.o.ContainerdSocket, containerd.WithDefaultNamespace(a.o.ContainerdNamespace),
+		containerd.WithTimeout(containerdTimeout))
+	if err != nil {
+		return fmt.Errorf("connect to containerd at %s: %w", a.o.ContainerdSocket, err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), containerdTimeout)
+	defer cancel()
+	if _, err := client.Version(ctx); err != nil {
+		_ = client.Close()
+		return fmt.Errorf("connect to containerd at %s: %w", a.o.ContainerdSocket, err)
+	}
+	a.client = client
+	return nil
+}
+
+func (a *Agent) build() error {
+	config := rest.CopyConfig(a.o.Config)
+	config.ContentType = "application/vnd.kubernetes.protobuf"
+	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	config.QPS, config.Burst = clientQPS, clientBurst
+	kube, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("create agent: %w", err)
+	}
+	a.kube = kube
+	binary, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the log writer: %w", err)
+	}
+	if a.cgroups, err = cgroup.Open(a.o.CgroupRoot); err != nil {
+		return err
+	}
+	a.source = newSource(kube)
+	if a.volumes, err = volume.Open(a.o.DataDir, a.source); err != nil {
+		return err
+	}
+	a.images = image.New(a.client, snapshotter)
+	a.events = newEvents(kube, a.o.NodeName)
+	a.status = newStatusWriter(kube, a.log)
+	a.node = newNode(a.o, kube, a.client)
+	a.runner, err = runner.New(runner.Options{
+		Client: a.client, Namespace: a.o.ContainerdNamespace, Snapshotter: snapshotter,
+		Images: a.images, Cgroups: a.cgroups, Volumes: a.volumes, Network: a.o.Network,
+		Source: a.source, Sink: a, Admit: a.admit, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir),
+		LogWriter: binary, NodeName: a.o.NodeName, NodeIPs: a.o.NodeIPs, Logger: a.log,
+	})
+	return err
+}
+
+const snapshotter = "overlayfs"
+
+// Run registers the node and runs its pods until ctx ends; pods keep
+// running. It returns after everything it started has ended.
+func (a *Agent) Run(ctx context.Context) error {
+	defer a.client.Close()
+	g, ctx := errgroup.WithContext(ctx)
+	ready := make(chan struct{})
+	var once sync.Once
+	g.Go(func() error { return a.runner.Run(ctx, func() { once.Do(func() { close(ready) }) }) })
+	g.Go(func() error { return a.status.run(ctx) })
+	g.Go(func() error { return a.events.run(ctx) })
+	g.Go(func() error { return a.source.run(ctx) })
+	g.Go(func() error { return a.node.run(ctx) })
+	g.Go(func() error { return a.serve(ctx) })
+	g.Go(func() error {
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			return nil
+		}
+		return a.watch(ctx)
+	})
+	return g.Wait()
+}
+
+// StopPods stops and removes every pod of this host and what was kept for
+// them. Run must be running; the pods' objects stay.
+func (a *Agent) StopPods(ctx context.Context) error {
+	return a.runner.StopAll(ctx)
+}
+
+// watch follows the pods bound to this host.
+func (a *Agent) watch(ctx context.Context) error {
+	lw := cache.NewListWatchFromClient(a.kube.CoreV1().RESTClient(), "pods", v1.NamespaceAll,
+		fields.OneTermEqualSelector("spec.nodeName", a.o.NodeName))
+	_, informer := cache.NewInformerWithOptions(cache.InformerOptions{
+		ListerWatcher: lw, ObjectType: &v1.Pod{}, Handler: a,
+	})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
+			return
+		}
+		if err := a.runner.Synced(ctx); err != nil && ctx.Err() == nil {
+			a.log.Error("leftovers of earlier pods could not all be removed", "error", err)
+		}
+	})
+	informer.RunWithContext(ctx)
+	wg.Wait()
+	return nil
+}
+
+// OnAdd tells the runner of a pod. It implements cache.ResourceEventHandler.
+func (a *Agent) OnAdd(obj any, _ bool) { a.OnUpdate(nil, obj) }
+
+// OnUpdate tells the runner of a pod's change.
+func (a *Agent) OnUpdate(_, obj any) {
+	pod, ok := obj.(*v1.Pod)
+	if !ok {
+		return
+	}
+	a.pods.put(pod)
+	a.status.observe(pod)
+	a.runner.Set(pod)
+}
+
+// OnDelete tells the runner that a pod's object is gone.
+func (a *Agent) OnDelete(obj any) {
+	if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = gone.Obj
+	}
+	pod, ok := obj.(*v1.Pod)
+	if !ok {
+		return
+	}
+	a.pods.drop(pod)
+	a.status.forget(pod.UID)
+	a.runner.Remove(pod.UID)
+}
+
+// Status takes a pod's new status from the runner.
+func (a *Agent) Status(pod *v1.Pod, status v1.PodStatus) { a.status.put(pod, status) }
+
+// Gone takes from the runner that nothing is left of a pod.
+func (a *Agent) Gone(pod *v1.Pod) { a.status.gone(pod) }
+
+// Event takes an event from the runner.
+func (a *Agent) Event(pod *v1.Pod, kind, reason, message string) {
+	a.events.pod(pod, kind, reason, message)
+}

@@ -1,0 +1,43 @@
+package agent
+
+import (
+	"context"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedv1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/record"
+)
+
+// events sends Kubernetes Events without ever delaying a pod: the recorder's
+// queue is bounded and drops when full.
+type events struct {
+	broadcaster record.EventBroadcaster
+	recorder    record.EventRecorder
+	kube        kubernetes.Interface
+}
+
+func newEvents(kube kubernetes.Interface, node string) *events {
+	b := record.NewBroadcaster()
+	return &events{
+		broadcaster: b, kube: kube,
+		recorder: b.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: node}),
+	}
+}
+
+func (e *events) run(ctx context.Context) error {
+	watcher := e.broadcaster.StartRecordingToSink(&typedv1.EventSinkImpl{Interface: e.kube.CoreV1().Events("")})
+	<-ctx.Done()
+	watcher.Stop()
+	e.broadcaster.Shutdown()
+	return nil
+}
+
+func (e *events) pod(pod *v1.Pod, kind, reason, message string) {
+	ref := &v1.ObjectReference{
+		Kind: "Pod", APIVersion: "v1", Namespace: pod.Namespace, Name: pod.Name,
+		UID: pod.UID, ResourceVersion: pod.ResourceVersion,
+	}
+	e.recorder.Event(ref, kind, reason, message)
+}

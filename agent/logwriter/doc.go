@@ -1,0 +1,53 @@
+// Package logwriter writes container output to log files in the kubelet's
+// line format, in a process of its own that outlives the daemon.
+//
+// The containerd shim starts the shoal binary itself as its `binary://`
+// logger. A C constructor looks at the arguments before the Go runtime
+// starts; when they name the log writer it runs a small loop and never
+// returns, so one log writer costs a few hundred kilobytes instead of a Go
+// process. Importing this package links the constructor in.
+//
+// Always true: a line is written whole or as marked parts; output that
+// cannot be stored is dropped rather than allowed to block the container;
+// the writer ends when its shim tells it to, after draining what is left.
+//
+// The agent calls URI when it creates a task. Nothing here reads logs.
+package logwriter
+
+import (
+	"fmt"
+	"net/url"
+	"path/filepath"
+)
+
+// Arg is the first argument by which a process knows that it is a log
+// writer. The second is "maxBytes:maxFiles:path".
+const Arg = "shoal-log-writer"
+
+// MaxLineBytes is the longest message in one line; longer ones are split
+// into lines tagged P, as container runtimes do for the kubelet.
+const MaxLineBytes = 16 << 10
+
+// Limits bound the files of one container.
+type Limits struct {
+	MaxBytes int64 // size at which a file is rotated
+	MaxFiles int   // files kept, the one being written included
+}
+
+// DefaultLimits are the kubelet's containerLogMaxSize and
+// containerLogMaxFiles defaults.
+var DefaultLimits = Limits{MaxBytes: 10 << 20, MaxFiles: 5}
+
+// URI returns the shim's logging address that makes binary, which must link
+// this package, write to path. The directory of path must exist.
+func URI(binary, path string, limits Limits) (string, error) {
+	if !filepath.IsAbs(binary) || !filepath.IsAbs(path) {
+		return "", fmt.Errorf("build log address: %q and %q must be absolute paths", binary, path)
+	}
+	if limits.MaxBytes <= 0 || limits.MaxFiles <= 0 {
+		limits = DefaultLimits
+	}
+	// One query key only: the shim hands keys over in map order.
+	query := url.Values{Arg: {fmt.Sprintf("%d:%d:%s", limits.MaxBytes, limits.MaxFiles, path)}}
+	return (&url.URL{Scheme: "binary", Path: binary, RawQuery: query.Encode()}).String(), nil
+}

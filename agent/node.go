@@ -1,0 +1,291 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+)
+
+// MaxPods is the number of pods a host takes. A host has a /24 for them.
+const MaxPods = 250
+
+const (
+	// nodeRefresh is the longest a node's status goes without being looked
+	// at again; nothing is written when nothing changed.
+	nodeRefresh = 5 * time.Minute
+	// containerdProbe is how often an unreachable containerd is asked.
+	containerdProbe = time.Second
+)
+
+// node keeps this host's Node object.
+type node struct {
+	o      Options
+	kube   kubernetes.Interface
+	client *containerd.Client
+
+	mu    sync.Mutex
+	alloc v1.ResourceList // guarded by mu
+	sent  *v1.NodeStatus  // only touched by run
+}
+
+func newNode(o Options, kube kubernetes.Interface, client *containerd.Client) *node {
+	n := &node{o: o, kube: kube, client: client}
+	n.alloc = capacity(o.DataDir)
+	return n
+}
+
+func (n *node) allocatable() v1.ResourceList {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.alloc
+}
+
+// run registers the node and keeps its status true. Changes of containerd's
+// reachability arrive as they happen; the rest is looked at every
+// nodeRefresh.
+func (n *node) run(ctx context.Context) error {
+	failures := 0
+	for ctx.Err() == nil {
+		problem := n.probe(ctx)
+		wait := nodeRefresh
+		if err := n.sync(ctx, problem); err != nil && ctx.Err() == nil {
+			n.o.Logger.Warn("node status could not be written, will retry", "error", err)
+			wait = min(100*time.Millisecond<<min(failures, 10), 10*time.Second)
+			failures++
+		} else {
+			failures = 0
+		}
+		if problem != "" {
+			wait = min(wait, containerdProbe)
+		}
+		n.waitChange(ctx, wait)
+	}
+	return nil
+}
+
+// probe asks containerd and says what is wrong, or "".
+func (n *node) probe(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, containerdTimeout)
+	defer cancel()
+	if _, err := n.client.Version(ctx); err != nil {
+		return "container runtime is down: " + err.Error()
+	}
+	return ""
+}
+
+// waitChange returns when the connection to containerd changes, or after
+// wait.
+func (n *node) waitChange(ctx context.Context, wait time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	conn, ok := n.client.Conn().(*grpc.ClientConn)
+	if !ok {
+		<-ctx.Done()
+		return
+	}
+	if state := conn.GetState(); state == connectivity.Ready {
+		conn.WaitForStateChange(ctx, state)
+		return
+	}
+	<-ctx.Done()
+}
+
+// sync writes the node when it differs from what was written last.
+func (n *node) sync(ctx context.Context, problem string) error {
+	want := n.object(ctx, problem)
+	nodes := n.kube.CoreV1().Nodes()
+	live, err := nodes.Get(ctx, n.o.NodeName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		live, err = nodes.Create(ctx, want, metav1.CreateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("register node %s: %w", n.o.NodeName, err)
+	}
+	if live, err = n.syncMeta(ctx, live, want); err != nil {
+		return err
+	}
+	status := want.Status
+	status.Conditions = stampConditions(live.Status.Conditions, status.Conditions)
+	if equality.Semantic.DeepEqual(live.Status, status) {
+		return nil
+	}
+	next := live.DeepCopy()
+	next.Status = status
+	if _, err := nodes.UpdateStatus(ctx, next, metav1.UpdateOptions{}); err != nil {
+		return fmt.Errorf("write status of node %s: %w", n.o.NodeName, err)
+	}
+	return nil
+}
+
+// syncMeta adds our labels and pod range to a node that lacks them.
+func (n *node) syncMeta(ctx context.Context, live, want *v1.Node) (*v1.Node, error) {
+	next := live.DeepCopy()
+	if next.Labels == nil {
+		next.Labels = map[string]string{}
+	}
+	for k, v := range want.Labels {
+		next.Labels[k] = v
+	}
+	if next.Spec.PodCIDR == "" {
+		next.Spec.PodCIDR, next.Spec.PodCIDRs = want.Spec.PodCIDR, want.Spec.PodCIDRs
+	}
+	if equality.Semantic.DeepEqual(live, next) {
+		return live, nil
+	}
+	updated, err := n.kube.CoreV1().Nodes().Update(ctx, next, metav1.UpdateOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("update node %s: %w", n.o.NodeName, err)
+	}
+	return updated, nil
+}
+
+func (n *node) object(ctx context.Context, problem string) *v1.Node {
+	list := capacity(n.o.DataDir)
+	n.mu.Lock()
+	n.alloc = list
+	n.mu.Unlock()
+	obj := &v1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: n.o.NodeName, Labels: map[string]string{
+			v1.LabelHostname: n.o.NodeName, v1.LabelOSStable: runtime.GOOS, v1.LabelArchStable: runtime.GOARCH,
+		}},
+		Status: v1.NodeStatus{
+			Capacity: list, Allocatable: list,
+			Conditions:      nodeConditions(problem),
+			Addresses:       n.addresses(),
+			DaemonEndpoints: v1.NodeDaemonEndpoints{KubeletEndpoint: v1.DaemonEndpoint{Port: n.port()}},
+			NodeInfo:        n.info(ctx),
+		},
+	}
+	if n.o.PodCIDR != "" {
+		obj.Spec.PodCIDR, obj.Spec.PodCIDRs = n.o.PodCIDR, []string{n.o.PodCIDR}
+	}
+	return obj
+}
+
+func (n *node) port() int32 {
+	_, text, err := net.SplitHostPort(n.o.ListenAddr)
+	if err != nil {
+		return 0
+	}
+	port, _ := strconv.Atoi(text)
+	return int32(port)
+}
+
+func (n *node) addresses() []v1.NodeAddress {
+	var out []v1.NodeAddress
+	for _, ip := range n.o.NodeIPs {
+		out = append(out, v1.NodeAddress{Type: v1.NodeInternalIP, Address: ip.String()})
+	}
+	return append(out, v1.NodeAddress{Type: v1.NodeHostName, Address: n.o.NodeName})
+}
+
+func nodeConditions(problem string) []v1.NodeCondition {
+	ready := v1.NodeCondition{Type: v1.NodeReady, Status: v1.ConditionTrue, Reason: "KubeletReady", Message: "agent and container runtime are ready"}
+	if problem != "" {
+		ready.Status, ready.Reason, ready.Message = v1.ConditionFalse, "KubeletNotReady", problem
+	}
+	return []v1.NodeCondition{
+		{Type: v1.NodeMemoryPressure, Status: v1.ConditionFalse, Reason: "KubeletHasSufficientMemory", Message: "agent has sufficient memory available"},
+		{Type: v1.NodeDiskPressure, Status: v1.ConditionFalse, Reason: "KubeletHasNoDiskPressure", Message: "agent has no disk pressure"},
+		{Type: v1.NodePIDPressure, Status: v1.ConditionFalse, Reason: "KubeletHasSufficientPID", Message: "agent has sufficient PID available"},
+		ready,
+	}
+}
+
+// stampConditions keeps the times of conditions that did not change.
+func stampConditions(before, now []v1.NodeCondition) []v1.NodeCondition {
+	stamp := metav1.Now().Rfc3339Copy()
+	out := append([]v1.NodeCondition{}, now...)
+	for i := range out {
+		out[i].LastHeartbeatTime, out[i].LastTransitionTime = stamp, stamp
+		for _, old := range before {
+			if old.Type != out[i].Type || old.Status != out[i].Status {
+				continue
+			}
+			out[i].LastTransitionTime = old.LastTransitionTime
+			if old.Reason == out[i].Reason && old.Message == out[i].Message {
+				out[i].LastHeartbeatTime = old.LastHeartbeatTime
+			}
+		}
+	}
+	for _, old := range before {
+		known := false
+		for _, c := range now {
+			known = known || c.Type == old.Type
+		}
+		if !known {
+			out = append(out, old)
+		}
+	}
+	return out
+}
+
+// capacity is what the host has; all of it may go to pods.
+func capacity(dataDir string) v1.ResourceList {
+	out := v1.ResourceList{
+		v1.ResourceCPU:  *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI),
+		v1.ResourcePods: *resource.NewQuantity(MaxPods, resource.DecimalSI),
+	}
+	var mem unix.Sysinfo_t
+	if unix.Sysinfo(&mem) == nil {
+		out[v1.ResourceMemory] = *resource.NewQuantity(int64(mem.Totalram)*int64(mem.Unit), resource.BinarySI)
+	}
+	var fs unix.Statfs_t
+	if unix.Statfs(dataDir, &fs) == nil {
+		out[v1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(fs.Blocks)*fs.Bsize, resource.BinarySI)
+	}
+	return out
+}
+
+func (n *node) info(ctx context.Context) v1.NodeSystemInfo {
+	info := v1.NodeSystemInfo{
+		KubeletVersion: n.o.Version, OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH,
+		MachineID:     readLine("/etc/machine-id"),
+		SystemUUID:    readLine("/sys/class/dmi/id/product_uuid"),
+		BootID:        readLine("/proc/sys/kernel/random/boot_id"),
+		KernelVersion: readLine("/proc/sys/kernel/osrelease"),
+		OSImage:       osImage(),
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if v, err := n.client.Version(ctx); err == nil {
+		info.ContainerRuntimeVersion = "containerd://" + strings.TrimPrefix(v.Version, "v")
+	} else if n.sent != nil {
+		info.ContainerRuntimeVersion = n.sent.NodeInfo.ContainerRuntimeVersion
+	}
+	return info
+}
+
+func readLine(file string) string {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(data))
+}
+
+func osImage() string {
+	for _, line := range strings.Split(readLine("/etc/os-release"), "\n") {
+		if name, ok := strings.CutPrefix(line, "PRETTY_NAME="); ok {
+			return strings.Trim(name, `"`)
+		}
+	}
+	return runtime.GOOS
+}

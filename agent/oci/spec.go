@@ -1,0 +1,248 @@
+// Package oci turns a pod's container and its image into the runtime
+// specification runc starts.
+//
+// Always true: Build reads nothing but its input and, when a user is named
+// rather than numbered, the container's own root file system; what the pod
+// asks for and this package cannot give is an error that names the field.
+//
+// The pod runner calls it. It makes no mounts, groups or namespaces.
+package oci
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/containerd/v2/contrib/seccomp"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/kubernetes/third_party/forked/golang/expansion"
+
+	"shoal/agent/cgroup"
+)
+
+// groupAnnotation makes the runc v2 shim serve all containers of one pod.
+const groupAnnotation = "io.containerd.runc.v2.group"
+
+// Input is everything a container's specification depends on.
+type Input struct {
+	Record     *containers.Container // id, snapshotter and snapshot key
+	Pod        *v1.Pod
+	Container  *v1.Container
+	Image      ocispec.ImageConfig
+	Env        []EnvVar // in order, later ones win
+	Mounts     []specs.Mount
+	Namespaces Namespaces
+	CgroupPath string
+	Limits     cgroup.Limits
+	OOMScore   int
+	Groups     []int64 // supplemental groups that volumes and the pod add
+	User       *specs.User
+}
+
+// EnvVar is one environment variable.
+type EnvVar struct{ Name, Value string }
+
+// Namespaces are paths of the pod's namespaces; an empty path means the
+// host's.
+type Namespaces struct {
+	Net, IPC, UTS string
+	// PID is "" for one of the container's own, "host" for the host's.
+	PID string
+}
+
+// HostPID is the value of Namespaces.PID that shares the host's.
+const HostPID = "host"
+
+// Build makes the specification. client is used only to look up users by
+// name.
+func Build(ctx context.Context, client oci.Client, in Input) (*specs.Spec, error) {
+	opts := []oci.SpecOpts{
+		withProcess(in),
+		withNamespaces(in.Namespaces),
+		withMounts(in),
+		withResources(in),
+	}
+	security, err := withSecurity(in)
+	if err != nil {
+		return nil, err
+	}
+	opts = append(opts, security...)
+	opts = append(opts, withUser(in))
+	spec, err := oci.GenerateSpec(ctx, client, in.Record, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("build container specification: %w", err)
+	}
+	return spec, nil
+}
+
+func withProcess(in Input) oci.SpecOpts {
+	return func(_ context.Context, _ oci.Client, _ *containers.Container, s *specs.Spec) error {
+		env := mergeEnv(in.Image.Env, in.Env)
+		args, err := Args(in.Container, in.Image, in.Env)
+		if err != nil {
+			return err
+		}
+		s.Process.Args = args
+		s.Process.Env = env
+		s.Process.Terminal = in.Container.TTY
+		// Limits are inherited from containerd: raising them back would
+		// need a capability the daemon may lack.
+		s.Process.Rlimits = nil
+		s.Process.NoNewPrivileges = false
+		s.Process.OOMScoreAdj = &in.OOMScore
+		s.Process.Cwd = "/"
+		if in.Image.WorkingDir != "" {
+			s.Process.Cwd = in.Image.WorkingDir
+		}
+		if in.Container.WorkingDir != "" {
+			s.Process.Cwd = in.Container.WorkingDir
+		}
+		s.Annotations = map[string]string{groupAnnotation: string(in.Pod.UID)}
+		return nil
+	}
+}
+
+// Args applies the pod's command and args over the image's entrypoint and
+// command, with $(VAR) expanded.
+func Args(c *v1.Container, img ocispec.ImageConfig, env []EnvVar) ([]string, error) {
+	values := make(map[string]string, len(env))
+	for _, e := range env {
+		values[e.Name] = e.Value
+	}
+	mapping := expansion.MappingFuncFor(values)
+	expand := func(in []string) []string {
+		out := make([]string, len(in))
+		for i, s := range in {
+			out[i] = expansion.Expand(s, mapping)
+		}
+		return out
+	}
+	command, args := expand(c.Command), expand(c.Args)
+	if len(command) == 0 {
+		command = img.Entrypoint
+		if len(args) == 0 {
+			args = img.Cmd
+		}
+	}
+	all := append(append([]string{}, command...), args...)
+	if len(all) == 0 {
+		return nil, fmt.Errorf("no command specified: image %s has none; set command in the container", c.Image)
+	}
+	return all, nil
+}
+
+func mergeEnv(image []string, pod []EnvVar) []string {
+	out := make([]string, 0, len(image)+len(pod)+1)
+	at := map[string]int{}
+	put := func(name, value string) {
+		if i, ok := at[name]; ok {
+			out[i] = name + "=" + value
+			return
+		}
+		at[name] = len(out)
+		out = append(out, name+"="+value)
+	}
+	put("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	for _, e := range image {
+		name, value, _ := strings.Cut(e, "=")
+		put(name, value)
+	}
+	for _, e := range pod {
+		put(e.Name, e.Value)
+	}
+	return out
+}
+
+func withNamespaces(ns Namespaces) oci.SpecOpts {
+	return func(ctx context.Context, c oci.Client, r *containers.Container, s *specs.Spec) error {
+		for kind, path := range map[specs.LinuxNamespaceType]string{
+			specs.NetworkNamespace: ns.Net,
+			specs.IPCNamespace:     ns.IPC,
+			specs.UTSNamespace:     ns.UTS,
+		} {
+			opt := oci.WithHostNamespace(kind)
+			if path != "" {
+				opt = oci.WithLinuxNamespace(specs.LinuxNamespace{Type: kind, Path: path})
+			}
+			if err := opt(ctx, c, r, s); err != nil {
+				return err
+			}
+		}
+		if ns.PID == HostPID {
+			return oci.WithHostNamespace(specs.PIDNamespace)(ctx, c, r, s)
+		}
+		return nil
+	}
+}
+
+// withMounts replaces defaults that the pod provides, drops containerd's
+// private /run and orders parents before children.
+func withMounts(in Input) oci.SpecOpts {
+	return func(_ context.Context, _ oci.Client, _ *containers.Container, s *specs.Spec) error {
+		mine := map[string]bool{"/run": true}
+		for _, m := range in.Mounts {
+			mine[filepath.Clean(m.Destination)] = true
+		}
+		kept := s.Mounts[:0]
+		for _, m := range s.Mounts {
+			if !mine[m.Destination] {
+				kept = append(kept, m)
+			}
+		}
+		kept = append(kept, specs.Mount{
+			Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
+			Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"},
+		})
+		s.Mounts = append(kept, in.Mounts...)
+		if in.Namespaces.Net == "" {
+			bindSysfs(s)
+		}
+		return nil
+	}
+}
+
+// bindSysfs mounts the host's sysfs: a new one needs a network namespace of
+// one's own.
+func bindSysfs(s *specs.Spec) {
+	for i, m := range s.Mounts {
+		if m.Destination == "/sys" && m.Type == "sysfs" {
+			s.Mounts[i] = specs.Mount{Destination: "/sys", Type: "bind", Source: "/sys",
+				Options: []string{"nosuid", "noexec", "nodev", "ro", "rbind"}}
+		}
+	}
+}
+
+func withResources(in Input) oci.SpecOpts {
+	return func(_ context.Context, _ oci.Client, _ *containers.Container, s *specs.Spec) error {
+		s.Linux.CgroupsPath = in.CgroupPath
+		r := s.Linux.Resources
+		l := in.Limits
+		r.CPU = &specs.LinuxCPU{Shares: &l.CPUShares}
+		if l.CPUQuota > 0 {
+			r.CPU.Quota, r.CPU.Period = &l.CPUQuota, &l.CPUPeriod
+		}
+		if l.MemoryBytes > 0 {
+			// Equal limits for memory and for memory with swap: no swap.
+			r.Memory = &specs.LinuxMemory{Limit: &l.MemoryBytes, Swap: &l.MemoryBytes}
+		}
+		return nil
+	}
+}
+
+func seccompOpt(profile *v1.SeccompProfile) (oci.SpecOpts, error) {
+	if profile == nil {
+		return nil, nil
+	}
+	switch profile.Type {
+	case v1.SeccompProfileTypeUnconfined:
+		return nil, nil
+	case v1.SeccompProfileTypeRuntimeDefault:
+		return seccomp.WithDefaultProfile(), nil
+	}
+	return nil, fmt.Errorf("securityContext.seccompProfile.type %s is not supported; use RuntimeDefault or Unconfined", profile.Type)
+}

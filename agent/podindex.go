@@ -1,0 +1,57 @@
+package agent
+
+import (
+	"sync"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// podIndex is this host's pods as the API last told.
+type podIndex struct {
+	mu     sync.Mutex
+	byUID  map[types.UID]*v1.Pod // guarded by mu
+	byName map[string]*v1.Pod    // "namespace/name"; guarded by mu
+}
+
+func newPodIndex() *podIndex {
+	return &podIndex{byUID: map[types.UID]*v1.Pod{}, byName: map[string]*v1.Pod{}}
+}
+
+func (p *podIndex) put(pod *v1.Pod) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.byUID[pod.UID] = pod
+	p.byName[pod.Namespace+"/"+pod.Name] = pod
+}
+
+func (p *podIndex) drop(pod *v1.Pod) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.byUID, pod.UID)
+	if now := p.byName[pod.Namespace+"/"+pod.Name]; now != nil && now.UID == pod.UID {
+		delete(p.byName, pod.Namespace+"/"+pod.Name)
+	}
+}
+
+func (p *podIndex) get(namespace, name string) *v1.Pod {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.byName[namespace+"/"+name]
+}
+
+func (p *podIndex) list() []*v1.Pod {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]*v1.Pod, 0, len(p.byUID))
+	for _, pod := range p.byUID {
+		out = append(out, pod)
+	}
+	return out
+}
+
+// admit is the host's own last word on whether a pod fits: the scheduler
+// placed it on what it knew then.
+func (a *Agent) admit(pod *v1.Pod) (reason, message string) {
+	return fits(pod, a.pods.list(), a.node.allocatable())
+}

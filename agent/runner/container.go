@@ -1,0 +1,446 @@
+package runner
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/typeurl/v2"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+
+	"shoal/agent/cgroup"
+	"shoal/agent/logwriter"
+	"shoal/agent/oci"
+)
+
+type mountSpec = types.Mount
+
+// Labels on containers and snapshots, so that any later daemon knows whose
+// they are. The first four are what container tools expect.
+const (
+	labelPodUID    = "io.kubernetes.pod.uid"
+	labelPodName   = "io.kubernetes.pod.name"
+	labelPodNS     = "io.kubernetes.pod.namespace"
+	labelContainer = "io.kubernetes.container.name"
+	labelAttempt   = "shoal.container/attempt"
+	labelExit      = "shoal.container/exit"
+	labelImage     = "shoal.container/image"
+	labelImageID   = "shoal.container/image-id"
+	// labelRoot keeps a snapshot that no container record names yet from
+	// containerd's garbage collector. It is removed with the container.
+	labelRoot = "containerd.io/gc.root"
+)
+
+const (
+	runtimeName = "io.containerd.runc.v2"
+	// startTimeout bounds one container's creation once begun; it is never
+	// cut short by a pod's deletion, which would leave half a container.
+	startTimeout = 2 * time.Minute
+)
+
+// startError is a failed start with the reason a status shows.
+type startError struct {
+	reason string
+	err    error
+	ran    bool // the runtime tried: this counts as an attempt
+}
+
+func (e *startError) Error() string { return e.err.Error() }
+func (e *startError) Unwrap() error { return e.err }
+
+func newID() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// snapshot makes a new root file system for s.
+func (w *worker) snapshot(ctx context.Context, pod *v1.Pod, s *slot) (*prepared, error) {
+	id := newID()
+	mounts, err := w.r.Client.SnapshotService(w.r.Snapshotter).Prepare(ctx, id, s.image.ChainID, snapshots.WithLabels(map[string]string{
+		labelRoot: "true", labelPodUID: string(pod.UID),
+	}))
+	if errdefs.IsNotFound(err) {
+		w.r.Images.Forget(s.image)
+		if s.image, err = w.r.Images.Get(ctx, s.spec.Image); err == nil {
+			mounts, err = w.r.Client.SnapshotService(w.r.Snapshotter).Prepare(ctx, id, s.image.ChainID, snapshots.WithLabels(map[string]string{
+				labelRoot: "true", labelPodUID: string(pod.UID),
+			}))
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("prepare root file system: %w", err)
+	}
+	p := &prepared{id: id}
+	for _, m := range mounts {
+		p.mounts = append(p.mounts, mountSpec{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+	}
+	return p, nil
+}
+
+// start makes and starts the next attempt of s.
+func (w *worker) start(ctx context.Context, pod *v1.Pod, s *slot) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
+	defer cancel()
+	p := s.prepared
+	s.prepared = nil
+	if p == nil {
+		var err error
+		if p, err = w.snapshot(ctx, pod, s); err != nil {
+			return &startError{reason: reasonCreateError, err: err}
+		}
+	}
+	record, err := w.createRecord(ctx, pod, s, p)
+	if err != nil {
+		w.discard(ctx, p.id)
+		return err
+	}
+	w.r.Sink.Event(pod, v1.EventTypeNormal, "Created", "Container created")
+	w.retire(s)
+	inst := &instance{
+		id: p.id, attempt: w.nextAttempt(s), pidfd: -1,
+		imageID: s.image.ID, imageName: s.image.Name, stopSig: stopSignal(s),
+	}
+	if err := w.runTask(ctx, pod, s, record, p, inst); err != nil {
+		w.failedStart(s, inst, err)
+		w.discard(ctx, p.id)
+		return &startError{reason: reasonRunError, err: err, ran: true}
+	}
+	s.current = inst
+	s.waiting = v1.ContainerStateWaiting{}
+	w.watchExit(w.r.ctx, s, inst)
+	w.up(pod, s)
+	w.r.Sink.Event(pod, v1.EventTypeNormal, "Started", "Container started")
+	return nil
+}
+
+func (w *worker) nextAttempt(s *slot) int32 {
+	if s.current == nil {
+		return s.restarts
+	}
+	s.restarts++
+	return s.restarts
+}
+
+// retire puts the attempt before away: its record goes, its end stays as the
+// last state.
+func (w *worker) retire(s *slot) {
+	old := s.current
+	if old == nil {
+		return
+	}
+	s.last = old.exit
+	w.jobs.Go(func() { w.cleanInstance(w.r.ctx, old) })
+}
+
+func stopSignal(s *slot) unix.Signal {
+	name := s.image.Config.StopSignal
+	if n, err := strconv.Atoi(name); err == nil && n > 0 {
+		return unix.Signal(n)
+	}
+	if sig := unix.SignalNum(name); sig != 0 {
+		return sig
+	}
+	if sig := unix.SignalNum("SIG" + name); sig != 0 {
+		return sig
+	}
+	return unix.SIGTERM
+}
+
+// createRecord writes the container and its specification to containerd.
+func (w *worker) createRecord(ctx context.Context, pod *v1.Pod, s *slot, p *prepared) (*containers.Container, error) {
+	env, err := w.environment(ctx, pod, s.spec)
+	if err != nil {
+		return nil, &startError{reason: reasonConfigError, err: err}
+	}
+	mounts, err := w.mounts(pod, s.spec, env)
+	if err != nil {
+		return nil, &startError{reason: reasonConfigError, err: err}
+	}
+	attempt := s.restarts
+	if s.current != nil {
+		attempt++
+	}
+	record := &containers.Container{
+		ID: p.id, Image: s.image.Name, Snapshotter: w.r.Snapshotter, SnapshotKey: p.id,
+		Runtime: containers.RuntimeInfo{Name: runtimeName},
+		Labels: map[string]string{
+			labelPodUID: string(pod.UID), labelPodName: pod.Name, labelPodNS: pod.Namespace,
+			labelContainer: s.spec.Name, labelAttempt: strconv.Itoa(int(attempt)),
+			labelImage: s.image.Name, labelImageID: s.image.ID,
+		},
+	}
+	spec, err := w.spec(ctx, pod, s, record, env, mounts)
+	if err != nil {
+		return nil, &startError{reason: reasonConfigError, err: err}
+	}
+	if record.Spec, err = typeurl.MarshalAny(spec); err != nil {
+		return nil, &startError{reason: reasonCreateError, err: fmt.Errorf("encode container specification: %w", err)}
+	}
+	if _, err := w.r.Client.ContainerService().Create(ctx, *record); err != nil {
+		return nil, &startError{reason: reasonCreateError, err: fmt.Errorf("create container: %w", err)}
+	}
+	return record, nil
+}
+
+func (w *worker) spec(ctx context.Context, pod *v1.Pod, s *slot, record *containers.Container, env []oci.EnvVar, mounts []specs.Mount) (*specs.Spec, error) {
+	class := QOSClass(pod)
+	ns := oci.Namespaces{Net: w.box.netns, IPC: w.r.pins.path(string(pod.UID), "ipc")}
+	if !pod.Spec.HostNetwork {
+		ns.UTS = w.r.pins.path(string(pod.UID), "uts")
+	}
+	if pod.Spec.HostPID {
+		ns.PID = oci.HostPID
+	}
+	user := oci.UserString(pod, s.spec, s.image.Config.User)
+	known := w.r.users.get(s.image.ChainID, user)
+	in := oci.Input{
+		Record: record, Pod: pod, Container: s.spec, Image: s.image.Config,
+		Env: env, Mounts: mounts, Namespaces: ns,
+		CgroupPath: filepath.Join(w.r.Cgroups.PodPath(class, string(pod.UID)), record.ID),
+		Limits:     cgroup.ForContainer(s.spec.Resources),
+		OOMScore:   w.r.oom.forContainer(class, s.spec, hostMemory()),
+		User:       known,
+	}
+	spec, err := oci.Build(ctx, w.r.Client, in)
+	if err != nil {
+		return nil, err
+	}
+	if known == nil {
+		w.r.users.put(s.image.ChainID, user, spec.Process.User)
+	}
+	for _, g := range groups(pod) {
+		spec.Process.User.AdditionalGids = append(spec.Process.User.AdditionalGids, uint32(g))
+	}
+	return spec, nil
+}
+
+// groups are the supplemental groups the pod adds to its users' own.
+func groups(pod *v1.Pod) []int64 {
+	sc := pod.Spec.SecurityContext
+	if sc == nil {
+		return nil
+	}
+	out := append([]int64{}, sc.SupplementalGroups...)
+	if sc.FSGroup != nil {
+		out = append(out, *sc.FSGroup)
+	}
+	return out
+}
+
+func hostMemory() int64 {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil {
+		return 0
+	}
+	return int64(info.Totalram) * int64(info.Unit)
+}
+
+// LogPath is the log file of one attempt.
+func LogPath(base string, pod *v1.Pod, container string, attempt int32) string {
+	return filepath.Join(LogDir(base, pod), container, strconv.Itoa(int(attempt))+".log")
+}
+
+// runTask creates the task and starts it.
+func (w *worker) runTask(ctx context.Context, pod *v1.Pod, s *slot, record *containers.Container, p *prepared, inst *instance) error {
+	uri, err := logwriter.URI(w.r.LogWriter, LogPath(w.r.LogDir, pod, s.spec.Name, inst.attempt), logwriter.DefaultLimits)
+	if err != nil {
+		return err
+	}
+	rootfs := make([]*types.Mount, len(p.mounts))
+	for i := range p.mounts {
+		rootfs[i] = &p.mounts[i]
+	}
+	service := w.r.Client.TaskService()
+	created, err := service.Create(ctx, &tasks.CreateTaskRequest{
+		ContainerID: record.ID, Rootfs: rootfs, Stdout: uri, Stderr: uri, Terminal: s.spec.TTY,
+	})
+	if err != nil {
+		return fmt.Errorf("create task: %w", errgrpc.ToNative(err))
+	}
+	inst.pid = int(created.Pid)
+	// Taken before the process can end, so the number cannot be another's.
+	if fd, err := unix.PidfdOpen(inst.pid, 0); err == nil {
+		inst.pidfd = fd
+	}
+	if _, err := service.Start(ctx, &tasks.StartRequest{ContainerID: record.ID}); err != nil {
+		inst.closeFD()
+		return fmt.Errorf("start task: %w", errgrpc.ToNative(err))
+	}
+	inst.startedAt = now()
+	return nil
+}
+
+// failedStart keeps a start that the runtime refused as an ended attempt.
+func (w *worker) failedStart(s *slot, inst *instance, err error) {
+	at := timeOf(now())
+	inst.cleaned = true
+	s.current = inst
+	s.exited(&v1.ContainerStateTerminated{
+		ExitCode: 128, Reason: "StartError", Message: err.Error(),
+		StartedAt: at, FinishedAt: at, ContainerID: "containerd://" + inst.id,
+	})
+}
+
+// startFailed reports why a start failed and when to try again.
+func (w *worker) startFailed(pod *v1.Pod, s *slot, err error) time.Time {
+	var failed *startError
+	if !errors.As(err, &failed) {
+		failed = &startError{reason: reasonCreateError, err: err}
+	}
+	s.waiting = v1.ContainerStateWaiting{Reason: failed.reason, Message: err.Error()}
+	w.r.Sink.Event(pod, v1.EventTypeWarning, "Failed", "Error: "+err.Error())
+	if failed.ran {
+		return s.notBefore
+	}
+	if s.backoff == 0 {
+		s.backoff = retryFirst
+	}
+	next := now().Add(s.backoff)
+	s.backoff = min(2*s.backoff, retryMax)
+	return next
+}
+
+// watchExit tells the worker when the instance ends. A lost connection to
+// containerd is not an exit: it asks again.
+func (w *worker) watchExit(ctx context.Context, s *slot, inst *instance) {
+	w.jobs.Go(func() {
+		for failures := 0; ; failures++ {
+			got, err := w.r.Client.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: inst.id})
+			if ctx.Err() != nil {
+				return
+			}
+			err = errgrpc.ToNative(err)
+			if err == nil {
+				w.tell(func(w *worker) { w.onExit(s, inst, int32(got.ExitStatus), got.ExitedAt.AsTime()) })
+				return
+			}
+			if errdefs.IsNotFound(err) {
+				w.tell(func(w *worker) { w.onLost(s, inst) })
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(retryAfter(failures)):
+			}
+		}
+	})
+}
+
+// onExit notes how an attempt ended and frees its task.
+func (w *worker) onExit(s *slot, inst *instance, code int32, at time.Time) {
+	if s.current != inst || inst.exit != nil {
+		return
+	}
+	pod, _, _ := w.peek()
+	t := &v1.ContainerStateTerminated{
+		ExitCode: code, Reason: "Completed", StartedAt: timeOf(inst.startedAt), FinishedAt: timeOf(at),
+		ContainerID: "containerd://" + inst.id,
+	}
+	if code != 0 {
+		t.Reason = "Error"
+	}
+	if code == 137 && w.r.Cgroups.OOMKilled(w.r.Cgroups.PodPath(QOSClass(pod), string(pod.UID)), inst.id) {
+		t.Reason = "OOMKilled"
+	}
+	t.Message = w.terminationMessage(pod, s, inst, code)
+	s.exited(t)
+	if w.stop != nil {
+		return
+	}
+	// The end is written down before its evidence goes.
+	w.jobs.Go(func() {
+		w.noteExit(w.r.ctx, inst, t)
+		w.deleteTask(w.r.ctx, inst)
+	})
+}
+
+// onLost is for a container whose task is gone without a word, as after a
+// reboot.
+func (w *worker) onLost(s *slot, inst *instance) {
+	if s.current != inst || inst.exit != nil {
+		return
+	}
+	s.exited(&v1.ContainerStateTerminated{
+		ExitCode: 137, Reason: "ContainerStatusUnknown", Message: "The container could not be located when the host looked for it",
+		StartedAt: timeOf(inst.startedAt), FinishedAt: timeOf(now()), ContainerID: "containerd://" + inst.id,
+	})
+}
+
+func (w *worker) peek() (*v1.Pod, bool, int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.pod, w.removed, len(w.inbox)
+}
+
+// noteExit keeps an exit on the container's record for a later daemon.
+func (w *worker) noteExit(ctx context.Context, inst *instance, t *v1.ContainerStateTerminated) {
+	data, err := json.Marshal(t)
+	if err != nil {
+		return
+	}
+	const labelMax = 3000 // containerd allows 4096 with the key
+	if len(data) > labelMax {
+		short := *t
+		short.Message = ""
+		data, _ = json.Marshal(&short)
+	}
+	_, err = w.r.Client.ContainerService().Update(ctx, containers.Container{
+		ID: inst.id, Labels: map[string]string{labelExit: string(data)},
+	}, "labels."+labelExit)
+	if err != nil && ctx.Err() == nil && !errdefs.IsNotFound(err) {
+		w.log.Warn("exit of a container could not be noted", "container", inst.id, "error", err)
+	}
+}
+
+func (w *worker) deleteTask(ctx context.Context, inst *instance) {
+	_, err := w.r.Client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: inst.id})
+	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) && ctx.Err() == nil {
+		w.log.Warn("task of an ended container could not be deleted", "container", inst.id, "error", err)
+	}
+}
+
+// discard removes everything of a container that did not come to run.
+func (w *worker) discard(ctx context.Context, id string) {
+	if err := w.r.purge(ctx, id); err != nil {
+		w.log.Warn("failed container could not be cleaned up", "container", id, "error", err)
+	}
+}
+
+// cleanInstance removes an ended attempt's task, record and root.
+func (w *worker) cleanInstance(ctx context.Context, inst *instance) {
+	if err := w.r.purge(ctx, inst.id); err != nil && ctx.Err() == nil {
+		w.log.Warn("ended container could not be cleaned up", "container", inst.id, "error", err)
+	}
+}
+
+// purge deletes a stopped container: task, record, snapshot. What is not
+// there is fine.
+func (r *Runner) purge(ctx context.Context, id string) error {
+	_, err := r.Client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
+	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("delete task %s: %w", id, err)
+	}
+	if err := r.Client.ContainerService().Delete(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("delete container %s: %w", id, err)
+	}
+	if err := r.Client.SnapshotService(r.Snapshotter).Remove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove root file system %s: %w", id, err)
+	}
+	return nil
+}

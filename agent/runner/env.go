@@ -1,0 +1,310 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/kubernetes/pkg/api/v1/resource"
+	"k8s.io/kubernetes/pkg/fieldpath"
+	"k8s.io/kubernetes/third_party/forked/golang/expansion"
+
+	"shoal/agent/oci"
+)
+
+// environment is the container's environment in its final order: services,
+// then envFrom, then env, which may refer to what came before.
+func (w *worker) environment(ctx context.Context, pod *v1.Pod, c *v1.Container) ([]oci.EnvVar, error) {
+	links := pod.Spec.EnableServiceLinks == nil || *pod.Spec.EnableServiceLinks
+	services, err := w.r.Source.ServiceEnv(ctx, pod.Namespace, links)
+	if err != nil {
+		return nil, fmt.Errorf("read services for the environment: %w", err)
+	}
+	e := envBuilder{values: map[string]string{}, services: services}
+	e.put("HOSTNAME", hostname(pod))
+	for _, from := range c.EnvFrom {
+		if err := w.envFrom(ctx, pod, from, &e); err != nil {
+			return nil, err
+		}
+	}
+	for _, v := range c.Env {
+		value, set, err := w.envValue(ctx, pod, c, v, &e)
+		if err != nil {
+			return nil, err
+		}
+		if set {
+			e.put(v.Name, value)
+		}
+	}
+	return e.result(), nil
+}
+
+// envBuilder keeps variables in order of first mention, with the last value.
+type envBuilder struct {
+	order    []string
+	values   map[string]string
+	services map[string]string
+}
+
+func (e *envBuilder) put(name, value string) {
+	if _, ok := e.values[name]; !ok {
+		e.order = append(e.order, name)
+	}
+	e.values[name] = value
+}
+
+func (e *envBuilder) expand(s string) string {
+	return expansion.Expand(s, expansion.MappingFuncFor(e.values, e.services))
+}
+
+func (e *envBuilder) result() []oci.EnvVar {
+	out := make([]oci.EnvVar, 0, len(e.services)+len(e.order))
+	for _, name := range slices.Sorted(maps.Keys(e.services)) {
+		if _, own := e.values[name]; !own {
+			out = append(out, oci.EnvVar{Name: name, Value: e.services[name]})
+		}
+	}
+	for _, name := range e.order {
+		out = append(out, oci.EnvVar{Name: name, Value: e.values[name]})
+	}
+	return out
+}
+
+func (w *worker) envFrom(ctx context.Context, pod *v1.Pod, from v1.EnvFromSource, e *envBuilder) error {
+	data := map[string]string{}
+	var optional *bool
+	var err error
+	switch {
+	case from.ConfigMapRef != nil:
+		optional = from.ConfigMapRef.Optional
+		var cm *v1.ConfigMap
+		if cm, err = w.r.Source.ConfigMap(ctx, pod.Namespace, from.ConfigMapRef.Name); err == nil {
+			data = cm.Data
+		}
+	case from.SecretRef != nil:
+		optional = from.SecretRef.Optional
+		var s *v1.Secret
+		if s, err = w.r.Source.Secret(ctx, pod.Namespace, from.SecretRef.Name); err == nil {
+			for k, b := range s.Data {
+				data[k] = string(b)
+			}
+		}
+	}
+	if apierrors.IsNotFound(err) && optional != nil && *optional {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, k := range slices.Sorted(maps.Keys(data)) {
+		name := from.Prefix + k
+		if len(validation.IsRelaxedEnvVarName(name)) == 0 {
+			e.put(name, data[k])
+		}
+	}
+	return nil
+}
+
+// envValue gives a variable's value and whether it is set at all.
+func (w *worker) envValue(ctx context.Context, pod *v1.Pod, c *v1.Container, v v1.EnvVar, e *envBuilder) (string, bool, error) {
+	if v.ValueFrom == nil {
+		return e.expand(v.Value), true, nil
+	}
+	switch from := v.ValueFrom; {
+	case from.FieldRef != nil:
+		value, err := w.fieldValue(pod, from.FieldRef.FieldPath)
+		return value, true, err
+	case from.ResourceFieldRef != nil:
+		value, err := w.resourceValue(pod, c, from.ResourceFieldRef)
+		return value, true, err
+	case from.ConfigMapKeyRef != nil:
+		return w.configMapKey(ctx, pod, from.ConfigMapKeyRef)
+	case from.SecretKeyRef != nil:
+		return w.secretKey(ctx, pod, from.SecretKeyRef)
+	}
+	return "", false, fmt.Errorf("env %s: this valueFrom is not supported here", v.Name)
+}
+
+func (w *worker) fieldValue(pod *v1.Pod, path string) (string, error) {
+	switch path {
+	case "spec.nodeName":
+		return pod.Spec.NodeName, nil
+	case "spec.serviceAccountName":
+		return pod.Spec.ServiceAccountName, nil
+	case "status.hostIP":
+		return first(w.hostIPs()), nil
+	case "status.hostIPs":
+		return strings.Join(w.hostIPs(), ","), nil
+	case "status.podIP":
+		return first(w.podIPs()), nil
+	case "status.podIPs":
+		return strings.Join(w.podIPs(), ","), nil
+	}
+	return fieldpath.ExtractFieldPathAsString(pod, path)
+}
+
+func (w *worker) resourceValue(pod *v1.Pod, c *v1.Container, ref *v1.ResourceFieldSelector) (string, error) {
+	if ref.ContainerName != "" && ref.ContainerName != c.Name {
+		return resource.ExtractResourceValueByContainerName(ref, pod, ref.ContainerName)
+	}
+	return resource.ExtractContainerResourceValue(ref, c)
+}
+
+func (w *worker) configMapKey(ctx context.Context, pod *v1.Pod, ref *v1.ConfigMapKeySelector) (string, bool, error) {
+	optional := ref.Optional != nil && *ref.Optional
+	cm, err := w.r.Source.ConfigMap(ctx, pod.Namespace, ref.Name)
+	if apierrors.IsNotFound(err) && optional {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, err
+	}
+	value, ok := cm.Data[ref.Key]
+	if !ok && !optional {
+		return "", false, fmt.Errorf("couldn't find key %s in ConfigMap %s/%s", ref.Key, pod.Namespace, ref.Name)
+	}
+	return value, ok, nil
+}
+
+func (w *worker) secretKey(ctx context.Context, pod *v1.Pod, ref *v1.SecretKeySelector) (string, bool, error) {
+	optional := ref.Optional != nil && *ref.Optional
+	s, err := w.r.Source.Secret(ctx, pod.Namespace, ref.Name)
+	if apierrors.IsNotFound(err) && optional {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, err
+	}
+	value, ok := s.Data[ref.Key]
+	if !ok && !optional {
+		return "", false, fmt.Errorf("couldn't find key %s in Secret %s/%s", ref.Key, pod.Namespace, ref.Name)
+	}
+	return string(value), ok, nil
+}
+
+func first(list []string) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return list[0]
+}
+
+// mounts are the container's bind mounts: the pod's own files and volumes.
+func (w *worker) mounts(pod *v1.Pod, c *v1.Container, env []oci.EnvVar) ([]specs.Mount, error) {
+	taken := map[string]bool{}
+	for _, m := range c.VolumeMounts {
+		taken[filepath.Clean(m.MountPath)] = true
+	}
+	out := w.ownFiles(pod, taken)
+	values := map[string]string{}
+	for _, e := range env {
+		values[e.Name] = e.Value
+	}
+	for _, m := range c.VolumeMounts {
+		mount, err := w.volumeMount(pod, m, values)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, mount)
+	}
+	slices.SortStableFunc(out, func(a, b specs.Mount) int {
+		return strings.Count(filepath.Clean(a.Destination), "/") - strings.Count(filepath.Clean(b.Destination), "/")
+	})
+	return out, nil
+}
+
+func (w *worker) ownFiles(pod *v1.Pod, taken map[string]bool) []specs.Mount {
+	dir := w.podDir(pod)
+	files := map[string]string{"/etc/hosts": "hosts", "/etc/hostname": "hostname", "/etc/resolv.conf": "resolv.conf"}
+	var out []specs.Mount
+	for _, at := range slices.Sorted(maps.Keys(files)) {
+		source := filepath.Join(dir, files[at])
+		if pod.Spec.HostNetwork {
+			source = at
+		}
+		if taken[at] {
+			continue
+		}
+		if _, err := os.Stat(source); err != nil {
+			continue
+		}
+		out = append(out, specs.Mount{Destination: at, Type: "bind", Source: source, Options: []string{"rbind", "rprivate", "rw"}})
+	}
+	return out
+}
+
+func (w *worker) volumeMount(pod *v1.Pod, m v1.VolumeMount, env map[string]string) (specs.Mount, error) {
+	source := ""
+	for i := range pod.Spec.Volumes {
+		if pod.Spec.Volumes[i].Name == m.Name {
+			source = w.r.Volumes.Path(pod, &pod.Spec.Volumes[i])
+		}
+	}
+	if source == "" {
+		return specs.Mount{}, fmt.Errorf("volumeMount %s names a volume the pod does not have", m.Name)
+	}
+	sub := m.SubPath
+	if m.SubPathExpr != "" {
+		sub = expansion.Expand(m.SubPathExpr, expansion.MappingFuncFor(env))
+	}
+	if sub != "" {
+		var err error
+		if source, err = subPath(source, sub); err != nil {
+			return specs.Mount{}, fmt.Errorf("volumeMount %s: %w", m.Name, err)
+		}
+	}
+	return specs.Mount{Destination: m.MountPath, Type: "bind", Source: source, Options: mountOptions(m)}, nil
+}
+
+func mountOptions(m v1.VolumeMount) []string {
+	access, propagation := "rw", "rprivate"
+	if m.ReadOnly {
+		access = "ro"
+	}
+	if p := m.MountPropagation; p != nil {
+		switch *p {
+		case v1.MountPropagationHostToContainer:
+			propagation = "rslave"
+		case v1.MountPropagationBidirectional:
+			propagation = "rshared"
+		}
+	}
+	return []string{"rbind", propagation, access}
+}
+
+// subPath resolves a path inside a volume, never leaving it by way of links,
+// and makes it if it is not there.
+func subPath(volume, sub string) (string, error) {
+	root, err := os.OpenRoot(volume)
+	if err != nil {
+		return "", fmt.Errorf("subPath %s: %w", sub, err)
+	}
+	defer root.Close()
+	if _, err := root.Stat(sub); os.IsNotExist(err) {
+		if err := root.MkdirAll(sub, 0o755); err != nil {
+			return "", fmt.Errorf("subPath %s: %w", sub, err)
+		}
+	} else if err != nil {
+		return "", fmt.Errorf("subPath %s: %w", sub, err)
+	}
+	resolved, err := filepath.EvalSymlinks(filepath.Join(volume, sub))
+	if err != nil {
+		return "", fmt.Errorf("subPath %s: %w", sub, err)
+	}
+	base, err := filepath.EvalSymlinks(volume)
+	if err != nil {
+		return "", err
+	}
+	if resolved != base && !strings.HasPrefix(resolved, base+"/") {
+		return "", fmt.Errorf("subPath %s leads out of the volume", sub)
+	}
+	return resolved, nil
+}

@@ -1,0 +1,87 @@
+package runner
+
+import (
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	v1 "k8s.io/api/core/v1"
+)
+
+// The kubelet's scores by QoS class.
+const (
+	guaranteedOOMScore = -997
+	bestEffortOOMScore = 1000
+)
+
+// oomScore knows the lowest score this daemon may give to a container.
+type oomScore struct{ floor int }
+
+// probe finds out once whether scores may be lowered: without
+// CAP_SYS_RESOURCE the kernel refuses, and runc then fails obscurely.
+func (o *oomScore) probe(log *slog.Logger) {
+	o.floor = -1000
+	const file = "/proc/self/oom_score_adj"
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return
+	}
+	own, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		return
+	}
+	if err := os.WriteFile(file, []byte(strconv.Itoa(own-1)), 0); err != nil {
+		o.floor = own
+		log.Warn("container oom scores are clamped: lowering them needs CAP_SYS_RESOURCE", "lowest", own)
+		return
+	}
+	_ = os.WriteFile(file, []byte(strconv.Itoa(own)), 0)
+}
+
+func (o *oomScore) forContainer(qos v1.PodQOSClass, c *v1.Container, hostMemory int64) int {
+	score := bestEffortOOMScore
+	switch qos {
+	case v1.PodQOSGuaranteed:
+		score = guaranteedOOMScore
+	case v1.PodQOSBurstable:
+		// The more of the host's memory it asked for, the later it goes.
+		request := c.Resources.Requests.Memory().Value()
+		score = 1000
+		if hostMemory > 0 {
+			score = int(1000 - 1000*request/hostMemory)
+		}
+		score = min(max(score, 1000+guaranteedOOMScore), bestEffortOOMScore-1)
+	}
+	return max(score, o.floor)
+}
+
+// userCacheMax bounds remembered users; one entry per image and user string.
+const userCacheMax = 256
+
+// userCache remembers what a user string means in an image: finding out
+// takes a mount.
+type userCache struct {
+	mu    sync.Mutex
+	known map[string]specs.User // guarded by mu
+}
+
+func (u *userCache) get(chain, user string) *specs.User {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if found, ok := u.known[chain+" "+user]; ok {
+		return &found
+	}
+	return nil
+}
+
+func (u *userCache) put(chain, user string, is specs.User) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.known == nil || len(u.known) >= userCacheMax {
+		u.known = map[string]specs.User{}
+	}
+	u.known[chain+" "+user] = is
+}

@@ -1,0 +1,142 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// pins keeps pods' IPC and UTS namespaces alive without a process in them,
+// by bind mounts in one directory that is a private mount of its own: pins
+// are then not copied into every container's mount namespace.
+type pins struct{ dir string }
+
+func openPins(dir string) (*pins, error) {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return nil, fmt.Errorf("open namespace pins: %w", err)
+	}
+	p := &pins{dir: dir}
+	if isMount(dir) {
+		return p, nil
+	}
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+		return nil, fmt.Errorf("open namespace pins: bind %s: %w (root is needed)", dir, err)
+	}
+	if err := unix.Mount("", dir, "", unix.MS_PRIVATE, ""); err != nil {
+		return nil, fmt.Errorf("open namespace pins: make %s private: %w", dir, err)
+	}
+	return p, nil
+}
+
+// isMount asks statx, which knows mount points of the same file system too
+// (Linux 5.8).
+func isMount(dir string) bool {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_SYMLINK_NOFOLLOW, 0, &st); err != nil {
+		return false
+	}
+	return st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
+}
+
+func (p *pins) close() error {
+	if err := unix.Unmount(p.dir, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("unmount %s: %w", p.dir, err)
+	}
+	return nil
+}
+
+func (p *pins) path(podUID, kind string) string {
+	return filepath.Join(p.dir, podUID, kind)
+}
+
+// make pins new namespaces for the pod, unless it has them.
+func (p *pins) make(podUID, hostname string, uts bool) error {
+	if pinned(p.path(podUID, "ipc")) && (!uts || pinned(p.path(podUID, "uts"))) {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Join(p.dir, podUID), 0o711); err != nil {
+		return fmt.Errorf("pin namespaces: %w", err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		// The thread is in other namespaces now and must end with this
+		// goroutine, so it is never unlocked.
+		runtime.LockOSThread()
+		done <- p.makeOnThread(podUID, hostname, uts)
+	}()
+	if err := <-done; err != nil {
+		return fmt.Errorf("pin namespaces of pod %s: %w", podUID, err)
+	}
+	return nil
+}
+
+func (p *pins) makeOnThread(podUID, hostname string, uts bool) error {
+	flags := unix.CLONE_NEWIPC
+	kinds := []string{"ipc"}
+	if uts {
+		flags |= unix.CLONE_NEWUTS
+		kinds = append(kinds, "uts")
+	}
+	if err := unix.Unshare(flags); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	if uts {
+		if err := unix.Sethostname([]byte(hostname)); err != nil {
+			return fmt.Errorf("set hostname: %w", err)
+		}
+	}
+	for _, kind := range kinds {
+		f, err := os.OpenFile(p.path(podUID, kind), os.O_CREATE|os.O_RDONLY, 0o444)
+		if err != nil {
+			return err
+		}
+		f.Close()
+		if err := unix.Mount("/proc/thread-self/ns/"+kind, p.path(podUID, kind), "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("bind %s namespace: %w", kind, err)
+		}
+	}
+	return nil
+}
+
+// pinned reports whether path holds a namespace: after a reboot the file is
+// there and the mount is not.
+func pinned(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && int64(st.Type) == unix.NSFS_MAGIC
+}
+
+// drop lets the pod's namespaces go.
+func (p *pins) drop(podUID string) error {
+	var errs []error
+	for _, kind := range []string{"ipc", "uts"} {
+		path := p.path(podUID, kind)
+		if pinned(path) {
+			errs = append(errs, unix.Unmount(path, unix.MNT_DETACH))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("drop namespaces of pod %s: %w", podUID, err)
+	}
+	if err := os.RemoveAll(filepath.Join(p.dir, podUID)); err != nil {
+		return fmt.Errorf("drop namespaces of pod %s: %w", podUID, err)
+	}
+	return nil
+}
+
+// list gives the uids of pods with pins.
+func (p *pins) list() ([]string, error) {
+	entries, err := os.ReadDir(p.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list namespace pins: %w", err)
+	}
+	var out []string
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	return out, nil
+}

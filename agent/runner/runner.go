@@ -1,0 +1,234 @@
+// Package runner runs pods through containerd: a pod's wish goes in, its
+// containers and its status come out.
+//
+// One worker owns one pod. It is the only goroutine that changes that pod's
+// state, and it acts on what it is told: a new wish, an exit, a finished
+// pull, a timer. Nothing polls.
+//
+// Always true: a container is started at most once per attempt, also when
+// the daemon dies between two steps, because every container carries labels
+// that say whose it is; stopping Run leaves all pods running; a pod is
+// reported gone only after its processes, namespaces, mounts, groups,
+// snapshots and volumes are.
+//
+// The agent calls Set and Remove as the API tells it and gives a Sink for
+// what happens. The runner knows no API server.
+package runner
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"shoal/agent/cgroup"
+	"shoal/agent/image"
+	"shoal/agent/volume"
+)
+
+// Network gives pods a network namespace and addresses. All three may be
+// repeated with the same effect.
+type Network interface {
+	Attach(ctx context.Context, podUID, namespace, name string) (netnsPath string, ips []netip.Addr, err error)
+	Detach(ctx context.Context, podUID string) error
+	Attached(ctx context.Context) ([]string, error)
+}
+
+// Source gives the objects pods refer to.
+type Source interface {
+	volume.Source
+	// ServiceEnv is the environment that tells of the services of a
+	// namespace, or only of the API's when links is false.
+	ServiceEnv(ctx context.Context, namespace string, links bool) (map[string]string, error)
+}
+
+// Sink hears what happens to pods. Its methods must not block.
+type Sink interface {
+	// Status is called with every change of a pod's status, in order.
+	Status(pod *v1.Pod, status v1.PodStatus)
+	// Gone is called once, when nothing is left of a pod on this host.
+	Gone(pod *v1.Pod)
+	// Event is something a user wants to read.
+	Event(pod *v1.Pod, kind, reason, message string)
+}
+
+// Admitter says whether a pod fits; reason and message are empty if so.
+type Admitter func(pod *v1.Pod) (reason, message string)
+
+// Options are what a Runner needs; all fields but Admit and Logger are
+// required.
+type Options struct {
+	Client      *containerd.Client
+	Namespace   string // of containerd
+	Snapshotter string
+	Images      *image.Store
+	Cgroups     *cgroup.Tree
+	Volumes     *volume.Volumes
+	Network     Network
+	Source      Source
+	Sink        Sink
+	Admit       Admitter
+	DataDir     string
+	LogDir      string // such as /var/log/pods
+	LogWriter   string // binary that links agent/logwriter
+	NodeName    string
+	NodeIPs     []netip.Addr
+	Logger      *slog.Logger
+}
+
+// startsPerCPU bounds containers being created at once. Starting is nearly
+// all CPU (shim, runc, runc again), so more in flight only delays the first.
+const startsPerCPU = 3
+
+// stopsPerCPU bounds clean-ups at once, for the same reason.
+const stopsPerCPU = 6
+
+// Runner runs the pods of one host.
+type Runner struct {
+	Options
+	pins   *pins
+	oom    oomScore
+	users  userCache
+	starts chan struct{}
+	stops  chan struct{}
+
+	mu      sync.Mutex
+	workers map[types.UID]*worker // guarded by mu
+	found   map[types.UID][]found // containers from before, not yet adopted; guarded by mu
+	ctx     context.Context       // of Run; guarded by mu
+	wg      sync.WaitGroup
+}
+
+// New prepares a Runner. Nothing runs before Run.
+func New(o Options) (*Runner, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Admit == nil {
+		o.Admit = func(*v1.Pod) (string, string) { return "", "" }
+	}
+	if o.Snapshotter == "" {
+		o.Snapshotter = "overlayfs"
+	}
+	p, err := openPins(filepath.Join(o.DataDir, "ns"))
+	if err != nil {
+		return nil, err
+	}
+	r := &Runner{
+		Options: o,
+		pins:    p,
+		starts:  make(chan struct{}, startsPerCPU*runtime.GOMAXPROCS(0)),
+		stops:   make(chan struct{}, stopsPerCPU*runtime.GOMAXPROCS(0)),
+		workers: map[types.UID]*worker{},
+		found:   map[types.UID][]found{},
+	}
+	r.oom.probe(o.Logger)
+	return r, nil
+}
+
+// Run finds the containers of earlier runs, calls ready, and returns after
+// ctx ends and all workers have stopped. Pods stay as they are.
+func (r *Runner) Run(ctx context.Context, ready func()) error {
+	ctx = namespaces.WithNamespace(ctx, r.Namespace)
+	if err := r.discover(ctx); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.ctx = ctx
+	r.mu.Unlock()
+	ready()
+	<-ctx.Done()
+	r.wg.Wait()
+	return nil
+}
+
+// Set tells the runner what a pod should be now. It must not be called
+// before Run has called ready.
+func (r *Runner) Set(pod *v1.Pod) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w := r.workers[pod.UID]
+	if w == nil {
+		if r.ctx == nil || r.ctx.Err() != nil {
+			return
+		}
+		w = newWorker(r, pod, r.found[pod.UID])
+		delete(r.found, pod.UID)
+		r.workers[pod.UID] = w
+		r.wg.Go(func() { w.run(r.ctx) })
+		return
+	}
+	w.set(pod)
+}
+
+// Remove tells the runner that a pod's object is no more: it is stopped at
+// once, with no more grace than it has left.
+func (r *Runner) Remove(uid types.UID) {
+	r.mu.Lock()
+	w := r.workers[uid]
+	r.mu.Unlock()
+	if w != nil {
+		w.remove()
+	}
+}
+
+// Synced tells the runner that Set has been called for every pod there is:
+// what else it found on the host is cleaned up.
+func (r *Runner) Synced(ctx context.Context) error {
+	return r.sweep(namespaces.WithNamespace(ctx, r.Namespace))
+}
+
+// StopAll stops and removes every pod and returns when all are gone. The
+// pods' objects are untouched.
+func (r *Runner) StopAll(ctx context.Context) error {
+	r.mu.Lock()
+	all := make([]*worker, 0, len(r.workers))
+	for _, w := range r.workers {
+		all = append(all, w)
+	}
+	r.mu.Unlock()
+	for _, w := range all {
+		w.remove()
+	}
+	for _, w := range all {
+		select {
+		case <-w.ended:
+		case <-ctx.Done():
+			return fmt.Errorf("stop pods: %w", ctx.Err())
+		}
+	}
+	return nil
+}
+
+// Close takes away what the runner keeps for all pods. Only after StopAll.
+func (r *Runner) Close() error { return r.pins.close() }
+
+func (r *Runner) ended(w *worker) {
+	r.mu.Lock()
+	if r.workers[w.uid] == w {
+		delete(r.workers, w.uid)
+	}
+	r.mu.Unlock()
+}
+
+// acquire takes a place in slots, or fails when ctx ends first.
+func acquire(ctx context.Context, slots chan struct{}) error {
+	select {
+	case slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// now is when something happened, at the API's resolution.
+func now() time.Time { return time.Now() }

@@ -1,0 +1,302 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// event is something a worker is told by one of its own goroutines.
+type event func(w *worker)
+
+// worker owns one pod.
+type worker struct {
+	r     *Runner
+	uid   types.UID
+	log   *slog.Logger
+	wake  chan struct{}
+	ended chan struct{}
+	// giveUp ends waits for a place to start, once the pod shall stop.
+	startable context.Context
+	giveUp    context.CancelFunc
+
+	mu      sync.Mutex
+	pod     *v1.Pod // the wish; guarded by mu
+	removed bool    // the wish is that it be gone; guarded by mu
+	inbox   []event // guarded by mu
+
+	view atomic.Pointer[view] // for other goroutines
+
+	// The rest belongs to the worker's goroutine.
+	slots     []*slot
+	box       sandbox
+	admitted  bool
+	rejected  *rejection
+	startTime time.Time
+	sent      *v1.PodStatus
+	stop      *stopping
+	released  bool // a finished pod whose resources are gone
+	over      bool
+	jobs      sync.WaitGroup
+}
+
+// rejection is why a pod failed without ever having run here.
+type rejection struct{ reason, message string }
+
+func newWorker(r *Runner, pod *v1.Pod, before []found) *worker {
+	w := &worker{
+		r: r, uid: pod.UID, pod: pod,
+		log:   r.Logger.With("pod", pod.Namespace+"/"+pod.Name, "uid", string(pod.UID)),
+		wake:  make(chan struct{}, 1),
+		ended: make(chan struct{}),
+		slots: slotsOf(pod),
+	}
+	w.startable, w.giveUp = context.WithCancel(context.Background())
+	w.adopt(pod, before)
+	if pod.DeletionTimestamp != nil {
+		w.giveUp()
+	}
+	return w
+}
+
+func (w *worker) set(pod *v1.Pod) {
+	w.mu.Lock()
+	w.pod = pod
+	w.mu.Unlock()
+	if pod.DeletionTimestamp != nil {
+		w.giveUp()
+	}
+	w.poke()
+}
+
+func (w *worker) remove() {
+	w.mu.Lock()
+	w.removed = true
+	w.mu.Unlock()
+	w.giveUp()
+	w.poke()
+}
+
+func (w *worker) poke() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// tell hands an event to the worker. The inbox is bounded by the number of
+// goroutines the worker has, each of which tells one thing at a time.
+func (w *worker) tell(e event) {
+	w.mu.Lock()
+	w.inbox = append(w.inbox, e)
+	w.mu.Unlock()
+	w.poke()
+}
+
+func (w *worker) wish() (*v1.Pod, bool, []event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	inbox := w.inbox
+	w.inbox = nil
+	return w.pod, w.removed, inbox
+}
+
+func (w *worker) run(ctx context.Context) {
+	defer close(w.ended)
+	defer w.r.ended(w)
+	defer w.giveUp()
+	ctx, cancel := context.WithCancel(ctx)
+	defer w.jobs.Wait()
+	defer w.closeFDs()
+	defer cancel()
+	w.watchAdopted(ctx)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		next := w.step(ctx)
+		if w.over || ctx.Err() != nil {
+			return
+		}
+		timer.Stop()
+		if !next.IsZero() {
+			timer.Reset(time.Until(next))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+func (w *worker) closeFDs() {
+	for _, s := range w.slots {
+		if s.current != nil {
+			s.current.closeFD()
+		}
+	}
+}
+
+// step brings the pod nearer to its wish and says when to look again if
+// nothing happens before; zero means no need.
+func (w *worker) step(ctx context.Context) time.Time {
+	pod, removed, inbox := w.wish()
+	for _, e := range inbox {
+		e(w)
+	}
+	if w.startTime.IsZero() {
+		w.startTime = now()
+		if t := pod.Status.StartTime; t != nil {
+			w.startTime = t.Time
+		}
+	}
+	var next time.Time
+	switch {
+	case w.released:
+		if removed || pod.DeletionTimestamp != nil {
+			w.finish(pod)
+		}
+		return time.Time{}
+	case removed || pod.DeletionTimestamp != nil:
+		next = w.stopStep(ctx, pod, removed)
+	case w.rejected != nil || w.finished(pod):
+		next = w.releaseStep(ctx, pod)
+	case !w.admit(pod):
+		next = w.releaseStep(ctx, pod)
+	default:
+		next = w.startStep(ctx, pod)
+	}
+	w.publish(pod)
+	return next
+}
+
+// admit checks once, before anything is made, that the pod can run here.
+func (w *worker) admit(pod *v1.Pod) bool {
+	if w.admitted {
+		return true
+	}
+	if reason, message := w.r.Admit(pod); reason != "" {
+		w.rejected = &rejection{reason, message}
+		w.r.Sink.Event(pod, v1.EventTypeWarning, reason, message)
+		return false
+	}
+	w.admitted = true
+	return true
+}
+
+// publish sends the status if it changed.
+func (w *worker) publish(pod *v1.Pod) {
+	if w.over {
+		return
+	}
+	w.show()
+	status := w.status(pod)
+	if w.sent != nil && equality.Semantic.DeepEqual(*w.sent, status) {
+		return
+	}
+	w.sent = &status
+	w.r.Sink.Status(pod, status)
+}
+
+// startStep makes the sandbox and starts what may start now.
+func (w *worker) startStep(ctx context.Context, pod *v1.Pod) time.Time {
+	if err := checkSupported(pod); err != nil {
+		w.refuse(pod, err)
+		return time.Time{}
+	}
+	if !w.box.ready {
+		w.publish(pod)
+		if next, ok := w.prepare(ctx, pod); !ok {
+			return next
+		}
+	}
+	var next time.Time
+	for _, s := range w.slots {
+		if s.role == roleMain {
+			continue
+		}
+		if s.succeeded() && s.role == roleInit {
+			continue
+		}
+		at, up := w.ensure(ctx, pod, s)
+		next = earlier(next, at)
+		if !up || s.role == roleInit {
+			// The next one waits for this one.
+			return next
+		}
+	}
+	for _, s := range w.slots {
+		if s.role == roleMain {
+			at, _ := w.ensure(ctx, pod, s)
+			next = earlier(next, at)
+		}
+	}
+	return next
+}
+
+// refuse says what is not supported, once, and leaves the pod waiting.
+func (w *worker) refuse(pod *v1.Pod, err error) {
+	for _, s := range w.slots {
+		if s.waiting.Message != err.Error() {
+			s.waiting = v1.ContainerStateWaiting{Reason: reasonConfigError, Message: err.Error()}
+			if s == w.slots[0] {
+				w.r.Sink.Event(pod, v1.EventTypeWarning, "Unsupported", err.Error())
+			}
+		}
+	}
+}
+
+// ensure runs the slot if it should run and may. It reports when to look
+// again, and whether the container is up.
+func (w *worker) ensure(ctx context.Context, pod *v1.Pod, s *slot) (time.Time, bool) {
+	if s.running() {
+		return time.Time{}, s.role != roleSidecar || s.started
+	}
+	if s.current != nil && !s.restartable(pod) {
+		return time.Time{}, false
+	}
+	if wait := s.notBefore; now().Before(wait) {
+		w.backOff(pod, s)
+		return wait, false
+	}
+	if next, ok := w.ensureImage(ctx, pod, s); !ok {
+		return next, false
+	}
+	if err := acquire(w.startable, w.r.starts); err != nil {
+		return time.Time{}, false
+	}
+	err := w.start(ctx, pod, s)
+	<-w.r.starts
+	if err != nil {
+		return w.startFailed(pod, s, err), false
+	}
+	return time.Time{}, true
+}
+
+func (w *worker) backOff(pod *v1.Pod, s *slot) {
+	wait := s.backoff
+	if s.current != nil && s.current.exit != nil {
+		wait = s.notBefore.Sub(s.current.exit.FinishedAt.Time).Round(time.Second)
+	}
+	message := fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)", wait, s.spec.Name, pod.Name, pod.Namespace, pod.UID)
+	s.waiting = v1.ContainerStateWaiting{Reason: reasonCrashLoop, Message: message}
+	if !s.told {
+		s.told = true
+		w.r.Sink.Event(pod, v1.EventTypeWarning, "BackOff", fmt.Sprintf("Back-off restarting failed container %s in pod %s", s.spec.Name, pod.Name))
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,98 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+
+	authv1 "k8s.io/api/authentication/v1"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+)
+
+// source reads the objects that pods refer to.
+type source struct {
+	kube     kubernetes.Interface
+	services cache.Store
+	informer cache.Controller
+}
+
+func newSource(kube kubernetes.Interface) *source {
+	s := &source{kube: kube}
+	lw := cache.NewListWatchFromClient(kube.CoreV1().RESTClient(), "services", v1.NamespaceAll, fields.Everything())
+	s.services, s.informer = cache.NewInformerWithOptions(cache.InformerOptions{
+		ListerWatcher: lw, ObjectType: &v1.Service{}, Handler: cache.ResourceEventHandlerFuncs{},
+	})
+	return s
+}
+
+func (s *source) run(ctx context.Context) error {
+	s.informer.RunWithContext(ctx)
+	return nil
+}
+
+// ConfigMap reads a config map.
+func (s *source) ConfigMap(ctx context.Context, namespace, name string) (*v1.ConfigMap, error) {
+	return s.kube.CoreV1().ConfigMaps(namespace).Get(ctx, name, metav1.GetOptions{})
+}
+
+// Secret reads a secret.
+func (s *source) Secret(ctx context.Context, namespace, name string) (*v1.Secret, error) {
+	return s.kube.CoreV1().Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
+}
+
+// Token asks for a service account's token.
+func (s *source) Token(ctx context.Context, namespace, serviceAccount string, req *authv1.TokenRequest) (*authv1.TokenRequest, error) {
+	return s.kube.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, serviceAccount, req, metav1.CreateOptions{})
+}
+
+// ServiceEnv is the classic discovery environment: every service of the
+// namespace when links is set, and always the API's own.
+func (s *source) ServiceEnv(ctx context.Context, namespace string, links bool) (map[string]string, error) {
+	if !cache.WaitForCacheSync(ctx.Done(), s.informer.HasSynced) {
+		return nil, fmt.Errorf("services are not known yet: %w", ctx.Err())
+	}
+	env := map[string]string{}
+	for _, obj := range s.services.List() {
+		svc := obj.(*v1.Service)
+		api := svc.Namespace == v1.NamespaceDefault && svc.Name == "kubernetes"
+		if api || (links && svc.Namespace == namespace) {
+			serviceEnv(svc, env)
+		}
+	}
+	return env, nil
+}
+
+// serviceEnv adds one service's variables, in Docker's link form too.
+func serviceEnv(svc *v1.Service, env map[string]string) {
+	if svc.Spec.ClusterIP == "" || svc.Spec.ClusterIP == v1.ClusterIPNone || len(svc.Spec.Ports) == 0 {
+		return
+	}
+	prefix := envName(svc.Name)
+	first := svc.Spec.Ports[0]
+	env[prefix+"_SERVICE_HOST"] = svc.Spec.ClusterIP
+	env[prefix+"_SERVICE_PORT"] = strconv.Itoa(int(first.Port))
+	for _, p := range svc.Spec.Ports {
+		port := strconv.Itoa(int(p.Port))
+		if p.Name != "" {
+			env[prefix+"_SERVICE_PORT_"+envName(p.Name)] = port
+		}
+		proto := strings.ToLower(string(p.Protocol))
+		url := proto + "://" + net.JoinHostPort(svc.Spec.ClusterIP, port)
+		if p == first {
+			env[prefix+"_PORT"] = url
+		}
+		base := prefix + "_PORT_" + port + "_" + strings.ToUpper(proto)
+		env[base] = url
+		env[base+"_PROTO"] = proto
+		env[base+"_PORT"] = port
+		env[base+"_ADDR"] = svc.Spec.ClusterIP
+	}
+}
+
+func envName(s string) string { return strings.ToUpper(strings.ReplaceAll(s, "-", "_")) }
