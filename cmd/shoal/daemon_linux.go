@@ -1,4 +1,119 @@
 package main
 
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"shoal/cmd/shoal/internal/daemon"
+
+	// The log writer of containers is this binary, entered before the Go
+	// runtime starts.
+	_ "shoal/agent/logwriter"
+)
+
 // DaemonCommands are the commands that run and stop this host's daemon.
-type DaemonCommands struct{}
+type DaemonCommands struct {
+	Start StartCmd `cmd:"" group:"daemon" help:"Start this host's daemon."`
+	Stop  StopCmd  `cmd:"" group:"daemon" help:"Stop this host's daemon; its pods go on."`
+}
+
+// StartCmd is `shoal start`.
+type StartCmd struct {
+	Name                string `placeholder:"NODE" help:"The node's name (default: the host's)."`
+	DataDir             string `default:"/var/lib/shoal" placeholder:"DIR" help:"Where state lives (default ${default})."`
+	APIAddr             string `name:"api-addr" default:":6443" placeholder:"HOST:PORT" help:"Where to serve the Kubernetes API (default ${default})."`
+	NodeIP              string `name:"node-ip" placeholder:"IP" help:"This host's address for pods and other hosts (default: the default route's)."`
+	AgentPort           int    `default:"10250" placeholder:"PORT" help:"Where the agent serves logs and exec to the API server (default ${default})."`
+	Containerd          string `default:"/run/containerd/containerd.sock" placeholder:"SOCKET" help:"containerd's socket; at the default one shoal starts containerd if there is none (default ${default})."`
+	ContainerdNamespace string `default:"shoal" placeholder:"NS" help:"containerd namespace of pods and images (default ${default})."`
+	CgroupRoot          string `placeholder:"PATH" help:"cgroup2 directory under which pods live and services are seen (default: the hierarchy's root)."`
+	LogFormat           string `enum:"text,json" default:"text" help:"text or json."`
+	Detach              bool   `short:"d" help:"Return once the API answers; the daemon goes on in the background and logs to DIR/shoal.log."`
+	WriteKubeconfig     bool   `help:"Also merge the credentials into your kubeconfig ($$KUBECONFIG or ~/.kube/config)."`
+}
+
+// Help is the detail of `shoal start --help`.
+func (*StartCmd) Help() string {
+	return `Examples:
+  # Start in the foreground; Ctrl-C stops the daemon and leaves pods running
+  sudo shoal start
+
+  # Start in the background and use kubectl
+  sudo shoal start --detach --write-kubeconfig
+  kubectl get nodes`
+}
+
+// Run runs the daemon, or starts one in the background.
+func (c *StartCmd) Run() error {
+	config := daemon.Config{
+		Name: c.Name, DataDir: c.DataDir, APIAddr: c.APIAddr, NodeIP: c.NodeIP, AgentPort: c.AgentPort,
+		Containerd: c.Containerd, ContainerdNamespace: c.ContainerdNamespace, CgroupRoot: c.CgroupRoot, LogFormat: c.LogFormat,
+	}
+	if c.WriteKubeconfig {
+		path, err := userKubeconfig()
+		if err != nil {
+			return err
+		}
+		config.WriteKubeconfig = path
+	}
+	if c.Detach && !daemon.InBackground() {
+		return daemon.Detach(c.DataDir, os.Stdout)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return daemon.Run(ctx, config, daemon.Output{Progress: os.Stdout, Log: os.Stderr, Ready: daemon.SignalReady}, drainOnSignal())
+}
+
+// drainOnSignal closes when `shoal stop --pods` asks for it.
+func drainOnSignal() <-chan struct{} {
+	drain, signals := make(chan struct{}), make(chan os.Signal, 1)
+	signal.Notify(signals, daemon.DrainSignal)
+	go func() {
+		<-signals
+		close(drain)
+	}()
+	return drain
+}
+
+// userKubeconfig is the kubeconfig of whoever called sudo, else root's.
+func userKubeconfig() (string, error) {
+	if path := os.Getenv("KUBECONFIG"); path != "" {
+		return filepath.SplitList(path)[0], nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("find your kubeconfig: %w; name it with $KUBECONFIG", err)
+	}
+	return filepath.Join(home, ".kube", "config"), nil
+}
+
+// StopCmd is `shoal stop`.
+type StopCmd struct {
+	DataDir string        `default:"/var/lib/shoal" placeholder:"DIR" help:"The daemon's data directory (default ${default})."`
+	Pods    bool          `help:"Also stop this host's pods and take their network away."`
+	Timeout time.Duration `default:"60s" help:"How long to wait for the daemon to end (default ${default})."`
+}
+
+// Help is the detail of `shoal stop --help`.
+func (*StopCmd) Help() string {
+	return `Pods, their connections and services go on working; the next start adopts them.
+
+Examples:
+  # Stop the daemon, for example to upgrade it
+  sudo shoal stop
+
+  # Stop everything
+  sudo shoal stop --pods`
+}
+
+// Run stops the daemon.
+func (c *StopCmd) Run() error {
+	ctx, cancel := context.WithTimeout(context.Background(), c.Timeout)
+	defer cancel()
+	return daemon.Stop(ctx, c.DataDir, c.Pods, os.Stdout)
+}

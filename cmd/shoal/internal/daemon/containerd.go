@@ -11,8 +11,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"shoal/api/pki"
 )
 
 const (
@@ -24,19 +30,25 @@ const (
 	dialTimeout    = time.Second
 )
 
-// containerdServer is a containerd that this daemon started because none
-// answered on the usual socket. Containers' shims outlive it.
+// containerdSettings leave out the plug-in that serves Kubernetes' CRI: shoal
+// talks to containerd itself, and the plug-in costs some 20 MB.
+const containerdSettings = `version = 2
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+`
+
+// containerdServer is a containerd that a daemon on this data directory started
+// because none answered on the usual socket. Containers' shims outlive it.
 type containerdServer struct {
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the process has ended
+	pid     int
+	pidFile string
 }
 
 // ensureContainerd returns once containerd answers on socket. It starts one if
 // none does and the socket is the default; a socket somebody named is theirs to
-// serve.
+// serve. The result is nil for a containerd that is not ours to stop.
 func ensureContainerd(ctx context.Context, socket, dataDir string, log *slog.Logger) (*containerdServer, error) {
 	if answers(socket) {
-		return nil, nil
+		return ownContainerd(dataDir), nil
 	}
 	if socket != DefaultContainerd {
 		return nil, fmt.Errorf("no containerd answers on %s; start it, or leave --containerd out to let shoal run its own", socket)
@@ -51,10 +63,32 @@ func ensureContainerd(ctx context.Context, socket, dataDir string, log *slog.Log
 	return startContainerd(ctx, path, socket, dataDir, log)
 }
 
+func pidFileIn(dataDir string) string { return filepath.Join(dataDir, "containerd.pid") }
+
+// ownContainerd finds the containerd an earlier daemon on dataDir started and
+// could not stop, because it was killed itself.
+func ownContainerd(dataDir string) *containerdServer {
+	data, err := os.ReadFile(pidFileIn(dataDir))
+	if err != nil {
+		return nil
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		return nil
+	}
+	if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err != nil || strings.TrimSpace(string(name)) != "containerd" {
+		return nil
+	}
+	return &containerdServer{pid: pid, pidFile: pidFileIn(dataDir)}
+}
+
 // startContainerd runs path in a session of its own, so that a signal to the
 // daemon's terminal does not end it before the daemon does.
 func startContainerd(ctx context.Context, path, socket, dataDir string, log *slog.Logger) (*containerdServer, error) {
-	logPath := filepath.Join(dataDir, "containerd.log")
+	logPath, settings := filepath.Join(dataDir, "containerd.log"), filepath.Join(dataDir, "containerd.toml")
+	if err := pki.WriteFile(settings, []byte(containerdSettings), 0o600); err != nil {
+		return nil, err
+	}
 	out, err := os.OpenFile(logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open containerd log: %w", err)
@@ -63,22 +97,27 @@ func startContainerd(ctx context.Context, path, socket, dataDir string, log *slo
 	if err := os.MkdirAll(filepath.Dir(socket), 0o711); err != nil {
 		return nil, fmt.Errorf("create containerd socket directory: %w", err)
 	}
-	cmd := exec.Command(path, "--address", socket, "--log-level", "warn")
+	cmd := exec.Command(path, "--config", settings, "--address", socket, "--log-level", "warn")
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start containerd: %w", err)
 	}
-	s := &containerdServer{cmd: cmd, done: make(chan struct{})}
-	go func() {
-		defer close(s.done)
+	s := &containerdServer{pid: cmd.Process.Pid, pidFile: pidFileIn(dataDir)}
+	ended := make(chan struct{})
+	go func() { // reaps the child whenever it ends
 		_ = cmd.Wait()
+		close(ended)
 	}()
+	if err := pki.WriteFile(s.pidFile, []byte(strconv.Itoa(s.pid)+"\n"), 0o600); err != nil {
+		s.stop()
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, containerdStart)
 	defer cancel()
 	for !answers(socket) {
 		select {
-		case <-s.done:
+		case <-ended:
 			return nil, fmt.Errorf("containerd ended while starting; see %s", logPath)
 		case <-ctx.Done():
 			s.stop()
@@ -86,7 +125,7 @@ func startContainerd(ctx context.Context, path, socket, dataDir string, log *slo
 		case <-time.After(dialPoll):
 		}
 	}
-	log.Info("containerd started", "socket", socket, "pid", cmd.Process.Pid, "log", logPath)
+	log.Info("containerd started", "socket", socket, "pid", s.pid, "log", logPath)
 	return s, nil
 }
 
@@ -104,13 +143,14 @@ func (s *containerdServer) stop() {
 	if s == nil {
 		return
 	}
-	if err := s.cmd.Process.Signal(syscall.SIGTERM); errors.Is(err, os.ErrProcessDone) {
+	defer func() { _ = os.Remove(s.pidFile) }()
+	if err := unix.Kill(s.pid, unix.SIGTERM); errors.Is(err, unix.ESRCH) {
 		return
 	}
-	select {
-	case <-s.done:
-	case <-time.After(containerdStop):
-		_ = s.cmd.Process.Kill()
-		<-s.done
+	for deadline := time.Now().Add(containerdStop); time.Now().Before(deadline); time.Sleep(dialPoll) {
+		if errors.Is(unix.Kill(s.pid, 0), unix.ESRCH) {
+			return
+		}
 	}
+	_ = unix.Kill(s.pid, unix.SIGKILL)
 }

@@ -1,0 +1,117 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/client-go/kubernetes"
+)
+
+// publishTimeout bounds one write of this peer's endpoints.
+const publishTimeout = 10 * time.Second
+
+// endpoints publishes where this peer serves the API, as an EndpointSlice of
+// the `kubernetes` service. Each peer owns one slice, named after itself, so
+// that peers never write the same object. It implements upstream's
+// EndpointReconciler, whose own kinds either keep leases in etcd or count
+// masters.
+type endpoints struct {
+	client   kubernetes.Interface
+	nodeName string
+
+	mu      sync.Mutex // guards stopped and orders writes
+	stopped bool
+}
+
+// ValidateIP reports an address that pods could not reach.
+func (e *endpoints) ValidateIP(ip net.IP) error {
+	addr, ok := netip.AddrFromSlice(ip)
+	if !ok || addr.Unmap().IsUnspecified() || addr.Unmap().IsLoopback() {
+		return fmt.Errorf("address %s is not reachable from pods; give this host's own address with --node-ip", ip)
+	}
+	return nil
+}
+
+func (e *endpoints) sliceName() string { return "kubernetes-" + e.nodeName }
+
+// ReconcileEndpoints makes this peer's slice say ip and ports.
+func (e *endpoints) ReconcileEndpoints(service string, ip net.IP, ports []corev1.EndpointPort, _ bool) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.stopped {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), publishTimeout)
+	defer cancel()
+	want := e.slice(service, ip, ports)
+	slices := e.client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault)
+	have, err := slices.Get(ctx, want.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		_, err = slices.Create(ctx, want, metav1.CreateOptions{})
+	case err == nil && !sameEndpoints(have, want):
+		want.ResourceVersion = have.ResourceVersion
+		_, err = slices.Update(ctx, want, metav1.UpdateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("publish endpoints of the kubernetes service: %w", err)
+	}
+	return nil
+}
+
+func sameEndpoints(a, b *discoveryv1.EndpointSlice) bool {
+	return equality.Semantic.DeepEqual(a.Endpoints, b.Endpoints) &&
+		equality.Semantic.DeepEqual(a.Ports, b.Ports) &&
+		equality.Semantic.DeepEqual(a.Labels, b.Labels)
+}
+
+func (e *endpoints) slice(service string, ip net.IP, ports []corev1.EndpointPort) *discoveryv1.EndpointSlice {
+	ready, family := true, discoveryv1.AddressTypeIPv4
+	if ip.To4() == nil {
+		family = discoveryv1.AddressTypeIPv6
+	}
+	slice := &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:      e.sliceName(),
+			Namespace: metav1.NamespaceDefault,
+			Labels:    map[string]string{discoveryv1.LabelServiceName: service, discoveryv1.LabelManagedBy: "shoal"},
+		},
+		AddressType: family,
+		Endpoints: []discoveryv1.Endpoint{{
+			Addresses:  []string{ip.String()},
+			Conditions: discoveryv1.EndpointConditions{Ready: &ready},
+			NodeName:   &e.nodeName,
+		}},
+	}
+	for _, p := range ports {
+		slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: &p.Name, Port: &p.Port, Protocol: &p.Protocol})
+	}
+	return slice
+}
+
+// RemoveEndpoints keeps the slice: pods outlive the daemon, and one that comes
+// back a second later must find the address it knew. "Not found" is what
+// upstream's controller takes as nothing left over.
+func (e *endpoints) RemoveEndpoints(string, net.IP, []corev1.EndpointPort) error {
+	return storage.NewKeyNotFoundError(e.sliceName(), 0)
+}
+
+// StopReconciling makes later calls do nothing.
+func (e *endpoints) StopReconciling() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.stopped = true
+}
+
+// Destroy has nothing to free.
+func (e *endpoints) Destroy() {}

@@ -1,0 +1,232 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	genericapifilters "k8s.io/apiserver/pkg/endpoints/filters"
+	"k8s.io/apiserver/pkg/registry/generic"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/util/notfoundhandler"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	aggregatorapiserver "k8s.io/kube-aggregator/pkg/apiserver"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app"
+	"k8s.io/kubernetes/pkg/controlplane"
+	controlplaneapiserver "k8s.io/kubernetes/pkg/controlplane/apiserver"
+	"k8s.io/kubernetes/pkg/controlplane/controller/defaultservicecidr"
+	"k8s.io/kubernetes/pkg/controlplane/controller/kubernetesservice"
+
+	apistorage "shoal/api/storage"
+)
+
+// endpointInterval is how often this peer checks that its endpoints of the
+// `kubernetes` service are as published; only a person editing them by hand
+// makes a difference.
+const endpointInterval = time.Minute
+
+// servicePort is the `kubernetes` service's, as everywhere.
+const servicePort = 443
+
+// Server is the API of one peer, built but not yet running.
+type Server struct {
+	chain     *aggregatorapiserver.APIAggregator
+	informers informers.SharedInformerFactory
+	inproc    *inproc
+	loopback  *rest.Config
+	ledgers   *ledgers
+	log       *slog.Logger
+}
+
+// New builds the server chain. Nothing listens to requests until Run; the
+// listener in o is owned by the server from here on, also when New fails.
+func New(ctx context.Context, o Options) (*Server, error) {
+	if err := setFeatures(); err != nil {
+		return nil, fmt.Errorf("set feature gates: %w", err)
+	}
+	upstream, err := o.upstream()
+	if err != nil {
+		return nil, err
+	}
+	if err := upstream.GenericServerRunOptions.ComponentGlobalsRegistry.Set(); err != nil {
+		return nil, fmt.Errorf("set component versions: %w", err)
+	}
+	completed, err := upstream.Complete(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("complete API server options: %w", err)
+	}
+	if completed.InformerName, err = cache.NewInformerName("shoal-" + o.NodeName); err != nil {
+		return nil, fmt.Errorf("name informers: %w", err)
+	}
+	config, err := app.NewConfig(completed)
+	if err != nil {
+		return nil, fmt.Errorf("configure API server: %w", err)
+	}
+	replaceStorage(config, o)
+	ledgers, err := openLedgers(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		informers: config.KubeAPIs.ControlPlane.VersionedInformers,
+		inproc:    newInproc(),
+		loopback:  config.KubeAPIs.ControlPlane.Generic.LoopbackClientConfig,
+		ledgers:   ledgers,
+		log:       o.Logger,
+	}
+	if s.chain, err = s.build(config, o); err != nil {
+		return nil, fmt.Errorf("build API server chain: %w", err)
+	}
+	return s, nil
+}
+
+// replaceStorage puts our storage behind the four getters that hold one: kube
+// APIs, API extensions, custom resources and the aggregator.
+func replaceStorage(config *app.Config, o Options) {
+	decorator := apistorage.Decorator(o.DB)
+	wrap := func(inner generic.RESTOptionsGetter) generic.RESTOptionsGetter {
+		return restOptions{inner, decorator}
+	}
+	config.KubeAPIs.ControlPlane.Generic.RESTOptionsGetter = wrap(config.KubeAPIs.ControlPlane.Generic.RESTOptionsGetter)
+	config.ApiExtensions.GenericConfig.RESTOptionsGetter = wrap(config.ApiExtensions.GenericConfig.RESTOptionsGetter)
+	config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter = wrap(config.ApiExtensions.ExtraConfig.CRDRESTOptionsGetter)
+	config.Aggregator.GenericConfig.RESTOptionsGetter = wrap(config.Aggregator.GenericConfig.RESTOptionsGetter)
+}
+
+func (s *Server) build(config *app.Config, o Options) (*aggregatorapiserver.APIAggregator, error) {
+	generic := config.KubeAPIs.ControlPlane.Generic
+	client, err := kubernetes.NewForConfig(s.ClientConfig("shoal-apiserver"))
+	if err != nil {
+		return nil, err
+	}
+	publisher := &endpoints{client: client, nodeName: o.NodeName}
+	config.KubeAPIs.Extra.EndpointReconcilerConfig.Reconciler = publisher
+
+	notFound := notfoundhandler.New(generic.Serializer, genericapifilters.NoMuxAndDiscoveryIncompleteKey)
+	extensions, err := config.ApiExtensions.Complete().New(genericapiserver.NewEmptyDelegateWithCustomHandler(notFound))
+	if err != nil {
+		return nil, err
+	}
+	kube := config.KubeAPIs.Complete()
+	server, err := s.buildKube(kube, extensions.GenericAPIServer, client)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.addHooks(server, kube, publisher, client); err != nil {
+		return nil, err
+	}
+	return controlplaneapiserver.CreateAggregatorServer(config.Aggregator.Complete(), server.GenericAPIServer,
+		extensions.Informers.Apiextensions().V1().CustomResourceDefinitions(), true, priorities())
+}
+
+func (s *Server) buildKube(kube controlplane.CompletedConfig, extensions genericapiserver.DelegationTarget, client kubernetes.Interface) (*controlplaneapiserver.Server, error) {
+	server, err := kube.ControlPlane.New(controlplaneapiserver.KubeAPIServer, extensions)
+	if err != nil {
+		return nil, err
+	}
+	nodePorts, err := s.ledgers.nodePorts()
+	if err != nil {
+		return nil, err
+	}
+	core := &coreGroup{
+		GenericConfig: *kube.ControlPlane.NewCoreGenericConfig(),
+		agents:        kube.Extra.KubeletClientConfig,
+		proxy:         kube.ControlPlane.ProxyTransport,
+		authorizer:    kube.ControlPlane.Generic.Authorization.Authorizer,
+		unconditional: kube.ControlPlane.Generic.Authorization.Authorizer,
+		slices:        kube.ControlPlane.EndpointSliceGetter,
+		clusterIPs:    s.ledgers.addresses,
+		nodePorts:     nodePorts,
+	}
+	if err := server.InstallAPIs(groups(kube, core, client)...); err != nil {
+		return nil, err
+	}
+	return server, nil
+}
+
+// addHooks starts what runs beside the handlers: the `kubernetes` service, the
+// default service range object and the repair of claims.
+func (s *Server) addHooks(server *controlplaneapiserver.Server, kube controlplane.CompletedConfig, publisher *endpoints, client kubernetes.Interface) error {
+	generic := server.GenericAPIServer
+	_, port, err := kube.ControlPlane.Generic.SecureServing.HostPort()
+	if err != nil {
+		return err
+	}
+	service := kubernetesservice.New(kubernetesservice.Config{
+		PublicIP:           kube.ControlPlane.Generic.PublicAddress,
+		EndpointReconciler: publisher,
+		EndpointInterval:   endpointInterval,
+		ServiceIP:          kube.Extra.APIServerServiceIP,
+		ServicePort:        servicePort,
+		PublicServicePort:  port,
+	}, client, kube.ControlPlane.VersionedInformers.Core().V1().Services())
+	generic.AddPostStartHookOrDie("bootstrap-controller", func(hook genericapiserver.PostStartHookContext) error {
+		service.Start(hook.Done())
+		return nil
+	})
+	generic.AddPreShutdownHookOrDie("stop-kubernetes-service-controller", func() error {
+		service.Stop()
+		return nil
+	})
+	generic.AddPostStartHookOrDie("start-kubernetes-service-cidr-controller", func(hook genericapiserver.PostStartHookContext) error {
+		defaultservicecidr.NewController(kube.Extra.ServiceIPRange, kube.Extra.SecondaryServiceIPRange, client).Start(hook)
+		return nil
+	})
+	services := kube.ControlPlane.VersionedInformers.Core().V1().Services()
+	synced, lister := services.Informer().HasSynced, services.Lister()
+	generic.AddPostStartHookOrDie("repair-service-claims", func(hook genericapiserver.PostStartHookContext) error {
+		go s.ledgers.run(hook, synced, lister, s.log)
+		return nil
+	})
+	return nil
+}
+
+// Run serves until ctx ends and all requests have drained.
+func (s *Server) Run(ctx context.Context) error {
+	prepared, err := s.chain.PrepareRun()
+	if err != nil {
+		return fmt.Errorf("prepare API server: %w", err)
+	}
+	s.inproc.bind(s.chain.GenericAPIServer.Handler)
+	if err := prepared.Run(ctx); err != nil {
+		return fmt.Errorf("serve API: %w", err)
+	}
+	return nil
+}
+
+// ClientConfig returns a client configuration for a component of this daemon.
+// Its requests stay in the process. Rate limits are off: the component's own
+// work queues bound it, and the server's limits apply to it as to anybody.
+func (s *Server) ClientConfig(component string) *rest.Config {
+	return &rest.Config{
+		Host:          "http://shoal.internal",
+		Transport:     s.inproc,
+		BearerToken:   s.loopback.BearerToken,
+		UserAgent:     component,
+		QPS:           -1,
+		ContentConfig: rest.ContentConfig{AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json", ContentType: "application/vnd.kubernetes.protobuf"},
+	}
+}
+
+// Informers returns the informers shared by everything in this daemon, the API
+// server's own admission and authorization included.
+func (s *Server) Informers() informers.SharedInformerFactory { return s.informers }
+
+// restOptions puts our storage in place of etcd's.
+type restOptions struct {
+	generic.RESTOptionsGetter
+	decorator generic.StorageDecorator
+}
+
+// GetRESTOptions implements generic.RESTOptionsGetter.
+func (r restOptions) GetRESTOptions(resource schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
+	o, err := r.RESTOptionsGetter.GetRESTOptions(resource, example)
+	o.Decorator = r.decorator
+	return o, err
+}
