@@ -56,7 +56,7 @@ type Options struct {
 	ContainerdSocket    string       // default /run/containerd/containerd.sock
 	ContainerdNamespace string       // default "shoal"
 	CgroupRoot          string       // group below which pods live; default "/shoal"
-	DataDir             string       // default /var/lib/shoal/agent
+	DataDir             string       // shoal's data; ours is agent/ in it; default /var/lib/shoal
 	LogDir              string       // pod logs; default /var/log/pods
 	Network             Network
 	NodeIPs             []netip.Addr
@@ -85,7 +85,8 @@ func (o *Options) defaults() error {
 	set(&o.ContainerdSocket, "/run/containerd/containerd.sock")
 	set(&o.ContainerdNamespace, "shoal")
 	set(&o.CgroupRoot, "/shoal")
-	set(&o.DataDir, "/var/lib/shoal/agent")
+	set(&o.DataDir, "/var/lib/shoal")
+	o.DataDir = filepath.Join(o.DataDir, "agent")
 	set(&o.LogDir, "/var/log/pods")
 	set(&o.ListenAddr, ":10250")
 	if o.Logger == nil {
