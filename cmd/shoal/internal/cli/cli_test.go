@@ -54,6 +54,8 @@ func TestExplain(t *testing.T) {
 		"not found": {`Error from server (NotFound): pods "a" not found`, ""},
 		"refused":   {"The connection to the server h:1 was refused - did you specify the right host or port?", "Is shoal running there?"},
 		"ca":        {"Unable to connect to the server: tls: x509: certificate signed by unknown authority", "another cluster"},
+		"advice":    {"error: resume it first with 'kubectl rollout resume'", "error: resume it first with 'shoal rollout resume'"},
+		"own words": {`Error from server (NotFound): pods "kubectl" not found`, ""},
 		"nowhere":   {"Unable to connect to the server: no cluster to talk to: because", "error: no cluster to talk to: because"},
 	}
 	for name, test := range tests {

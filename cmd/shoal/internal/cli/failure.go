@@ -32,6 +32,7 @@ func exit(w io.Writer, message string, code int) {
 // fail reports the error of a command in kubectl's words and form. It returns
 // only if there is nothing to report.
 func fail(w io.Writer, err error) int {
+	err = sole(err)
 	var coded interface{ ExitCode() int }
 	if errors.As(err, &coded) && !isParseError(err) {
 		fmt.Fprintln(w, "error:", err)
@@ -41,8 +42,21 @@ func fail(w io.Writer, err error) int {
 	return 0
 }
 
+// sole unwraps an error joined with nothing, as kong returns it: kubectl's
+// messages go by the error's own type.
+func sole(err error) error {
+	for {
+		joined, ok := err.(interface{ Unwrap() []error })
+		if !ok || len(joined.Unwrap()) != 1 {
+			return err
+		}
+		err = joined.Unwrap()[0]
+	}
+}
+
 // explain adds to an error what to do next when the cluster does not answer.
 func explain(message string) string {
+	message = kubectl.AsShoal(message)
 	if _, reason, found := strings.Cut(message, kubectl.NoCluster); found {
 		return "error: " + kubectl.NoCluster + reason
 	}

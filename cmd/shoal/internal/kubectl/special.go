@@ -7,6 +7,7 @@ import (
 
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/kubectl/pkg/cmd/clusterinfo"
 	cmdconfig "k8s.io/kubectl/pkg/cmd/config"
 	"k8s.io/kubectl/pkg/cmd/proxy"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
@@ -37,9 +38,15 @@ func newConfig(f cmdutil.Factory, streams genericiooptions.IOStreams) *cobra.Com
 	if path := Search().Path; path != "" {
 		options.LoadingRules.ExplicitPath = path
 	}
+	streams.ErrOut = advising{streams.ErrOut}
 	return cmdconfig.NewCmdConfig(f, options, streams)
 }
 
 func newProxy(f cmdutil.Factory, streams genericiooptions.IOStreams) *cobra.Command {
 	return proxy.NewCmdProxy(f, streams)
+}
+
+func newClusterInfo(f cmdutil.Factory, streams genericiooptions.IOStreams) *cobra.Command {
+	streams.Out = advising{streams.Out}
+	return clusterinfo.NewCmdClusterInfo(f, streams)
 }

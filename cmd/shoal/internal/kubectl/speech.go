@@ -1,6 +1,7 @@
 package kubectl
 
 import (
+	"io"
 	"regexp"
 	"strings"
 
@@ -19,6 +20,26 @@ func asShoal(text string) string {
 		text = programWord.ReplaceAllString(text, "${1}"+ProgramName+"${2}")
 	}
 	return text
+}
+
+// quotedCommand matches a kubectl command line in quotes, as messages have it.
+var quotedCommand = regexp.MustCompile("(['\"`])kubectl ([a-z])")
+
+// AsShoal makes a message advise the program the user runs. It touches only
+// commands in quotes: the rest may be the user's own words.
+func AsShoal(message string) string {
+	return quotedCommand.ReplaceAllString(message, "${1}"+ProgramName+" ${2}")
+}
+
+// advising is a writer of messages that advise shoal's commands. Each message
+// has to come in one piece.
+type advising struct{ io.Writer }
+
+func (a advising) Write(message []byte) (int, error) {
+	if _, err := io.WriteString(a.Writer, AsShoal(string(message))); err != nil {
+		return 0, err
+	}
+	return len(message), nil
 }
 
 // speakAsShoal makes the help and usage of a tree name shoal. The texts are

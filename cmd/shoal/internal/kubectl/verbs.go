@@ -11,7 +11,6 @@ import (
 	"k8s.io/kubectl/pkg/cmd/auth"
 	"k8s.io/kubectl/pkg/cmd/autoscale"
 	"k8s.io/kubectl/pkg/cmd/certificates"
-	"k8s.io/kubectl/pkg/cmd/clusterinfo"
 	"k8s.io/kubectl/pkg/cmd/completion"
 	"k8s.io/kubectl/pkg/cmd/cp"
 	"k8s.io/kubectl/pkg/cmd/create"
@@ -164,9 +163,7 @@ var Verbs = []Verb{
 			return certificates.NewCmdCertificate(f, s)
 		}},
 	{"cluster-info", GroupCluster, "Show the addresses of the cluster", "shoal cluster-info",
-		func(f cmdutil.Factory, s genericiooptions.IOStreams) *cobra.Command {
-			return clusterinfo.NewCmdClusterInfo(f, s)
-		}},
+		newClusterInfo},
 	{"api-resources", GroupCluster, "List the kinds the API serves", "shoal api-resources",
 		func(f cmdutil.Factory, s genericiooptions.IOStreams) *cobra.Command {
 			return apiresources.NewCmdAPIResources(f, s)
