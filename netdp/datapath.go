@@ -31,6 +31,7 @@ type Datapath struct {
 	pods  *podSet
 
 	destroyer destroyer
+	reaper    reaper
 
 	uplinks []string // interfaces to other machines
 

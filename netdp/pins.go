@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 )
 
@@ -77,9 +79,30 @@ func names(dir string) ([]string, error) {
 // daemon never writes new structs into an old map.
 func layoutName(spec *ebpf.MapSpec) string {
 	h := fnv.New32a()
-	fmt.Fprintf(h, "%d %d %d %d %d", spec.Type, spec.KeySize, spec.ValueSize, spec.MaxEntries, spec.Flags)
-	fmt.Fprintf(h, " %+v %+v", spec.Key, spec.Value)
+	fmt.Fprintf(h, "%d %d %d %d %d ", spec.Type, spec.KeySize, spec.ValueSize, spec.MaxEntries, spec.Flags)
+	writeShape(h, spec.Key)
+	writeShape(h, spec.Value)
 	return fmt.Sprintf("%s-%08x", spec.Name, h.Sum32())
+}
+
+// writeShape writes what matters of a type in memory: fields, places, sizes.
+func writeShape(w io.Writer, t btf.Type) {
+	if t == nil {
+		return
+	}
+	switch t := btf.UnderlyingType(t).(type) {
+	case *btf.Struct:
+		for _, m := range t.Members {
+			fmt.Fprintf(w, "%s@%d ", m.Name, m.Offset)
+			writeShape(w, m.Type)
+		}
+	case *btf.Array:
+		fmt.Fprintf(w, "%d of ", t.Nelems)
+		writeShape(w, t.Type)
+	default:
+		size, err := btf.Sizeof(t)
+		fmt.Fprintf(w, "%d %t ", size, err == nil)
+	}
 }
 
 // openMaps loads each map from its pin or makes and pins it. reused says

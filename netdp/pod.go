@@ -80,11 +80,12 @@ func (d *Datapath) adoptPod(rec podRecord) error {
 	d.pods.addresses.take(rec.Address)
 	entry := &podEntry{record: rec}
 	d.pods.byUID[rec.UID] = entry
-	if d.podComplete(rec) {
-		entry.ready = true
-		return d.refreshPodLink(rec)
+	complete, err := d.podComplete(rec)
+	if err != nil || !complete || !rec.Made {
+		return err // the next Attach makes it anew, Detach clears it away
 	}
-	return nil // the next Attach makes it anew, Detach clears it away
+	entry.ready = true
+	return d.refreshPodLink(rec)
 }
 
 // Attach gives a pod its network namespace and address, or returns those it
@@ -100,10 +101,11 @@ func (d *Datapath) Attach(ctx context.Context, podUID, namespace, name string) (
 	defer entry.mu.Unlock()
 	path := d.pods.records.netns(podUID)
 	addrs := []netip.Addr{entry.record.Address}
-	if entry.ready && d.podComplete(entry.record) {
-		return path, addrs, nil
+	complete, err := d.podComplete(entry.record)
+	if err == nil && !(complete && entry.ready) {
+		err = d.buildPod(entry)
 	}
-	if err := d.buildPod(entry); err != nil {
+	if err != nil {
 		return "", nil, fmt.Errorf("attach pod %s/%s: %w", namespace, name, err)
 	}
 	return path, addrs, nil
@@ -135,7 +137,7 @@ func (p *podSet) entry(uid, namespace, name string) (*podEntry, error) {
 		return nil, err
 	}
 	rec := podRecord{UID: uid, Namespace: namespace, Name: name, Address: addr, Boot: p.boot}
-	if err := p.records.save(rec); err != nil {
+	if err := errors.Join(p.records.saveLast(addr), p.records.save(rec)); err != nil {
 		p.addresses.release(addr, time.Time{})
 		return nil, err
 	}
@@ -154,6 +156,10 @@ func (d *Datapath) buildPod(entry *podEntry) error {
 	path := d.pods.records.netns(entry.record.UID)
 	if err := d.makePod(entry.record, path); err != nil {
 		return errors.Join(err, d.clearPod(entry.record))
+	}
+	entry.record.Made = true
+	if err := d.pods.records.save(entry.record); err != nil {
+		return err
 	}
 	entry.ready = true
 	return nil

@@ -42,18 +42,30 @@ func hostLinkName(uid string) string {
 	return hostLinkPrefix + hex.EncodeToString(sum[:6])
 }
 
-// podComplete tells whether everything of a pod is there.
-func (d *Datapath) podComplete(rec podRecord) bool {
+// podComplete tells whether everything of a pod is there. The map entry is
+// simply written again: it is missing when the map has a new layout, and a pod
+// that runs must not lose its namespace over that.
+func (d *Datapath) podComplete(rec podRecord) (bool, error) {
 	if !namespacePinned(d.pods.records.netns(rec.UID)) {
-		return false
+		return false, nil
 	}
 	link, err := d.nl.LinkByName(hostLinkName(rec.UID))
-	if err != nil || link.Attrs().Flags&net.FlagUp == 0 {
-		return false
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return false, nil
 	}
-	var p bpf.DatapathPod
-	err = d.maps[bpf.DatapathMapPods].Lookup(podKey(rec.Address), &p)
-	return err == nil && int(p.Ifindex) == link.Attrs().Index
+	if err != nil {
+		return false, fmt.Errorf("find link %s: %w", hostLinkName(rec.UID), err)
+	}
+	if link.Attrs().Flags&net.FlagUp == 0 || link.Attrs().Group == reapGroup {
+		return false, nil
+	}
+	return true, d.putPod(rec, link.Attrs().Index)
+}
+
+func (d *Datapath) putPod(rec podRecord, index int) error {
+	entry := bpf.DatapathPod{Ifindex: uint32(index)}
+	return full("write pod", d.maps[bpf.DatapathMapPods].Put(podKey(rec.Address), entry))
 }
 
 func podKey(a netip.Addr) uint32 {
@@ -159,7 +171,7 @@ func (d *Datapath) setUpHostSide(rec podRecord, name string) error {
 		named("raise link "+name, d.nl.LinkSetUp(link)),
 		named("set neighbour of pod", d.nl.NeighAdd(permanentNeighbour(index, rec.Address, podMAC))),
 		named("route to pod", d.nl.RouteReplace(route)),
-		full("write pod", d.maps[bpf.DatapathMapPods].Put(podKey(rec.Address), bpf.DatapathPod{Ifindex: uint32(index)})),
+		d.putPod(rec, index),
 	)
 }
 
@@ -171,21 +183,6 @@ func (d *Datapath) clearPod(rec podRecord) error {
 		d.deleteLink(hostLinkName(rec.UID)),
 		unpinNamespace(d.pods.records.netns(rec.UID)),
 	)
-}
-
-func (d *Datapath) deleteLink(name string) error {
-	link, err := d.nl.LinkByName(name)
-	var missing netlink.LinkNotFoundError
-	if errors.As(err, &missing) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("find link %s: %w", name, err)
-	}
-	if err := d.nl.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("delete link %s: %w", name, err)
-	}
-	return nil
 }
 
 // ownsAddress tells whether the host has the address, as the source of a route

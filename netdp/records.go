@@ -19,6 +19,7 @@ type podRecord struct {
 	Name      string     `json:"name"`
 	Address   netip.Addr `json:"address"`
 	Boot      string     `json:"boot"` // a reboot takes namespaces and links away
+	Made      bool       `json:"made"` // everything was there once
 }
 
 // records keeps one file for each pod in dir/pods, and the address handed out
@@ -49,7 +50,11 @@ func (r records) save(p podRecord) error {
 	if err := replaceFile(r.pod(p.UID), data); err != nil {
 		return fmt.Errorf("save pod record: %w", err)
 	}
-	if err := replaceFile(r.last(), []byte(p.Address.String())); err != nil {
+	return nil
+}
+
+func (r records) saveLast(addr netip.Addr) error {
+	if err := replaceFile(r.last(), []byte(addr.String())); err != nil {
 		return fmt.Errorf("save last address: %w", err)
 	}
 	return nil

@@ -1,0 +1,182 @@
+package netdp
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"shoal/bpf"
+)
+
+// kernelServices reads the maps as the programs do and prints one line for
+// each address: who answers there.
+func kernelServices(t testing.TB, d *Datapath) []string {
+	t.Helper()
+	var out []string
+	m := d.table.maps
+	err := readMap(m.frontends, func(key bpf.DatapathFrontendKey, fe bpf.DatapathFrontend) {
+		addr := "node"
+		if a := addrFromWire(key.Addr); a.IsValid() {
+			addr = a.String()
+		}
+		line := fmt.Sprintf("%s %s:%d -> ", Proto(key.Proto), addr, wirePort(key.Port))
+		out = append(out, line+strings.Join(kernelBackends(t, m, fe.Service), " "))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func kernelBackends(t testing.TB, m serviceMaps, service uint32) []string {
+	t.Helper()
+	var s bpf.DatapathService
+	if err := m.services.Lookup(service, &s); err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for i := range uint32(s.Extent) {
+		var id uint32
+		var b bpf.DatapathBackend
+		if err := m.slots.Lookup(uint32(s.Extent>>32)+i, &id); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.backends.Lookup(id, &b); err != nil {
+			t.Fatal(err)
+		}
+		if b.Service != service || b.State != backendActive {
+			t.Errorf("slot %d of service %d holds backend %d of service %d in state %d", i, service, id, b.Service, b.State)
+		}
+		out = append(out, netip.AddrPortFrom(addrFromWire(b.Addr), wirePort(b.Port)).String())
+	}
+	slices.Sort(out)
+	return out
+}
+
+// kernelEntries counts entries that are not empty.
+func kernelEntries(t testing.TB, d *Datapath) (services, backends, draining int) {
+	t.Helper()
+	err := readMap(d.table.maps.backends, func(_ uint32, b bpf.DatapathBackend) {
+		switch b.State {
+		case backendActive:
+			backends++
+		case backendDraining:
+			draining++
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = readMap(d.table.maps.services, func(_ uint32, s bpf.DatapathService) {
+		if uint32(s.Extent) > 0 {
+			services++
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return services, backends, draining
+}
+
+// model is what the maps should hold, kept as simply as can be.
+type model map[string]Service
+
+func (m model) lines() (lines []string, backends, draining int) {
+	for _, s := range m {
+		var active []string
+		for _, b := range s.Backends {
+			if b.Draining {
+				draining++
+			} else {
+				backends++
+				active = append(active, b.Addr.String())
+			}
+		}
+		slices.Sort(active)
+		for _, f := range s.Frontends {
+			addr := "node"
+			if f.Addr.IsValid() {
+				addr = f.Addr.String()
+			}
+			lines = append(lines, fmt.Sprintf("%s %s:%d -> %s", s.Proto, addr, f.Port, strings.Join(active, " ")))
+		}
+	}
+	slices.Sort(lines)
+	return lines, backends, draining
+}
+
+// TestRandomChanges changes services at random, restarts the daemon now and
+// then, and compares the kernel's maps with a model, entry by entry.
+func TestRandomChanges(t *testing.T) {
+	const rounds, changes = 20, 60
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 1))
+	l := newLab(t)
+	d := l.open()
+	defer func() { l.must(d.Remove()) }()
+	want := model{}
+	for round := range rounds {
+		for range changes {
+			s := randomService(rng)
+			if rng.IntN(5) == 0 {
+				l.must(d.DeleteService(s.Key))
+				delete(want, s.Key)
+				continue
+			}
+			l.must(d.SetService(s))
+			want[s.Key] = s
+		}
+		if rng.IntN(3) == 0 {
+			l.must(d.Close())
+			d = l.open()
+			for key, s := range want {
+				if rng.IntN(10) == 0 {
+					delete(want, key) // deleted while nobody watched
+					continue
+				}
+				l.must(d.SetService(s))
+			}
+			l.must(d.SyncComplete())
+		}
+		compare(t, d, want, round)
+	}
+}
+
+func compare(t *testing.T, d *Datapath, want model, round int) {
+	t.Helper()
+	lines, active, draining := want.lines()
+	if got := kernelServices(t, d); !slices.Equal(got, lines) {
+		t.Fatalf("round %d: kernel has\n%s\nwant\n%s", round, strings.Join(got, "\n"), strings.Join(lines, "\n"))
+	}
+	_, gotActive, gotDraining := kernelEntries(t, d)
+	if gotActive != active || gotDraining != draining {
+		t.Fatalf("round %d: kernel has %d backends and %d draining, want %d and %d", round, gotActive, gotDraining, active, draining)
+	}
+}
+
+// randomService is one of 40, each with an address of its own, and up to 40
+// backends out of 60.
+func randomService(rng *rand.Rand) Service {
+	n := rng.IntN(40)
+	s := Service{Key: fmt.Sprint("service-", n), Proto: TCP}
+	if n%2 == 1 {
+		s.Proto = UDP
+	}
+	s.Frontends = []Frontend{{Addr: netip.AddrFrom4([4]byte{10, 0, 1, byte(n)}), Port: 80}}
+	if rng.IntN(2) == 0 {
+		s.Frontends = append(s.Frontends, Frontend{Port: uint16(30000 + n)})
+	}
+	count := rng.IntN(1 + rng.IntN(40))
+	for _, i := range rng.Perm(60)[:count] {
+		s.Backends = append(s.Backends, Backend{
+			Addr:     netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 64, 7, byte(i)}), 8080),
+			Draining: rng.IntN(4) == 0,
+		})
+	}
+	return s
+}
