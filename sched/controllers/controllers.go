@@ -141,7 +141,7 @@ func newParts(o Options) (*parts, error) {
 		discovery: found, mapper: found.mapper(), rootCA: o.RootCA,
 		log: o.Logger.With("component", "controllers"), started: make(chan struct{}),
 	}
-	p.shared = newSharedInformers(o.Informers, metadataClient)
+	p.shared = newSharedInformers(o.Informers, metadataClient, p.mapper)
 	if err := found.follow(p.shared); err != nil {
 		return nil, fmt.Errorf("watch for new kinds: %w", err)
 	}

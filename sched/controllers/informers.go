@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"log/slog"
+	"reflect"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/metadata/metadatainformer"
 	"k8s.io/client-go/restmapper"
@@ -28,30 +30,6 @@ func StripManagedFields(object any) (any, error) {
 		accessor.SetManagedFields(nil)
 	}
 	return object, nil
-}
-
-// typedKinds are the resources the loops and the scheduler watch in full. The
-// garbage collector joins these watches; of everything else it holds only the
-// metadata.
-var typedKinds = map[schema.GroupVersionResource]bool{
-	{Version: "v1", Resource: "pods"}:                                             true,
-	{Version: "v1", Resource: "nodes"}:                                            true,
-	{Version: "v1", Resource: "namespaces"}:                                       true,
-	{Version: "v1", Resource: "services"}:                                         true,
-	{Version: "v1", Resource: "endpoints"}:                                        true,
-	{Version: "v1", Resource: "serviceaccounts"}:                                  true,
-	{Version: "v1", Resource: "replicationcontrollers"}:                           true,
-	{Version: "v1", Resource: "persistentvolumes"}:                                true,
-	{Version: "v1", Resource: "persistentvolumeclaims"}:                           true,
-	{Group: "apps", Version: "v1", Resource: "deployments"}:                       true,
-	{Group: "apps", Version: "v1", Resource: "replicasets"}:                       true,
-	{Group: "apps", Version: "v1", Resource: "daemonsets"}:                        true,
-	{Group: "apps", Version: "v1", Resource: "statefulsets"}:                      true,
-	{Group: "apps", Version: "v1", Resource: "controllerrevisions"}:               true,
-	{Group: "batch", Version: "v1", Resource: "jobs"}:                             true,
-	{Group: "batch", Version: "v1", Resource: "cronjobs"}:                         true,
-	{Group: "discovery.k8s.io", Version: "v1", Resource: "endpointslices"}:        true,
-	{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterroles"}: true,
 }
 
 // uncollected are kinds the garbage collector does not watch: events, which end
@@ -73,26 +51,45 @@ func uncollected() map[schema.GroupResource]struct{} {
 	return ignored
 }
 
-// sharedInformers gives upstream's generic loops the typed informer where there
-// is one anyway, and one that holds metadata only where there is none.
+// sharedInformers gives upstream's generic loops an informer of any kind: the
+// one that holds whole objects where the daemon has it anyway, and one that
+// holds only metadata where it has not.
 type sharedInformers struct {
-	typed informers.SharedInformerFactory
-	light metadatainformer.SharedInformerFactory
+	typed  informers.SharedInformerFactory
+	light  metadatainformer.SharedInformerFactory
+	mapper meta.RESTMapper
 }
 
-func newSharedInformers(typed informers.SharedInformerFactory, client metadata.Interface) *sharedInformers {
+func newSharedInformers(typed informers.SharedInformerFactory, client metadata.Interface, mapper meta.RESTMapper) *sharedInformers {
 	return &sharedInformers{
-		typed: typed,
-		light: metadatainformer.NewSharedInformerFactoryWithOptions(client, 0, metadatainformer.WithTransform(StripManagedFields)),
+		typed:  typed,
+		light:  metadatainformer.NewSharedInformerFactoryWithOptions(client, 0, metadatainformer.WithTransform(StripManagedFields)),
+		mapper: mapper,
 	}
 }
 
 // ForResource implements informerfactory.InformerFactory.
 func (s *sharedInformers) ForResource(resource schema.GroupVersionResource) (informers.GenericInformer, error) {
-	if typedKinds[resource] {
+	if s.heldWhole(resource) {
 		return s.typed.ForResource(resource)
 	}
 	return s.light.ForResource(resource), nil
+}
+
+// heldWhole is true for a kind whose typed informer runs already.
+func (s *sharedInformers) heldWhole(resource schema.GroupVersionResource) bool {
+	kind, err := s.mapper.KindFor(resource)
+	if err != nil {
+		return false
+	}
+	object, err := scheme.Scheme.New(kind)
+	if err != nil {
+		return false
+	}
+	over := make(chan struct{})
+	close(over) // ask which run, without waiting for them
+	_, runs := s.typed.WaitForCacheSync(over)[reflect.TypeOf(object)]
+	return runs
 }
 
 // Start implements informerfactory.InformerFactory.
@@ -138,11 +135,7 @@ func (d *cachedDiscovery) follow(shared *sharedInformers) error {
 		{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"},
 		{Group: "apiregistration.k8s.io", Version: "v1", Resource: "apiservices"},
 	} {
-		informer, err := shared.ForResource(resource)
-		if err != nil {
-			return err
-		}
-		_, err = informer.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		_, err := shared.light.ForResource(resource).Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 			AddFunc: expire, DeleteFunc: expire, UpdateFunc: func(_, now any) { expire(now) },
 		})
 		if err != nil {

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"os"
 	"testing"
 
 	"shoal/sched"
@@ -16,6 +17,9 @@ func TestMain(m *testing.M) {
 	testpeer.Main(m, func(p *testpeer.Peer) []func(context.Context) error {
 		peer = p
 		scheduler := sched.New(sched.Options{Client: p.Client, Informers: p.Informers, Logger: p.Log})
+		if os.Getenv("IDLE") == "none" {
+			return nil
+		}
 		return []func(context.Context) error{
 			scheduler.Run,
 			func(ctx context.Context) error {

@@ -41,6 +41,10 @@ type Peer struct {
 	server    *api.Server
 }
 
+// published is what the `kubernetes` service points to; a loopback address may
+// not stand there, and nothing here connects to it.
+var published = netip.MustParseAddr("192.0.2.1")
+
 // Config reaches the server as an administrator.
 func (p *Peer) Config(component string) *rest.Config { return p.server.ClientConfig(component) }
 
@@ -106,7 +110,7 @@ func open(ctx context.Context, dir string, db *store.DB, log *slog.Logger) (*Pee
 		return nil, err
 	}
 	server, err := api.New(ctx, api.Options{
-		DB: db, PKI: files, Listener: listener, Advertise: netip.MustParseAddr("127.0.0.1"), NodeName: "test",
+		DB: db, PKI: files, Listener: listener, Advertise: published, NodeName: "test",
 		AgentPort: 10250, ServiceCIDR: api.DefaultServiceCIDR, Logger: log,
 	})
 	if err != nil {
