@@ -33,6 +33,10 @@ type Datapath struct {
 	destroyer destroyer
 	reaper    reaper
 
+	// postponed: an earlier daemon's programs are attached and use maps of
+	// another layout. They go on working until ours are filled.
+	postponed bool
+
 	uplinks []string // interfaces to other machines
 
 	closeOnce sync.Once
@@ -60,7 +64,7 @@ func Open(ctx context.Context, opts Options) (_ *Datapath, err error) {
 		}
 	}()
 	for _, step := range []func() error{
-		d.lockState, d.openHost, d.load, d.setNodeAddrs, d.attachSock, d.attachUplinks, d.openPods,
+		d.lockState, d.openHost, d.load, d.setNodeAddrs, d.findUplinks, d.attach, d.openPods,
 	} {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("open datapath: %w", err)
@@ -120,7 +124,7 @@ func (d *Datapath) load() error {
 		bpf.DatapathProgDestroyUdp: destroy.Programs[bpf.DatapathProgDestroyUdp],
 	}
 	delete(spec.Programs, bpf.DatapathProgDestroyUdp)
-	maps, reused, err := d.pins.openMaps(spec.Maps)
+	maps, adoptable, err := d.pins.openMaps(spec.Maps)
 	if err != nil {
 		return err
 	}
@@ -132,12 +136,15 @@ func (d *Datapath) load() error {
 	d.progs = coll.Programs
 	closeMaps(coll.Maps)
 	d.table = newTable(newServiceMaps(maps), d.opts.MaglevSeed)
-	if reused {
-		if err := d.table.adopt(); err != nil {
-			return err
-		}
+	if err := d.startDestroyer(destroy); err != nil {
+		return err
 	}
-	return d.startDestroyer(destroy)
+	if adoptable {
+		return d.table.adopt()
+	}
+	links, err := d.pins.linkNames()
+	d.postponed = len(links) > 0
+	return err
 }
 
 func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
@@ -210,6 +217,15 @@ func (d *Datapath) setNodeAddrs() error {
 	return nil
 }
 
+// attach puts the programs in place.
+func (d *Datapath) attach() error {
+	if d.postponed {
+		d.log.Info("map layout changed: the old programs serve until all services are set")
+		return nil
+	}
+	return errors.Join(d.attachSock(), d.attachUplinks())
+}
+
 // SetService makes the kernel forward s. Equal settings write nothing.
 func (d *Datapath) SetService(s Service) error {
 	gone, err := d.table.set(s)
@@ -238,10 +254,35 @@ func (d *Datapath) SyncComplete() error {
 	if err != nil {
 		return fmt.Errorf("complete sync: %w", err)
 	}
+	if d.postponed {
+		d.postponed = false
+		if err := d.attach(); err != nil {
+			return fmt.Errorf("complete sync: %w", err)
+		}
+	}
 	if dropped > 0 {
 		d.log.Info("dropped services that no longer exist", "count", dropped)
 	}
 	return d.pins.removeOldMaps(d.specs)
+}
+
+// SetBypass leaves the sockets of a network namespace alone, or serves them
+// again: for software in it that wants to see service addresses itself.
+func (d *Datapath) SetBypass(netnsPath string, on bool) error {
+	ns, err := openNamespace(netnsPath)
+	if err != nil {
+		return fmt.Errorf("set bypass: %w", err)
+	}
+	defer ns.close()
+	cookie, err := ns.cookie()
+	if err != nil {
+		return fmt.Errorf("set bypass of %s: %w", netnsPath, err)
+	}
+	m := d.maps[bpf.DatapathMapBypass]
+	if on {
+		return full("set bypass of "+netnsPath, m.Put(cookie, uint32(1)))
+	}
+	return ignoreMissing("end bypass of "+netnsPath, m.Delete(cookie))
 }
 
 // Close lets go of the datapath and leaves it working: programs, maps, pods.
@@ -272,7 +313,7 @@ func (d *Datapath) Remove() error {
 	for _, uid := range uids {
 		errs = append(errs, d.Detach(context.Background(), uid))
 	}
-	errs = append(errs, d.removePodRoute(), d.pins.remove())
+	errs = append(errs, d.removeUplinks(), d.removePodRoute(), d.pins.remove())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove datapath: %w", err)
 	}

@@ -1,9 +1,17 @@
 package netdp
 
 import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
 	"net/netip"
+	"os"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ioTimeout ends a test whose packets are lost; no test asserts on it.
@@ -47,5 +55,168 @@ func TestServiceTCP(t *testing.T) {
 				t.Errorf("got %q, want %q", got, want)
 			}
 		})
+	}
+}
+
+func TestRefusedAndLeftAlone(t *testing.T) {
+	l := newLab(t)
+	d := l.openUntilEnd()
+	server, serverIP := l.pod(d, "server")
+	client, _ := l.pod(d, "client")
+	l.serveTCP(server, ":80", "server")
+	service := Service{Key: "web", Proto: TCP, Frontends: []Frontend{
+		{Addr: netip.MustParseAddr("10.0.0.10"), Port: 80}, {Port: 30080},
+	}}
+	l.must(d.SetService(service))
+
+	t.Run("no backend", func(t *testing.T) {
+		for _, to := range []string{"10.0.0.10:80", labHostIP + ":30080"} {
+			if _, err := dial(client, "tcp4", to); !errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("connecting to %s gave %v, want connection refused", to, err)
+			}
+		}
+		if _, err := dial(l.outside, "tcp4", labHostIP+":30080"); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("connecting from another machine gave %v, want connection refused", err)
+		}
+	})
+	service.Backends = []Backend{{Addr: netip.AddrPortFrom(serverIP, 80)}}
+	l.must(d.SetService(service))
+	t.Run("mapped address", func(t *testing.T) { // as Java and other dual-stack sockets call
+		l.must(client.do(func() error { return connectMapped("10.0.0.10", 80) }))
+	})
+	t.Run("a pod's loopback is its own", func(t *testing.T) {
+		if _, err := dial(client, "tcp4", "127.0.0.1:30080"); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("got %v, want connection refused", err)
+		}
+	})
+	t.Run("node port cannot be taken", func(t *testing.T) {
+		for _, c := range []struct {
+			ns      namespace
+			network string
+			addr    string
+			want    error
+		}{
+			{l.host, "tcp4", ":30080", unix.EADDRINUSE},
+			{l.host, "tcp", ":30080", unix.EADDRINUSE},
+			{l.host, "tcp4", labHostIP + ":30080", unix.EADDRINUSE},
+			{l.host, "tcp4", ":30081", nil},
+			{client, "tcp4", ":30080", nil}, // a pod has its own ports
+		} {
+			err := c.ns.do(func() error {
+				ln, err := net.Listen(c.network, c.addr)
+				if err == nil {
+					_ = ln.Close()
+				}
+				return err
+			})
+			if !errors.Is(err, c.want) {
+				t.Errorf("listening on %s %s gave %v, want %v", c.network, c.addr, err, c.want)
+			}
+		}
+	})
+	t.Run("bypass", func(t *testing.T) {
+		path := d.pods.records.netns("client")
+		l.must(d.SetBypass(path, true))
+		if c, err := dial(client, "tcp4", "10.0.0.10:80"); err == nil {
+			t.Errorf("connected to %s", c.RemoteAddr())
+		}
+		l.ask(l.host, "tcp4", "10.0.0.10:80")
+		l.must(d.SetBypass(path, false))
+		l.ask(client, "tcp4", "10.0.0.10:80")
+	})
+	t.Run("the service is deleted", func(t *testing.T) {
+		l.must(d.DeleteService("web"))
+		l.must(d.DeleteService("web"))
+		if c, err := dial(l.outside, "tcp4", labHostIP+":30080"); err == nil {
+			t.Errorf("connected to %s", c.RemoteAddr())
+		}
+		if services, backends, _ := kernelEntries(t, d); services+backends != 0 {
+			t.Errorf("kernel still has %d services, %d backends", services, backends)
+		}
+	})
+}
+
+// connectMapped connects an IPv6 socket to an IPv4 address.
+func connectMapped(addr string, port int) error {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	to := &unix.SockaddrInet6{Port: port, Addr: netip.AddrFrom16(netip.MustParseAddr(addr).As16()).As16()}
+	if err := unix.Connect(fd, to); err != nil {
+		return err
+	}
+	peer, err := unix.Getpeername(fd)
+	if err != nil {
+		return err
+	}
+	if got := peer.(*unix.SockaddrInet6); got.Addr != to.Addr || got.Port != port {
+		return fmt.Errorf("peer is %v port %d, want the service", netip.AddrFrom16(got.Addr), got.Port)
+	}
+	return nil
+}
+
+func TestHostAsBackend(t *testing.T) {
+	l := newLab(t)
+	d := l.openUntilEnd()
+	client, clientIP := l.pod(d, "client")
+	l.serveTCP(l.host, labHostIP+":6443", "api")
+	l.must(d.SetService(Service{
+		Key: "default/kubernetes:443", Proto: TCP,
+		Frontends: []Frontend{{Addr: netip.MustParseAddr("10.0.0.1"), Port: 443}, {Port: 30443}},
+		Backends:  []Backend{{Addr: netip.MustParseAddrPort(labHostIP + ":6443")}},
+	}))
+	for _, c := range []struct {
+		from     namespace
+		to, seen string
+	}{
+		{client, "10.0.0.1:443", clientIP.String()},
+		{l.host, "10.0.0.1:443", labHostIP},
+		{l.outside, labHostIP + ":30443", labOutsideIP},
+	} {
+		if got := l.ask(c.from, "tcp4", c.to); got != "api "+c.seen+" hello" {
+			t.Errorf("got %q", got)
+		}
+	}
+}
+
+func TestFrontendTaken(t *testing.T) {
+	l := newLab(t)
+	d := l.openUntilEnd()
+	first := Service{Key: "first", Proto: TCP, Frontends: []Frontend{{Port: 30080}}}
+	second := Service{Key: "second", Proto: TCP, Frontends: []Frontend{{Port: 30080}}}
+	l.must(d.SetService(first))
+	var taken *FrontendTakenError
+	if err := d.SetService(second); !errors.As(err, &taken) || taken.Holder != "first" {
+		t.Fatalf("got %v", err)
+	}
+	l.must(d.DeleteService("first"))
+	l.must(d.SetService(second))
+}
+
+func TestBadOptions(t *testing.T) {
+	good := Options{
+		StateDir: "/a", BPFFSDir: "/b", CgroupRoot: "/sys/fs/cgroup", Logger: slog.Default(),
+		PodCIDR: netip.MustParsePrefix("10.64.7.0/24"),
+	}
+	for name, spoil := range map[string]func(*Options){
+		"StateDir":     func(o *Options) { o.StateDir = "relative" },
+		"PodCIDR":      func(o *Options) { o.PodCIDR = netip.Prefix{} },
+		"overlaps":     func(o *Options) { o.ServiceCIDR = netip.MustParsePrefix("10.64.0.0/16") },
+		"inside":       func(o *Options) { o.NodeIPs = []netip.Addr{netip.MustParseAddr("10.64.7.9")} },
+		"Logger":       func(o *Options) { o.Logger = nil },
+		"at least fou": func(o *Options) { o.PodCIDR = netip.MustParsePrefix("10.64.7.0/31") },
+	} {
+		o := good
+		spoil(&o)
+		if err := o.complete(); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	if os.Geteuid() == 0 {
+		if err := checkCgroup("/tmp"); err == nil || !strings.Contains(err.Error(), "cgroup2") {
+			t.Errorf("a directory outside cgroup2 gave %v", err)
+		}
 	}
 }

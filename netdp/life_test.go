@@ -80,6 +80,78 @@ func TestConnectionsOutliveTheDaemon(t *testing.T) {
 	check("after its pod was attached again")
 }
 
+// After an upgrade that changes a map's shape, the old programs with their maps
+// serve until the new maps are filled.
+func TestChangedLayoutLeavesNoGap(t *testing.T) {
+	l := newLab(t)
+	d := l.open()
+	server, serverIP := l.pod(d, "server")
+	client, _ := l.pod(d, "client")
+	l.serveTCP(server, ":80", "server")
+	service := Service{Key: "web", Proto: TCP, Backends: []Backend{{Addr: netip.AddrPortFrom(serverIP, 80)}},
+		Frontends: []Frontend{{Addr: netip.MustParseAddr("10.0.0.10"), Port: 80}, {Port: 30080}}}
+	l.must(d.SetService(service))
+	l.must(d.SyncComplete())
+	check := func() {
+		t.Helper()
+		l.ask(client, "tcp4", "10.0.0.10:80")
+		l.ask(l.outside, "tcp4", labHostIP+":30080")
+	}
+	check()
+	l.must(d.Close())
+	for _, name := range append(serviceMapNames, "pods", "flows") { // as if they had other names
+		pin := layoutNames(d.specs)[name]
+		l.must(os.Rename(filepath.Join(d.pins.mapsDir(), pin), filepath.Join(d.pins.mapsDir(), name+"-old")))
+	}
+	d = l.openUntilEnd()
+	check()
+	l.must(d.SetService(service))
+	check()
+	l.must(d.SyncComplete())
+	check()
+	found, err := names(d.pins.mapsDir())
+	l.must(err)
+	for _, name := range found {
+		if strings.HasSuffix(name, "-old") {
+			t.Errorf("%s is still pinned", name)
+		}
+	}
+}
+
+func TestWithoutTCX(t *testing.T) {
+	l := newLab(t)
+	l.opts.noTCX = true
+	before := l.traces()
+	d := l.open()
+	server, ip := l.pod(d, "server")
+	l.serveTCP(server, ":80", "server")
+	service := Service{Key: "web", Proto: TCP, Frontends: []Frontend{{Port: 30080}},
+		Backends: []Backend{{Addr: netip.AddrPortFrom(ip, 80)}}}
+	l.must(d.SetService(service))
+	l.ask(l.outside, "tcp4", labHostIP+":30080")
+	l.must(d.Close())
+	l.ask(l.outside, "tcp4", labHostIP+":30080")
+	d = l.open()
+	l.ask(l.outside, "tcp4", labHostIP+":30080")
+	link, err := d.nl.LinkByName(labUplink)
+	l.must(err)
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		filters, err := d.nl.FilterList(link, parent)
+		if err != nil || len(filters) != 1 {
+			t.Errorf("%d filters on the uplink after a restart, want 1: %v", len(filters), err)
+		}
+	}
+	l.must(d.removeUplinks())
+	filters, err := d.nl.FilterList(link, netlink.HANDLE_MIN_INGRESS)
+	if err != nil || len(filters) != 0 {
+		t.Errorf("%d filters left, %v", len(filters), err)
+	}
+	l.must(d.Remove())
+	if after := l.traces(); !slices.Equal(after, before) {
+		t.Errorf("after Remove:\n%s\nbefore Open:\n%s", strings.Join(after, "\n"), strings.Join(before, "\n"))
+	}
+}
+
 func TestSecondDaemonIsRefused(t *testing.T) {
 	l := newLab(t)
 	l.openUntilEnd()
@@ -162,13 +234,18 @@ func (l *lab) traces() []string {
 	}))
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	l.must(err)
+	l.must(l.host.do(func() error {
+		forwarding, err := os.ReadFile("/proc/sys/net/ipv4/conf/" + labUplink + "/forwarding")
+		out = append(out, "forwarding "+string(forwarding))
+		return err
+	}))
 	for line := range strings.Lines(string(mounts)) {
 		if f := strings.Fields(line); strings.HasPrefix(f[1], filepath.Dir(l.opts.StateDir)) {
 			out = append(out, "mount "+f[1])
 		}
 	}
 	err = filepath.WalkDir(l.opts.StateDir, func(path string, e fs.DirEntry, err error) error {
-		if err == nil && !e.IsDir() && !strings.HasPrefix(e.Name(), "last-address") {
+		if err == nil && !e.IsDir() && e.Name() != "last-address" {
 			out = append(out, "file "+path)
 		}
 		return nil

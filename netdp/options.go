@@ -65,6 +65,8 @@ type Options struct {
 	// MaxFlows replaces DefaultMaxFlows when it is not zero.
 	MaxFlows uint32
 	Logger   *slog.Logger
+
+	noTCX bool // as on Linux before 6.6, for tests
 }
 
 func (o *Options) complete() error {

@@ -7,17 +7,24 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"shoal/bpf"
 )
 
 // pins is our directory on a bpffs: maps/NAME-HASH and links/NAME.
 type pins struct {
 	dir string
 }
+
+// mountSource marks a bpffs that we mounted.
+const mountSource = "shoal"
 
 func openPins(dir string) (pins, error) {
 	p := pins{dir: dir}
@@ -29,7 +36,7 @@ func openPins(dir string) (pins, error) {
 		return p, err
 	}
 	if !on {
-		if err := unix.Mount("shoal", dir, "bpf", 0, "mode=0700"); err != nil {
+		if err := unix.Mount(mountSource, dir, "bpf", 0, "mode=0700"); err != nil {
 			return p, fmt.Errorf("mount bpffs at %s: %w", dir, err)
 		}
 	}
@@ -75,14 +82,35 @@ func names(dir string) ([]string, error) {
 	return out, nil
 }
 
-// layoutName is what a map is pinned as: a new shape gets a new name, so a
-// daemon never writes new structs into an old map.
-func layoutName(spec *ebpf.MapSpec) string {
-	h := fnv.New32a()
-	fmt.Fprintf(h, "%d %d %d %d %d ", spec.Type, spec.KeySize, spec.ValueSize, spec.MaxEntries, spec.Flags)
-	writeShape(h, spec.Key)
-	writeShape(h, spec.Value)
-	return fmt.Sprintf("%s-%08x", spec.Name, h.Sum32())
+// serviceMapNames are the maps whose entries point at each other: if one
+// changes its shape, all begin anew.
+var serviceMapNames = []string{
+	bpf.DatapathMapFrontends, bpf.DatapathMapServices, bpf.DatapathMapSlots,
+	bpf.DatapathMapBackends, bpf.DatapathMapMaglev,
+}
+
+// layoutNames says what each map is pinned as. A new shape gets a new name, so
+// a daemon never writes new structs into an old map.
+func layoutNames(specs map[string]*ebpf.MapSpec) map[string]string {
+	out := map[string]string{}
+	for name := range specs {
+		if strings.HasPrefix(name, ".") {
+			continue // constants belong to one load of the programs
+		}
+		together := []string{name}
+		if slices.Contains(serviceMapNames, name) {
+			together = serviceMapNames
+		}
+		h := fnv.New32a()
+		for _, n := range together {
+			spec := specs[n]
+			fmt.Fprintf(h, "%d %d %d %d %d ", spec.Type, spec.KeySize, spec.ValueSize, spec.MaxEntries, spec.Flags)
+			writeShape(h, spec.Key)
+			writeShape(h, spec.Value)
+		}
+		out[name] = fmt.Sprintf("%s-%08x", name, h.Sum32())
+	}
+	return out
 }
 
 // writeShape writes what matters of a type in memory: fields, places, sizes.
@@ -105,35 +133,32 @@ func writeShape(w io.Writer, t btf.Type) {
 	}
 }
 
-// openMaps loads each map from its pin or makes and pins it. reused says
-// whether every one of them was there already.
-func (p pins) openMaps(specs map[string]*ebpf.MapSpec) (maps map[string]*ebpf.Map, reused bool, err error) {
+// openMaps loads each map from its pin or makes and pins it. adoptable says
+// whether the service maps were there, all of them.
+func (p pins) openMaps(specs map[string]*ebpf.MapSpec) (maps map[string]*ebpf.Map, adoptable bool, err error) {
 	maps = map[string]*ebpf.Map{}
-	reused = true
+	adoptable = true
 	defer func() {
 		if err != nil {
 			closeMaps(maps)
 		}
 	}()
-	for name, spec := range specs {
-		if strings.HasPrefix(name, ".") {
-			continue // constants belong to one load of the programs
-		}
-		path := p.mapPath(layoutName(spec))
+	for name, pinName := range layoutNames(specs) {
+		path := p.mapPath(pinName)
 		m, err := ebpf.LoadPinnedMap(path, nil)
 		if errors.Is(err, os.ErrNotExist) {
-			reused = false
-			m, err = createPinned(spec, path)
+			adoptable = adoptable && !slices.Contains(serviceMapNames, name)
+			m, err = createPinned(specs[name], path)
 		}
 		if err != nil {
 			return maps, false, fmt.Errorf("open map %s: %w", name, err)
 		}
 		maps[name] = m
-		if err := spec.Compatible(m); err != nil {
+		if err := specs[name].Compatible(m); err != nil {
 			return maps, false, fmt.Errorf("open map %s: %w", name, err)
 		}
 	}
-	return maps, reused, nil
+	return maps, adoptable, nil
 }
 
 func createPinned(spec *ebpf.MapSpec, path string) (*ebpf.Map, error) {
@@ -158,8 +183,8 @@ func closeMaps(maps map[string]*ebpf.Map) {
 // last program that uses it is gone.
 func (p pins) removeOldMaps(current map[string]*ebpf.MapSpec) error {
 	keep := map[string]bool{}
-	for _, spec := range current {
-		keep[layoutName(spec)] = true
+	for _, pinName := range layoutNames(current) {
+		keep[pinName] = true
 	}
 	found, err := names(p.mapsDir())
 	if err != nil {
@@ -183,12 +208,18 @@ func (p pins) remove() error {
 			return fmt.Errorf("remove pins: %w", err)
 		}
 	}
-	err := unix.Unmount(p.dir, 0)
-	if errors.Is(err, unix.EINVAL) {
-		return nil // a directory on somebody else's bpffs
-	}
+	mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(p.dir))
 	if err != nil {
+		return fmt.Errorf("find mount of %s: %w", p.dir, err)
+	}
+	if len(mounts) == 0 || mounts[0].Source != mountSource {
+		return nil // somebody else's bpffs
+	}
+	if err := unix.Unmount(p.dir, 0); err != nil {
 		return fmt.Errorf("unmount bpffs at %s: %w", p.dir, err)
+	}
+	if err := os.Remove(p.dir); err != nil {
+		return fmt.Errorf("remove bpffs directory: %w", err)
 	}
 	return nil
 }

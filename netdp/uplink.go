@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -19,6 +21,7 @@ import (
 const (
 	filterPriority = 1
 	filterHandle   = 1
+	filterPrefix   = "shoal_"
 )
 
 // findUplinks names the interfaces to other machines.
@@ -60,20 +63,76 @@ func (d *Datapath) linkHolding(ip netip.Addr) (string, error) {
 
 // attachUplinks puts the uplink programs on each uplink.
 func (d *Datapath) attachUplinks() error {
-	if err := d.findUplinks(); err != nil {
-		return err
-	}
 	for _, name := range d.uplinks {
 		err := d.host.do(func() error {
 			return firstError(
 				d.attachUplink(name, "uplink_ingress", d.progs[bpf.DatapathProgUplinkIngress], ebpf.AttachTCXIngress),
 				d.attachUplink(name, "uplink_egress", d.progs[bpf.DatapathProgUplinkEgress], ebpf.AttachTCXEgress),
-				// What the pod program sends back takes the host's routes.
-				writeSysctl("1", "net/ipv4/conf", name, "forwarding"),
+				d.enableForwarding(name),
 			)
 		})
 		if err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// enableForwarding lets packets from other machines on to pods. It remembers
+// what was set before, for Remove. It runs in the host's namespace.
+func (d *Datapath) enableForwarding(device string) error {
+	saved := d.savedForwarding(device)
+	if _, err := os.Stat(saved); errors.Is(err, os.ErrNotExist) {
+		was, err := os.ReadFile(filepath.Join("/proc/sys/net/ipv4/conf", device, "forwarding"))
+		if err != nil {
+			return fmt.Errorf("read forwarding of %s: %w", device, err)
+		}
+		if err := replaceFile(saved, was); err != nil {
+			return fmt.Errorf("save forwarding of %s: %w", device, err)
+		}
+	}
+	return writeSysctl("1", "net/ipv4/conf", device, "forwarding")
+}
+
+func (d *Datapath) savedForwarding(device string) string {
+	return filepath.Join(d.opts.StateDir, "forwarding-"+device)
+}
+
+// removeUplinks takes filters off the uplinks (links go with their pins) and
+// sets their forwarding back.
+func (d *Datapath) removeUplinks() error {
+	var errs []error
+	for _, name := range d.uplinks {
+		errs = append(errs, d.removeFilters(name), d.host.do(func() error {
+			was, err := os.ReadFile(d.savedForwarding(name))
+			if errors.Is(err, os.ErrNotExist) {
+				return nil
+			}
+			if err != nil {
+				return fmt.Errorf("read saved forwarding of %s: %w", name, err)
+			}
+			return writeSysctl(strings.TrimSpace(string(was)), "net/ipv4/conf", name, "forwarding")
+		}))
+	}
+	return errors.Join(errs...)
+}
+
+func (d *Datapath) removeFilters(device string) error {
+	dev, err := d.nl.LinkByName(device)
+	if err != nil {
+		return nil // the interface is gone, with all that was on it
+	}
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		filters, err := d.nl.FilterList(dev, parent)
+		if err != nil {
+			return fmt.Errorf("list filters of %s: %w", device, err)
+		}
+		for _, f := range filters {
+			if b, ok := f.(*netlink.BpfFilter); ok && strings.HasPrefix(b.Name, filterPrefix) {
+				if err := d.nl.FilterDel(f); err != nil {
+					return fmt.Errorf("remove filter of %s: %w", device, err)
+				}
+			}
 		}
 	}
 	return nil
@@ -92,6 +151,9 @@ func (d *Datapath) attachUplink(device, program string, prog *ebpf.Program, wher
 	dev, err := d.nl.LinkByName(device)
 	if err != nil {
 		return fmt.Errorf("find uplink %s: %w", device, err)
+	}
+	if d.opts.noTCX {
+		return d.filterUplink(dev.Attrs().Index, program, prog, where)
 	}
 	l, err := link.AttachTCX(link.TCXOptions{
 		Interface: dev.Attrs().Index, Program: prog, Attach: where, Anchor: link.Head(),
@@ -138,7 +200,7 @@ func (d *Datapath) filterDevice(index int, parent uint32, name string, prog *ebp
 			LinkIndex: index, Parent: parent, Handle: filterHandle,
 			Protocol: unix.ETH_P_ALL, Priority: filterPriority,
 		},
-		Fd: prog.FD(), Name: "shoal_" + name, DirectAction: true,
+		Fd: prog.FD(), Name: filterPrefix + name, DirectAction: true,
 	}
 	if err := d.nl.FilterReplace(filter); err != nil {
 		return fmt.Errorf("attach %s: %w", name, err)
