@@ -14,7 +14,7 @@ import (
 const (
 	// memTableBytes: badger allocates about 1.3 times this for each table in
 	// memory, and flushes it to disk when full.
-	memTableBytes = 4 << 20
+	memTableBytes = 2 << 20
 	// memTables may wait to be flushed while writes go on.
 	memTables = 2
 	// valueLogThreshold: longer values go to the value log instead of being
@@ -22,11 +22,16 @@ const (
 	valueLogThreshold = 256 << 10
 	// valueLogFileBytes keeps files small, as only whole files are collected.
 	valueLogFileBytes = 16 << 20
-	baseTableBytes    = 2 << 20
-	baseLevelBytes    = 8 << 20
-	// compactors: the third one is what rewrites the last level to drop
-	// versions nobody can read any more; badger has no other way to start it.
-	compactors = 3
+	// tableBytes: badger builds a table in a buffer of twice this, and pools
+	// eight of them for some seconds.
+	tableBytes = memTableBytes
+	// blockBytes holds several objects, else badger's buffers grow by copying.
+	blockBytes = 16 << 10
+	// baseLevelBytes is so large that there is but one level to merge into.
+	baseLevelBytes = 64 << 30
+	// maxUnmergedTables is when badger holds writes back until new tables have
+	// been merged; see compactTables.
+	maxUnmergedTables = 24
 )
 
 func openBadger(o Options, log *slog.Logger) (*badger.DB, error) {
@@ -44,12 +49,14 @@ func openBadger(o Options, log *slog.Logger) (*badger.DB, error) {
 		WithNumMemtables(memTables).
 		WithValueThreshold(valueLogThreshold).
 		WithValueLogFileSize(valueLogFileBytes).
-		WithBaseTableSize(baseTableBytes).
+		WithBaseTableSize(tableBytes).
+		WithBlockSize(blockBytes).
 		WithBaseLevelSize(baseLevelBytes).
-		WithNumCompactors(compactors).
+		WithNumLevelZeroTablesStall(maxUnmergedTables).
+		WithNumCompactors(0).
 		WithNumGoroutines(1).
 		WithLogger(badgerLog{log})
-	opts.LmaxCompaction = true
+	opts.TableSizeMultiplier = 1
 	db, err := badger.OpenManaged(opts)
 	if err != nil {
 		return nil, fmt.Errorf("open badger in %s: %w", o.Dir, err)

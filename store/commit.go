@@ -67,6 +67,8 @@ const (
 	endOfLife
 	// reap removes a tombstone, if it still has the expected version.
 	reap
+	// padding is a write of the store's own that nobody reads.
+	padding
 )
 
 type outcome struct {
@@ -238,6 +240,11 @@ func (db *DB) commit(b *batch) {
 // decide checks one write's expectation and turns it into a change.
 func (db *DB) decide(b *batch, txn *badger.Txn, p *pending) error {
 	u := &p.update
+	if p.kind == padding {
+		db.tick()
+		b.note(change{pending: p, after: Entry{Key: u.Key, Version: db.last}, encoded: u.Value})
+		return nil
+	}
 	before, err := db.current(b, txn, u.Key)
 	if err != nil {
 		return err
@@ -406,9 +413,11 @@ func (c *change) meta() byte {
 // who hears of a change can read it.
 func (db *DB) publish(changes []change) {
 	events := make([]*Event, 0, len(changes))
+	bytes := 0
 	for i := range changes {
 		c := &changes[i]
 		db.counts.changed(c)
+		bytes += len(c.after.Key) + len(c.encoded)
 		if c.after.ExpiresMicros != 0 {
 			db.ttl.add(expiry{key: c.after.Key, version: c.after.Version, micros: c.after.ExpiresMicros})
 		}
@@ -419,9 +428,10 @@ func (db *DB) publish(changes []change) {
 	version := changes[len(changes)-1].after.Version
 	db.committed.Store(uint64(version))
 	db.events.publish(events, version)
+	db.wrote(bytes, version)
 }
 
-// event returns what watchers are told; reaping a tombstone is nothing to them.
+// event returns what watchers are told: nothing, where no live record was or is.
 func (c *change) event() *Event {
 	wasLive := c.before != nil && c.before.Live()
 	isLive := !c.erase && c.after.Live()

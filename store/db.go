@@ -65,6 +65,13 @@ type DB struct {
 	closed  error
 	running sync.WaitGroup
 
+	// churn counts bytes written since the tables were last tidied; tidyAfter
+	// is the version at which that became worth repeating, 0 before.
+	churn     atomic.Int64
+	tidyAfter atomic.Uint64
+	// filled has a token when another memtable may have filled.
+	filled chan struct{}
+
 	// compacting serialises Compact.
 	compacting sync.Mutex
 
@@ -100,6 +107,7 @@ func Open(ctx context.Context, o Options) (_ *DB, err error) {
 		queue:   make(chan *pending, maxBatchWrites),
 		closing: make(chan struct{}),
 		stopped: make(chan struct{}),
+		filled:  make(chan struct{}, 1),
 	}
 	defer func() {
 		if err != nil {

@@ -24,18 +24,29 @@ const (
 
 // maintainLoop cuts history to its window, reaps tombstones and returns space.
 func (db *DB) maintainLoop() {
-	for round := 1; ; round++ {
+	due := db.opts.Clock.After(maintainInterval)
+	for round := 1; ; {
 		select {
-		case <-db.opts.Clock.After(maintainInterval):
+		case <-due:
+			due = db.opts.Clock.After(maintainInterval)
+			db.maintain(round)
+			round++
+		case <-db.filled:
+			db.compactTables()
 		case <-db.closing:
 			return
 		}
-		db.Compact(db.windowStart())
-		db.reapTombstones()
-		db.space.restoreBallast()
-		if round%valueLogGCEvery == 0 {
-			db.collectValueLog()
-		}
+	}
+}
+
+func (db *DB) maintain(round int) {
+	db.Compact(db.windowStart())
+	db.reapTombstones()
+	db.compactTables()
+	db.tidy()
+	db.space.restoreBallast()
+	if round%valueLogGCEvery == 0 {
+		db.collectValueLog()
 	}
 }
 

@@ -44,7 +44,7 @@ const (
 	ballastFile = "ballast"
 	// maxBallastBytes covers replaying and flushing all memtables and starting
 	// new logs.
-	maxBallastBytes = 8 * memTableBytes
+	maxBallastBytes = 16 * memTableBytes
 	// logBytes is how far badger writes into a memtable's log: until it is
 	// over memTableBytes, and then one more batch.
 	logBytes = memTableBytes + memTableBytes/4
@@ -177,11 +177,11 @@ func (g *spaceGuard) refuse(err error) error {
 // Badger takes a file of size zero for a new one.
 func (g *spaceGuard) allocateNext() error {
 	if g.next != nil {
-		info, err := g.next.Stat()
+		waiting, err := unused(g.next)
 		if err != nil {
 			return fmt.Errorf("allocate log: %w", err)
 		}
-		if info.Size() == 0 {
+		if waiting {
 			return nil
 		}
 		// Badger has moved on to it.
@@ -200,6 +200,16 @@ func (g *spaceGuard) allocateNext() error {
 	}
 	g.next = file
 	return syncDir(g.dir)
+}
+
+// unused reports whether badger has not taken file: it gives it a size at once,
+// and unlinks it when done with it.
+func unused(file *os.File) (bool, error) {
+	var st syscall.Stat_t
+	if err := syscall.Fstat(int(file.Fd()), &st); err != nil {
+		return false, fmt.Errorf("inspect %s: %w", file.Name(), err)
+	}
+	return st.Size == 0 && st.Nlink > 0, nil
 }
 
 // allocate gives file its blocks without changing its size.
@@ -283,8 +293,7 @@ func (g *spaceGuard) close() error {
 		return nil
 	}
 	defer g.next.Close()
-	info, err := g.next.Stat()
-	if err != nil || info.Size() > 0 {
+	if waiting, err := unused(g.next); err != nil || !waiting {
 		return err
 	}
 	return os.Remove(g.next.Name())

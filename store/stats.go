@@ -9,6 +9,9 @@ type counters struct {
 }
 
 func (c *counters) changed(ch *change) {
+	if ch.pending.kind == padding {
+		return
+	}
 	c.writes.Add(1)
 	switch {
 	case ch.before == nil:

@@ -29,6 +29,8 @@ const (
 	// ones, wanted only by watchers that lag, are read back from disk.
 	recentEvents = 512
 	recentBytes  = 1 << 20
+	// firstRing is the ring's size to begin with.
+	firstRing = 1024
 )
 
 // change of one key, as the log remembers it: enough to read the event back.
@@ -49,7 +51,9 @@ type watchLog struct {
 	mu sync.Mutex
 	// All below are guarded by mu. Position p is in ring[p%len(ring)] for
 	// first <= p < next; whole events are kept from position recent on.
+	// The ring starts small and grows to limit.
 	ring                []logged
+	limit               int
 	first, recent, next uint64
 	recentSize          int
 	// floor is the oldest version a watch may start from: the version of the
@@ -63,8 +67,12 @@ type watchLog struct {
 	ended    error
 }
 
-func newWatchLog(events int) *watchLog {
-	return &watchLog{ring: make([]logged, events), watchers: make(map[string]map[*Watcher]struct{})}
+func newWatchLog(limit int) *watchLog {
+	return &watchLog{
+		ring:     make([]logged, min(limit, firstRing)),
+		limit:    limit,
+		watchers: make(map[string]map[*Watcher]struct{}),
+	}
 }
 
 // reset starts the log at version v.
@@ -89,11 +97,23 @@ func (l *watchLog) publish(events []*Event, version Version) {
 
 func (l *watchLog) append(e *Event) {
 	if l.next-l.first == uint64(len(l.ring)) {
-		l.dropFirst()
+		l.makeRoom()
 	}
 	*l.at(l.next) = logged{key: e.Key, version: e.Version, prevVersion: e.PrevVersion, deleted: e.Deleted, whole: e}
 	l.next++
 	l.recentSize += len(e.Value) + len(e.Prev)
+}
+
+func (l *watchLog) makeRoom() {
+	if len(l.ring) == l.limit {
+		l.dropFirst()
+		return
+	}
+	old := l.ring
+	l.ring = make([]logged, min(2*len(old), l.limit))
+	for p := l.first; p < l.next; p++ {
+		*l.at(p) = old[p%uint64(len(old))]
+	}
 }
 
 func (l *watchLog) at(position uint64) *logged { return &l.ring[position%uint64(len(l.ring))] }
