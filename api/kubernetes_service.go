@@ -100,9 +100,15 @@ func (e *endpoints) slice(service string, ip net.IP, ports []corev1.EndpointPort
 }
 
 // RemoveEndpoints keeps the slice: pods outlive the daemon, and one that comes
-// back a second later must find the address it knew. "Not found" is what
-// upstream's controller takes as nothing left over.
+// back a second later must find the address it knew. Upstream's controller
+// calls it before the first publication, where "not found" means that nothing
+// was left over, and once more when it stops.
 func (e *endpoints) RemoveEndpoints(string, net.IP, []corev1.EndpointPort) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.stopped {
+		return nil
+	}
 	return storage.NewKeyNotFoundError(e.sliceName(), 0)
 }
 

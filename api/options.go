@@ -129,6 +129,5 @@ func (o Options) upstream() (*options.ServerRunOptions, error) {
 	// controllers, a config watch and a queue per request, and its estimates
 	// assume all requests of a cluster pass through few servers.
 	s.Features.EnablePriorityAndFairness = false
-	s.Features.EnableProfiling = false
 	return s, nil
 }
