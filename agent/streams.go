@@ -56,6 +56,11 @@ const execEnd = 10 * time.Second
 
 func (a *Agent) exec(ctx context.Context, r execRequest) error {
 	ctx = namespaces.WithNamespace(ctx, a.o.ContainerdNamespace)
+	var input *inputEnd
+	if r.in != nil {
+		input = &inputEnd{Reader: r.in, ended: make(chan struct{})}
+		r.in = input
+	}
 	process, err := a.execProcess(ctx, r)
 	if err != nil {
 		return err
@@ -73,11 +78,14 @@ func (a *Agent) exec(ctx context.Context, r execRequest) error {
 		return fmt.Errorf("start command: %w", err)
 	}
 	var wg sync.WaitGroup
-	resizing, stop := context.WithCancel(ctx)
+	running, stop := context.WithCancel(ctx)
 	defer wg.Wait()
 	defer stop()
 	if r.tty && r.resize != nil {
-		wg.Go(func() { followSize(resizing, process, r.resize) })
+		wg.Go(func() { followSize(running, process, r.resize) })
+	}
+	if input != nil {
+		wg.Go(func() { closeInput(running, process, input.ended) })
 	}
 	select {
 	case status := <-exited:
@@ -122,6 +130,31 @@ func (a *Agent) execProcess(ctx context.Context, r execRequest) (containerd.Proc
 		return nil, fmt.Errorf("exec: %w", err)
 	}
 	return process, nil
+}
+
+// inputEnd tells when its reader has no more.
+type inputEnd struct {
+	io.Reader
+	once  sync.Once
+	ended chan struct{}
+}
+
+func (i *inputEnd) Read(p []byte) (int, error) {
+	n, err := i.Reader.Read(p)
+	if err != nil {
+		i.once.Do(func() { close(i.ended) })
+	}
+	return n, err
+}
+
+// closeInput gives the command the end of its input: the shim keeps the pipe
+// open for writing, so closing our end of it is not enough.
+func closeInput(ctx context.Context, p containerd.Process, ended <-chan struct{}) {
+	select {
+	case <-ctx.Done():
+	case <-ended:
+		_ = p.CloseIO(ctx, containerd.WithStdinCloser)
+	}
 }
 
 func followSize(ctx context.Context, p containerd.Process, sizes <-chan remotecommand.TerminalSize) {

@@ -126,7 +126,7 @@ func TestBadCommands(t *testing.T) {
 		{[]string{"frobnicate"}, []string{"frobnicate"}},
 		{[]string{"run", "x", "--namespace", ns, "--nonsense"}, []string{"nonsense"}},
 	} {
-		t.Run(strings.Join(c.args[:2][:min(2, len(c.args))], "_"), func(t *testing.T) {
+		t.Run(strings.Join(c.args[:min(2, len(c.args))], "_"), func(t *testing.T) {
 			result := daemon.Command(c.args...).Run(t.Context())
 			if result.Err == nil {
 				t.Fatalf("it succeeded: %s", result.Stdout)

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -97,8 +96,9 @@ func apply(t *testing.T, namespace, manifest string) {
 	kubectlInput(t, manifest, "apply", "--namespace", namespace, "--filename", "-")
 }
 
-// newNamespace makes a namespace and takes it away, with all that is in it,
-// when the test ends.
+// newNamespace makes a namespace, and when the test ends deletes it and waits
+// until its pods are gone. The namespace itself follows seconds later, as
+// upstream's controller looks again only then.
 func newNamespace(t *testing.T) string {
 	t.Helper()
 	name := "t-" + strings.Trim(regexp.MustCompile(`[^a-z0-9]+`).ReplaceAllString(strings.ToLower(t.Name()), "-"), "-")
@@ -124,11 +124,11 @@ func removeNamespace(t *testing.T, name string) {
 	err := pods.DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{})
 	err = errors.Join(err, client.CoreV1().Namespaces().Delete(ctx, name, metav1.DeleteOptions{}))
 	err = errors.Join(err, harness.Until(ctx, 50*time.Millisecond, func() error {
-		_, err := client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return nil
+		left, err := client.CoreV1().Pods(name).List(ctx, metav1.ListOptions{})
+		if err == nil && len(left.Items) > 0 {
+			err = fmt.Errorf("%d pods are left", len(left.Items))
 		}
-		return errors.Join(errors.New("namespace is still there"), err)
+		return err
 	}))
 	if err != nil {
 		t.Errorf("remove namespace %s: %v", name, err)

@@ -53,7 +53,7 @@ func TestKubectlWorkload(t *testing.T) {
 	mentions(t, kubectl(t, in("get", "deployments")...), "NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE", "1/1")
 	mentions(t, kubectl(t, in("get", "pods", "--output", "wide")...), "NODE", "Running", daemon.Name)
 	mentions(t, kubectl(t, in("describe", "deployment", "web")...), "Replicas:", "1 desired", "ScalingReplicaSet")
-	mentions(t, kubectl(t, in("describe", "pods", "--selector", "app=web")...), "Scheduled", "Started", "nc -ll")
+	mentions(t, kubectl(t, in("describe", "pods", "--selector", "app=web")...), "Scheduled", "Started", "Ready", "QoS Class")
 
 	kubectl(t, in("scale", "deployment", "web", "--replicas", "3")...)
 	podsReady(t, ns, "app=web", 3)

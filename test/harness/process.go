@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Result is what a finished command left.
@@ -32,8 +33,14 @@ type Command struct {
 	User uint32
 }
 
+// commandWithin bounds every command, so that one that hangs fails its test and
+// not the whole run.
+const commandWithin = 3 * time.Minute
+
 // Run runs the command to its end.
 func (c Command) Run(ctx context.Context) Result {
+	ctx, cancel := context.WithTimeoutCause(ctx, commandWithin, errors.New("the command did not end in time"))
+	defer cancel()
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, c.Argv[0], c.Argv[1:]...)
 	cmd.Env = append(os.Environ(), c.Env...)
