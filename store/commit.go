@@ -315,8 +315,9 @@ func (db *DB) apply(b *batch, p *pending, before *Entry) {
 	}
 	if u.Delete {
 		r.UID, r.Value = tombstoneUID(before.UID), nil
-	} else if u.TTL > 0 {
-		r.ExpiresMicros = microseconds(db.opts.Clock.Now().Add(u.TTL))
+	} else {
+		r.Born = born(before, &r)
+		r.ExpiresMicros = db.expires(u.TTL)
 	}
 	encoded := AppendRecord(make([]byte, 0, recordOverhead+len(r.UID)+len(r.Value)), &r)
 	// Keep our own copy of the value, not the caller's buffer.
@@ -327,6 +328,21 @@ func (db *DB) apply(b *batch, p *pending, before *Entry) {
 		after:   Entry{Key: u.Key, Version: db.last, Record: r},
 		encoded: encoded,
 	})
+}
+
+// born carries an object's birth over an update; another uid is another life.
+func born(before *Entry, r *Record) Stamp {
+	if before != nil && before.Live() && before.UID == r.UID {
+		return before.Born
+	}
+	return r.Stamps[0]
+}
+
+func (db *DB) expires(ttl time.Duration) uint64 {
+	if ttl <= 0 {
+		return 0
+	}
+	return microseconds(db.opts.Clock.Now().Add(ttl))
 }
 
 // erase takes a key away for good. The change has no record; after carries the

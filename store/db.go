@@ -217,7 +217,7 @@ func (db *DB) recover() error {
 	}
 	// Stamps never run ahead of versions (see apply), so the last version also
 	// bounds the logical clock.
-	db.hlc = HLC(uint64(db.last) | 1<<hlcLogicalBits - 1)
+	db.hlc = HLC(uint64(db.last) | (1<<hlcLogicalBits - 1))
 	// What the last run had discarded is not remembered, and its watch log is
 	// gone: history starts anew here.
 	db.horizon.Store(uint64(db.last))

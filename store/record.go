@@ -16,6 +16,9 @@ type Record struct {
 	// deleted. The longer one wins a merge (Yu and Rostad, "A Low-Cost Set
 	// CRDT Based on Causal Lengths", 2020).
 	CausalLength uint64
+	// Born stamps the creation that began this life; zero in a tombstone. Of
+	// two lives under one name the earlier born wins.
+	Born Stamp
 	// Stamps say when and by whom; most records have one, for the whole object.
 	Stamps []Stamp
 	// ExpiresMicros, if not zero, is when the record ends by itself, in
@@ -80,16 +83,18 @@ const (
 // Wire form, all integers unsigned varints unless said otherwise:
 //
 //	format byte | flags byte | causal length | uid | [expires] |
-//	stamp count | stamps: time (8 bytes), actor (8 bytes), field set length, field set |
+//	[born: time (8 bytes), actor (8 bytes)] | stamp count | stamps: time (8 bytes), actor (8 bytes), field set length, field set |
 //	value, to the end
 //
-// uid is 16 raw bytes when flagUUID is set, else a length and the text.
+// uid is 16 raw bytes when flagUUID is set, else a length and the text. born is
+// left out where it is the first stamp, and in tombstones.
 const recordFormat = 1
 
 const (
 	flagUUID    = 1 << 0
 	flagExpires = 1 << 1
-	knownFlags  = flagUUID | flagExpires
+	flagBorn    = 1 << 2
+	knownFlags  = flagUUID | flagExpires | flagBorn
 )
 
 // ErrCorruptRecord is wrapped by every decoding failure.
@@ -105,6 +110,9 @@ func AppendRecord(dst []byte, r *Record) []byte {
 	if r.ExpiresMicros != 0 {
 		flags |= flagExpires
 	}
+	if r.Live() && !r.bornLast() {
+		flags |= flagBorn
+	}
 	dst = append(dst, recordFormat, flags)
 	dst = binary.AppendUvarint(dst, r.CausalLength)
 	if isUUID {
@@ -115,18 +123,32 @@ func AppendRecord(dst []byte, r *Record) []byte {
 	if r.ExpiresMicros != 0 {
 		dst = binary.AppendUvarint(dst, r.ExpiresMicros)
 	}
+	if flags&flagBorn != 0 {
+		dst = appendStamp(dst, r.Born)
+	}
 	dst = binary.AppendUvarint(dst, uint64(len(r.Stamps)))
 	for _, s := range r.Stamps {
-		dst = binary.BigEndian.AppendUint64(dst, uint64(s.Time))
-		dst = binary.BigEndian.AppendUint64(dst, uint64(s.Actor))
-		dst = appendBytes(dst, s.Fields)
+		dst = appendBytes(appendStamp(dst, s), s.Fields)
 	}
 	return append(dst, r.Value...)
 }
 
+func appendStamp(dst []byte, s Stamp) []byte {
+	dst = binary.BigEndian.AppendUint64(dst, uint64(s.Time))
+	return binary.BigEndian.AppendUint64(dst, uint64(s.Actor))
+}
+
+// bornLast: the creation is also the first stamp, as it is until an update.
+func (r *Record) bornLast() bool {
+	return len(r.Stamps) > 0 && r.Stamps[0].same(r.Born)
+}
+
+// same compares when and who, not what.
+func (s Stamp) same(o Stamp) bool { return s.Time == o.Time && s.Actor == o.Actor }
+
 // recordOverhead is how much a record with one whole-object stamp and a UUID
 // adds to its value.
-const recordOverhead = 2 + binary.MaxVarintLen64 + 16 + binary.MaxVarintLen64 + 1 + 16 + 1
+const recordOverhead = 2 + binary.MaxVarintLen64 + 16 + binary.MaxVarintLen64 + 16 + 1 + 16 + 1
 
 // DecodeRecord reads a wire form. The result's Value aliases b.
 func DecodeRecord(b []byte) (Record, error) {
@@ -154,14 +176,36 @@ func DecodeRecord(b []byte) (Record, error) {
 			d.fail("expires flagged but zero")
 		}
 	}
+	if flags&flagBorn != 0 {
+		r.Born = Stamp{Time: HLC(d.uint64()), Actor: Actor(d.uint64())}
+	}
 	r.Stamps = d.stamps()
+	d.checkBorn(&r, flags)
 	if d.err != nil {
 		return Record{}, fmt.Errorf("decode record: %w", d.err)
 	}
 	if len(d.rest) > 0 {
+		if !r.Live() {
+			return Record{}, fmt.Errorf("decode record: %w: tombstone with a value", ErrCorruptRecord)
+		}
 		r.Value = d.rest
 	}
 	return r, nil
+}
+
+// checkBorn fills in what the encoder left out, and refuses what it would have.
+func (d *decoder) checkBorn(r *Record, flags byte) {
+	switch {
+	case d.err != nil:
+	case flags&flagBorn != 0 && !r.Live():
+		d.fail("tombstone with a birth")
+	case flags&flagBorn != 0 && r.bornLast():
+		d.fail("birth given twice")
+	case flags&flagBorn == 0 && r.Live() && len(r.Stamps) == 0:
+		d.fail("no birth and no stamp")
+	case flags&flagBorn == 0 && r.Live():
+		r.Born = Stamp{Time: r.Stamps[0].Time, Actor: r.Stamps[0].Actor}
+	}
 }
 
 func (d *decoder) stamps() []Stamp {
