@@ -38,6 +38,7 @@ func TestImageLoadStreamsAndFollows(t *testing.T) {
 		fmt.Fprintln(w, `{"status":"reading"}`)
 		fmt.Fprintln(w, `{"image":"hello:latest","status":"unpacking"}`)
 		fmt.Fprintln(w, `{"image":"hello:latest","status":"loaded"}`)
+		fmt.Fprintln(w, `{"status":"loaded","done":true}`)
 	})
 	var steps []string
 	err := agent.load(t.Context(), io.NopCloser(strings.NewReader("archive")), -1, func(line imageProgress) {
@@ -63,7 +64,8 @@ func TestImageRefusals(t *testing.T) {
 		want   string
 		absent bool
 	}{
-		"error line":   {200, `{"status":"reading"}` + "\n" + `{"error":"disk full"}`, "pull x on host1: disk full", false},
+		"error line":   {200, `{"status":"reading"}` + "\n" + `{"status":"failed","done":true,"error":"disk full"}`, "pull x on host1: disk full", false},
+		"not done":     {200, `{"status":"reading"}`, "the answer broke off", false},
 		"broken off":   {200, `{"status":"rea`, "the answer broke off", false},
 		"agent's text": {400, "invalid reference\n", "pull x on host1: invalid reference", false},
 		"no image":     {404, "not here", "no such image", true},

@@ -88,7 +88,12 @@ func (n *nodeImages) pull(ctx context.Context, ref string, report func(imageProg
 	if err != nil {
 		return err
 	}
-	return n.follow(request, "pull "+ref, report)
+	return n.follow(request, "pull "+ref, func(line imageProgress) {
+		if line.Done && line.Image == "" {
+			line.Image = ref
+		}
+		report(line)
+	})
 }
 
 func (n *nodeImages) remove(ctx context.Context, ref string) error {
@@ -113,11 +118,13 @@ func (n *nodeImages) list(ctx context.Context) ([]nodeImage, error) {
 		return nil, err
 	}
 	defer response.Body.Close()
-	var images []nodeImage
-	if err := json.NewDecoder(response.Body).Decode(&images); err != nil {
+	var list struct {
+		Items []nodeImage `json:"items"`
+	}
+	if err := json.NewDecoder(response.Body).Decode(&list); err != nil {
 		return nil, fmt.Errorf("list images on %s: read the answer: %w", n.name, err)
 	}
-	return images, nil
+	return list.Items, nil
 }
 
 // at is the address of an operation on one image.
@@ -127,8 +134,8 @@ func (n *nodeImages) at(operation, ref string) string {
 	return address.String()
 }
 
-// follow sends a request and reports each line of its answer. The last line
-// decides whether it worked.
+// follow sends a request and reports each line of its answer. The status code
+// comes before the work, so only the last line says whether it was done.
 func (n *nodeImages) follow(request *http.Request, what string, report func(imageProgress)) error {
 	response, err := n.do(request, what)
 	if err != nil {
@@ -136,19 +143,18 @@ func (n *nodeImages) follow(request *http.Request, what string, report func(imag
 	}
 	defer response.Body.Close()
 	lines := json.NewDecoder(response.Body)
-	for {
+	for done := false; !done; {
 		var line imageProgress
-		err := lines.Decode(&line)
-		switch {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			return fmt.Errorf("%s on %s: the answer broke off: %w", what, n.name, err)
-		case line.Error != "":
+		if err := lines.Decode(&line); err != nil {
+			return fmt.Errorf("%s on %s: the answer broke off, see `shoal image ls` for what was done: %w", what, n.name, err)
+		}
+		if line.Error != "" {
 			return fmt.Errorf("%s on %s: %s", what, n.name, line.Error)
 		}
 		report(line)
+		done = line.Done
 	}
+	return nil
 }
 
 // do sends a request and turns a refusal into an error.
