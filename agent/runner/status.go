@@ -130,6 +130,10 @@ func (w *worker) containerStatus(pod *v1.Pod, s *slot, initDone bool) v1.Contain
 		waiting := s.waiting
 		cs.State.Waiting = &waiting
 		cs.LastTerminationState.Terminated = s.current.exit
+	case w.stop != nil && ended(pod, s) != nil:
+		// It ended, was taken away, and the object's deletion is not through:
+		// the API refuses to take an end back.
+		cs = *ended(pod, s)
 	default:
 		waiting := s.waiting
 		if waiting.Reason == "" {
@@ -144,6 +148,20 @@ func (w *worker) containerStatus(pod *v1.Pod, s *slot, initDone bool) v1.Contain
 		cs.State.Waiting = &waiting
 	}
 	return cs
+}
+
+// ended is the container's status in the API if that says it has ended.
+func ended(pod *v1.Pod, s *slot) *v1.ContainerStatus {
+	known := pod.Status.ContainerStatuses
+	if s.role != roleMain {
+		known = pod.Status.InitContainerStatuses
+	}
+	for i := range known {
+		if known[i].Name == s.spec.Name && known[i].State.Terminated != nil {
+			return &known[i]
+		}
+	}
+	return nil
 }
 
 // earlier is the status an init container had in an earlier daemon's time.
