@@ -21,11 +21,9 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -47,7 +45,6 @@ import (
 const (
 	// readyTimeout bounds the wait for the API to answer after a start.
 	readyTimeout = 60 * time.Second
-	readyPoll    = 5 * time.Millisecond
 	// stopTimeout bounds an orderly stop; beyond it the process exits anyway.
 	stopTimeout = 20 * time.Second
 )
@@ -331,30 +328,7 @@ func agentTLS(files pki.Files) (*tls.Config, error) {
 func (p *peer) waitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	client := &http.Client{Transport: p.server.ClientConfig("shoal-start").Transport}
-	token := p.server.ClientConfig("shoal-start").BearerToken
-	var last string
-	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://shoal.internal/readyz", nil)
-		if err != nil {
-			return err
-		}
-		req.Header.Set("Authorization", "Bearer "+token)
-		resp, err := client.Do(req)
-		if err == nil {
-			body, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-			_ = resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return nil
-			}
-			last = strings.TrimSpace(string(body))
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("API did not become ready within %s: %s", readyTimeout, last)
-		case <-time.After(readyPoll):
-		}
-	}
+	return p.server.AwaitReady(ctx)
 }
 
 // drainWhenAsked stops this host's pods when drain closes, then everything.
