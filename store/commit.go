@@ -173,6 +173,8 @@ type batch struct {
 	bytes   int
 	// changes are the writes accepted, in version order.
 	changes []change
+	// refused are the writes turned down, with the reason.
+	refused []refusal
 	// newest finds this batch's latest change of a key, which a later write
 	// in the same batch must see.
 	newest map[string]int
@@ -188,10 +190,22 @@ type change struct {
 	erase bool
 }
 
+type refusal struct {
+	pending *pending
+	err     error
+}
+
+func (b *batch) answerRefused() {
+	for _, r := range b.refused {
+		r.pending.done <- outcome{err: r.err}
+	}
+}
+
 func (b *batch) reset() {
 	clear(b.pending)
 	clear(b.changes)
-	b.pending, b.changes, b.bytes = b.pending[:0], b.changes[:0], 0
+	clear(b.refused)
+	b.pending, b.changes, b.refused, b.bytes = b.pending[:0], b.changes[:0], b.refused[:0], 0
 	if b.newest == nil {
 		b.newest = make(map[string]int)
 	}
@@ -219,10 +233,13 @@ func (db *DB) commit(b *batch) {
 	txn := db.badger.NewTransactionAt(uint64(db.last), false)
 	for _, p := range b.pending {
 		if err := db.decide(b, txn, p); err != nil {
-			p.done <- outcome{err: err}
+			b.refused = append(b.refused, refusal{p, err})
 		}
 	}
 	txn.Discard()
+	// A refusal may rest on a write of this very batch, so it is answered when
+	// that write is there to be seen.
+	defer b.answerRefused()
 	if len(b.changes) == 0 {
 		return
 	}
@@ -292,7 +309,8 @@ func (db *DB) current(b *batch, txn *badger.Txn, key string) (*Entry, error) {
 		if b.changes[i].erase {
 			return nil, nil
 		}
-		return &b.changes[i].after, nil
+		after := b.changes[i].after // the batch is reused, what is handed out is kept
+		return &after, nil
 	}
 	e, err := getEntry(txn, key)
 	if errors.Is(err, ErrNotFound) {
