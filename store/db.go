@@ -170,7 +170,11 @@ func (db *DB) Close() error {
 		close(db.closing)
 		db.running.Wait()
 		db.events.end(ErrClosed)
-		db.closed = db.release()
+		// Closing flushes the memtable. Without space for that it must not be
+		// tried: the records are safe in the log, and the lock ends with us.
+		if db.closed = db.space.makeWay(); db.closed == nil {
+			db.closed = db.release()
+		}
 	})
 	return db.closed
 }

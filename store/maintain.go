@@ -102,7 +102,7 @@ func (db *DB) oldTombstones(max int) []expiry {
 	defer txn.Discard()
 	var old []expiry
 	scan(txn, Range{Prefix: "/"}, func(item *badger.Item) bool {
-		if item.UserMeta()&metaTombstone != 0 && Version(item.Version()) < horizon {
+		if item.UserMeta()&metaTombstone != 0 && Version(item.Version()) <= horizon {
 			old = append(old, expiry{key: string(item.KeyCopy(nil)), version: Version(item.Version())})
 		}
 		return len(old) < max

@@ -45,6 +45,9 @@ const (
 	// maxBallastBytes covers replaying and flushing all memtables and starting
 	// new logs.
 	maxBallastBytes = 16 * memTableBytes
+	// startBytes is the least that opening may take: each memtable as a table,
+	// and a new log.
+	startBytes = (memTables+1)*tableBytes + logBytes
 	// logBytes is how far badger writes into a memtable's log: until it is
 	// over memTableBytes, and then one more batch.
 	logBytes = memTableBytes + memTableBytes/4
@@ -56,14 +59,27 @@ func newSpaceGuard(dir string, minFree uint64, log *slog.Logger) (*spaceGuard, e
 	if err := g.removeEmptyLogs(); err != nil {
 		return nil, err
 	}
+	return g, g.makeWay()
+}
+
+// makeWay sees to the space that opening or closing takes, at the cost of the
+// ballast if need be.
+func (g *spaceGuard) makeWay() error {
 	free, err := g.free()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if free < g.ballastBytes() {
-		g.dropBallast()
+	if free >= g.ballastBytes() {
+		return nil
 	}
-	return g, nil
+	g.dropBallast()
+	if free, err = g.free(); err != nil {
+		return err
+	}
+	if free < startBytes {
+		return &NoSpaceError{Dir: g.dir, FreeBytes: free, NeedBytes: startBytes}
+	}
+	return nil
 }
 
 func (g *spaceGuard) ballastBytes() uint64 { return min(maxBallastBytes, g.minFree/2) }
