@@ -28,6 +28,9 @@ const (
 	// OutsideAddr is the address of the other machine on that link.
 	OutsideAddr = "192.0.2.2"
 
+	// outsideCgroup is the cgroup of what runs on the other machine.
+	outsideCgroup = "outside"
+
 	// goneWithin bounds how long killed processes may take to leave a cgroup.
 	goneWithin = 10 * time.Second
 )
@@ -36,7 +39,7 @@ const (
 type World struct {
 	// Dir holds everything the world writes; it is removed at its end.
 	Dir string
-	// Cgroup is the name of the world's cgroup, below the root of every
+	// Cgroup is the name of the host's cgroup, below the root of every
 	// hierarchy, with a leading slash.
 	Cgroup string
 	// CgroupDir is its directory in the cgroup2 hierarchy, which the calling
@@ -56,7 +59,8 @@ func Main(inside func(*World) int) int {
 	}
 	if dir := os.Getenv(insideEnv); dir != "" {
 		cgroup := os.Getenv(cgroupEnv)
-		return enter(&World{Dir: dir, Cgroup: "/" + filepath.Base(cgroup), CgroupDir: cgroup}, inside)
+		name := filepath.Join("/", filepath.Base(dir), filepath.Base(cgroup))
+		return enter(&World{Dir: dir, Cgroup: name, CgroupDir: cgroup}, inside)
 	}
 	code, err := runWorld()
 	if err != nil {
@@ -78,11 +82,13 @@ func runWorld() (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	cgroup := filepath.Join(unified, name)
-	if err := os.Mkdir(cgroup, 0o755); err != nil {
-		return 0, err
-	}
 	defer func() { err = errors.Join(err, removeCgroups(name)) }()
+	cgroup := filepath.Join(unified, name, "host")
+	for _, dir := range []string{cgroup, filepath.Join(unified, name, outsideCgroup)} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return 0, err
+		}
+	}
 	fd, err := os.Open(cgroup)
 	if err != nil {
 		return 0, err
@@ -181,7 +187,10 @@ func (w *World) finish() error {
 	return nil
 }
 
-// Outside returns the command line that runs argv on the other machine.
+// Outside returns the command line that runs argv on the other machine: in its
+// network, and out of the cgroup whose sockets the daemon's programs see.
 func (w *World) Outside(argv ...string) []string {
-	return append([]string{"nsenter", "--target", strconv.Itoa(w.outside.Process.Pid), "--net", "--"}, argv...)
+	procs := filepath.Join(filepath.Dir(w.CgroupDir), outsideCgroup, "cgroup.procs")
+	script := fmt.Sprintf(`echo $$ > %s && exec nsenter --target %d --net -- "$@"`, procs, w.outside.Process.Pid)
+	return append([]string{"sh", "-c", script, "outside"}, argv...)
 }

@@ -274,12 +274,16 @@ func (p *peer) newAgent(config *rest.Config) (*agent.Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	group, err := podGroup(p.config.CgroupRoot)
+	if err != nil {
+		return nil, err
+	}
 	a, err := agent.New(agent.Options{
 		NodeName:            p.config.Name,
 		Config:              config,
 		ContainerdSocket:    p.config.Containerd,
 		ContainerdNamespace: p.config.ContainerdNamespace,
-		CgroupRoot:          p.config.CgroupRoot,
+		CgroupRoot:          group,
 		DataDir:             p.config.DataDir,
 		LogDir:              podLogDir,
 		Network:             p.datapath,

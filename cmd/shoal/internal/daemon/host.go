@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
@@ -39,4 +40,25 @@ func cgroup2Mount() (string, error) {
 		return "", errors.New("no cgroup2 hierarchy is mounted, and services are forwarded by BPF programs attached to one; mount it with `mount -t cgroup2 none /sys/fs/cgroup/unified` (Linux 4.5 or later), or name it with --cgroup-root")
 	}
 	return mounts[0].Mountpoint, nil
+}
+
+// defaultPodGroup holds the groups of all pods when the whole hierarchy is ours.
+const defaultPodGroup = "/shoal"
+
+// podGroup names the control group of pods from the root of every hierarchy. It
+// is the place that root has in the cgroup2 hierarchy, so that the programs
+// attached there see the pods.
+func podGroup(root string) (string, error) {
+	mount, err := cgroup2Mount()
+	if err != nil {
+		return "", err
+	}
+	below, err := filepath.Rel(mount, root)
+	if err != nil || below == ".." || strings.HasPrefix(below, "../") {
+		return "", fmt.Errorf("--cgroup-root %s is not below %s, where cgroup2 is mounted; give a directory there", root, mount)
+	}
+	if below == "." {
+		return defaultPodGroup, nil
+	}
+	return filepath.Join("/", below), nil
 }
