@@ -147,6 +147,19 @@ func TestRandomChanges(t *testing.T) {
 	}
 }
 
+// usedSlots counts slots that are not empty.
+func usedSlots(t testing.TB, d *Datapath) (used int) {
+	t.Helper()
+	if err := readMap(d.table.maps.slots, func(_, id uint32) {
+		if id != 0 {
+			used++
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return used
+}
+
 func compare(t *testing.T, d *Datapath, want model, round int) {
 	t.Helper()
 	lines, active, draining := want.lines()
@@ -156,6 +169,9 @@ func compare(t *testing.T, d *Datapath, want model, round int) {
 	_, gotActive, gotDraining := kernelEntries(t, d)
 	if gotActive != active || gotDraining != draining {
 		t.Fatalf("round %d: kernel has %d backends and %d draining, want %d and %d", round, gotActive, gotDraining, active, draining)
+	}
+	if used := usedSlots(t, d); used != active {
+		t.Fatalf("round %d: %d slots are used, want one for each of %d active backends", round, used, active)
 	}
 }
 

@@ -181,14 +181,11 @@ func joinTestCgroup(t testing.TB) string {
 		t.Fatal(err)
 	}
 	was := ownCgroup(t)
-	move := func(dir string) error {
-		return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0)
-	}
-	if err := move(dir); err != nil {
+	if err := enterCgroup(dir); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := move(filepath.Join(root, was)); err != nil {
+		if err := enterCgroup(filepath.Join(root, was)); err != nil {
 			t.Error(err)
 		}
 		if err := os.Remove(dir); err != nil {
@@ -196,6 +193,18 @@ func joinTestCgroup(t testing.TB) string {
 		}
 	})
 	return dir
+}
+
+func enterCgroup(dir string) error {
+	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0)
+}
+
+// outsideCgroup runs f where the datapath's programs do not see its sockets.
+func (l *lab) outsideCgroup(f func()) {
+	l.t.Helper()
+	l.must(enterCgroup(cgroup2Mount(l.t)))
+	defer func() { l.must(enterCgroup(l.opts.CgroupRoot)) }()
+	f()
 }
 
 func ownCgroup(t testing.TB) string {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -89,10 +90,17 @@ func (d *Datapath) makePod(rec podRecord, path string) error {
 		if err := d.nl.LinkAdd(veth); err != nil {
 			return fmt.Errorf("create link %s: %w", name, err)
 		}
+		link, err := d.raiseHostSide(name)
+		if err != nil {
+			return err
+		}
 		if err := setUpPodSide(rec.Address); err != nil {
 			return err
 		}
-		return d.setUpHostSide(rec, name)
+		if err := d.routeToPod(rec, link.Attrs().Index); err != nil {
+			return err
+		}
+		return d.awaitLink(link.Attrs().Index)
 	})
 }
 
@@ -145,12 +153,13 @@ func setUpPodSide(addr netip.Addr) error {
 	)
 }
 
-func (d *Datapath) setUpHostSide(rec podRecord, name string) error {
+// raiseHostSide raises the host's end, with the program on it before the first
+// packet.
+func (d *Datapath) raiseHostSide(name string) (netlink.Link, error) {
 	link, err := d.nl.LinkByName(name)
 	if err != nil {
-		return fmt.Errorf("find link %s: %w", name, err)
+		return nil, fmt.Errorf("find link %s: %w", name, err)
 	}
-	index := link.Attrs().Index
 	err = d.host.do(func() error {
 		return firstError(
 			writeSysctl("1", "net/ipv6/conf", name, "disable_ipv6"),
@@ -159,20 +168,45 @@ func (d *Datapath) setUpHostSide(rec podRecord, name string) error {
 			writeSysctl("1", "net/ipv4/conf", name, "forwarding"),
 		)
 	})
-	if err != nil {
-		return err
-	}
+	return link, firstError(
+		err,
+		d.filterPodLink(link.Attrs().Index),
+		named("raise link "+name, d.nl.LinkSetUp(link)),
+	)
+}
+
+func (d *Datapath) routeToPod(rec podRecord, index int) error {
 	route := &netlink.Route{LinkIndex: index, Scope: netlink.SCOPE_LINK, Dst: hostNet(rec.Address)}
 	if src, ok := d.opts.nodeIPv4(); ok && d.ownsAddress(src) {
 		route.Src = src.AsSlice()
 	}
 	return firstError(
-		d.filterPodLink(index),
-		named("raise link "+name, d.nl.LinkSetUp(link)),
 		named("set neighbour of pod", d.nl.NeighAdd(permanentNeighbour(index, rec.Address, podMAC))),
 		named("route to pod", d.nl.RouteReplace(route)),
 		d.putPod(rec, index),
 	)
+}
+
+// A link whose other end was raised after it starts sending when a kernel
+// worker has noticed; until then it drops. Asking hurries that on Linux 6.8 and
+// later, elsewhere it takes a few asks.
+const (
+	linkUpTries = 1000
+	linkUpPause = time.Millisecond
+)
+
+func (d *Datapath) awaitLink(index int) error {
+	for range linkUpTries {
+		link, err := d.nl.LinkByIndex(index)
+		if err != nil {
+			return fmt.Errorf("find link: %w", err)
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		time.Sleep(linkUpPause)
+	}
+	return errors.New("raise link: it has no carrier after a second")
 }
 
 // clearPod removes everything of a pod but its record and address. What is not
@@ -242,6 +276,8 @@ func named(what string, err error) error {
 	return nil
 }
 
+// firstError is the one that explains the others: its arguments have all been
+// tried, each after the one before.
 func firstError(errs ...error) error {
 	for _, err := range errs {
 		if err != nil {

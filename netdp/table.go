@@ -277,7 +277,8 @@ func (t *table) setSlots(live *liveService, want []uint32) error {
 		}
 	}
 	var indexes, values []uint32
-	for i, id := range want {
+	for i := range max(len(want), len(old)) {
+		id := at(want, i) // 0 empties a slot that is no longer used
 		if i >= len(old) || old[i] != id {
 			indexes = append(indexes, live.base+uint32(i))
 			values = append(values, id)
@@ -293,6 +294,13 @@ func (t *table) setSlots(live *liveService, want []uint32) error {
 	return t.publish(live)
 }
 
+func at(slots []uint32, i int) uint32 {
+	if i < len(slots) {
+		return slots[i]
+	}
+	return 0
+}
+
 // moveSlots gives a service that outgrew its run a larger one; readers go over
 // to it in one step.
 func (t *table) moveSlots(live *liveService, want []uint32) error {
@@ -301,23 +309,38 @@ func (t *table) moveSlots(live *liveService, want []uint32) error {
 	if err != nil {
 		return err
 	}
-	indexes := make([]uint32, len(want))
-	for i := range indexes {
-		indexes[i] = base + uint32(i)
-	}
-	if err := t.maps.putSlots(indexes, want); err != nil {
+	if err := t.maps.putSlots(run(base, len(want)), want); err != nil {
 		t.extents.release(base, order)
 		return err
 	}
-	oldBase, oldOrder := live.base, live.order
+	was := *live
 	live.base, live.order, live.slots = base, order, want
 	if err := t.publish(live); err != nil {
 		return err
 	}
-	if oldOrder >= 0 {
-		t.extents.release(oldBase, oldOrder)
+	return t.freeSlots(&was)
+}
+
+// freeSlots empties and returns the run of a service that nobody reads any more.
+func (t *table) freeSlots(live *liveService) error {
+	if live.order < 0 {
+		return nil
 	}
+	n := len(live.slots)
+	if err := t.maps.putSlots(run(live.base, n), make([]uint32, n)); err != nil {
+		return err
+	}
+	t.extents.release(live.base, live.order)
 	return nil
+}
+
+// run is the n numbers from base on.
+func run(base uint32, n int) []uint32 {
+	out := make([]uint32, n)
+	for i := range out {
+		out[i] = base + uint32(i)
+	}
+	return out
 }
 
 // publish writes the one word that readers start from.
@@ -379,15 +402,14 @@ func (t *table) drop(live *liveService) error {
 	if err := t.dropMaglev(live); err != nil {
 		return err
 	}
-	live.slots = nil
 	if err := t.maps.putService(live.id, bpf.DatapathService{}); err != nil {
+		return err
+	}
+	if err := t.freeSlots(live); err != nil {
 		return err
 	}
 	if err := t.dropBackends(live.members); err != nil {
 		return err
-	}
-	if live.order >= 0 {
-		t.extents.release(live.base, live.order)
 	}
 	t.serviceIDs.release(live.id)
 	delete(t.byKey, live.key)

@@ -1,0 +1,164 @@
+package services
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"shoal/netdp"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+func service(edit ...func(*corev1.Service)) *corev1.Service {
+	s := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"},
+		Spec: corev1.ServiceSpec{
+			ClusterIP: "10.0.0.10", ClusterIPs: []string{"10.0.0.10"},
+			IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol},
+			Ports:      []corev1.ServicePort{{Port: 80, Protocol: corev1.ProtocolTCP}},
+		},
+	}
+	for _, e := range edit {
+		e(s)
+	}
+	return s
+}
+
+func slice(endpoints ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
+	return &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "default", Name: "web-1",
+			Labels: map[string]string{discoveryv1.LabelServiceName: "web"},
+		},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Name: ptr(""), Protocol: ptr(corev1.ProtocolTCP), Port: ptr(int32(8080))}},
+		Endpoints:   endpoints,
+	}
+}
+
+// endpoint has conditions in kubectl's order: ready, serving, terminating.
+func endpoint(addr string, conditions string) discoveryv1.Endpoint {
+	ep := discoveryv1.Endpoint{Addresses: []string{addr}}
+	for name, c := range map[string]**bool{
+		"ready": &ep.Conditions.Ready, "serving": &ep.Conditions.Serving, "terminating": &ep.Conditions.Terminating,
+	} {
+		if conditions != "unset" {
+			*c = ptr(strings.Contains(conditions, name))
+		}
+	}
+	return ep
+}
+
+// render is one line for each port: frontends -> backends.
+func render(services []netdp.Service) string {
+	var lines []string
+	for _, s := range services {
+		var front, back []string
+		for _, f := range s.Frontends {
+			text := f.String()
+			if f.Outside {
+				text += " outside"
+			}
+			front = append(front, text)
+		}
+		for _, b := range s.Backends {
+			text := b.Addr.String()
+			if b.Draining {
+				text += " draining"
+			}
+			back = append(back, text)
+		}
+		lines = append(lines, fmt.Sprintf("%s %s: %s -> %s", s.Key, s.Proto, strings.Join(front, ", "), strings.Join(back, ", ")))
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestTranslate(t *testing.T) {
+	named := func(s *corev1.Service) {
+		s.Spec.Ports = []corev1.ServicePort{
+			{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP, NodePort: 30080},
+			{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP},
+			{Name: "sctp", Port: 99, Protocol: corev1.ProtocolSCTP},
+		}
+	}
+	withPorts := func(s *discoveryv1.EndpointSlice, ports ...discoveryv1.EndpointPort) *discoveryv1.EndpointSlice {
+		s.Ports = ports
+		return s
+	}
+	port := func(name string, proto corev1.Protocol, n int32) discoveryv1.EndpointPort {
+		return discoveryv1.EndpointPort{Name: &name, Protocol: &proto, Port: &n}
+	}
+	const one = "default/web:80/TCP TCP: 10.0.0.10:80 -> "
+	for _, c := range []struct {
+		name   string
+		svc    *corev1.Service
+		slices []*discoveryv1.EndpointSlice
+		want   string
+	}{
+		{"no slices", service(), nil, one},
+		{"ready", service(), []*discoveryv1.EndpointSlice{slice(endpoint("10.64.0.1", "ready serving"))}, one + "10.64.0.1:8080"},
+		{"conditions unset count as ready", service(), []*discoveryv1.EndpointSlice{slice(endpoint("10.64.0.1", "unset"))}, one + "10.64.0.1:8080"},
+		{"several slices", service(), []*discoveryv1.EndpointSlice{
+			slice(endpoint("10.64.0.1", "ready serving")), slice(endpoint("10.64.0.2", "ready serving")),
+		}, one + "10.64.0.1:8080, 10.64.0.2:8080"},
+		{"not ready gets nothing new", service(), []*discoveryv1.EndpointSlice{
+			slice(endpoint("10.64.0.1", "ready serving"), endpoint("10.64.0.2", "")),
+		}, one + "10.64.0.1:8080, 10.64.0.2:8080 draining"},
+		{"terminating drains while others are ready", service(), []*discoveryv1.EndpointSlice{
+			slice(endpoint("10.64.0.1", "serving terminating"), endpoint("10.64.0.2", "ready serving")),
+		}, one + "10.64.0.2:8080, 10.64.0.1:8080 draining"},
+		{"terminating serves as the last", service(), []*discoveryv1.EndpointSlice{
+			slice(endpoint("10.64.0.1", "serving terminating"), endpoint("10.64.0.2", "terminating")),
+		}, one + "10.64.0.1:8080, 10.64.0.2:8080 draining"},
+		{"named ports and protocols", service(named), []*discoveryv1.EndpointSlice{
+			withPorts(slice(endpoint("10.64.0.1", "ready serving")), port("http", corev1.ProtocolTCP, 8080), port("dns", corev1.ProtocolUDP, 5353)),
+			withPorts(slice(endpoint("10.64.0.2", "ready serving")), port("http", corev1.ProtocolTCP, 9090), port("dns", corev1.ProtocolTCP, 53)),
+		}, "default/web:80/TCP TCP: 10.0.0.10:80, node port 30080 -> 10.64.0.1:8080, 10.64.0.2:9090\n" +
+			"default/web:53/UDP UDP: 10.0.0.10:53 -> 10.64.0.1:5353"},
+		{"addresses for other machines", service(func(s *corev1.Service) {
+			s.Spec.ExternalIPs = []string{"203.0.113.1"}
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{
+				{IP: "203.0.113.2"}, {IP: "203.0.113.3", IPMode: ptr(corev1.LoadBalancerIPModeProxy)}, {Hostname: "lb.example"},
+			}
+		}), nil, "default/web:80/TCP TCP: 10.0.0.10:80, 203.0.113.1:80 outside, 203.0.113.2:80 outside -> "},
+		{"dual stack", service(func(s *corev1.Service) {
+			s.Spec.ClusterIPs = append(s.Spec.ClusterIPs, "fd00::10")
+		}), nil, "default/web:80/TCP TCP: 10.0.0.10:80, [fd00::10]:80 -> "},
+		{"endpoints of another family", service(), []*discoveryv1.EndpointSlice{{
+			AddressType: discoveryv1.AddressTypeIPv6, Ports: slice().Ports,
+			Endpoints: []discoveryv1.Endpoint{endpoint("fd00::1", "ready")},
+		}}, one},
+		{"nonsense in a slice", service(), []*discoveryv1.EndpointSlice{slice(
+			discoveryv1.Endpoint{}, endpoint("nonsense", "ready"), endpoint("10.64.0.1", "ready"),
+		), withPorts(slice(endpoint("10.64.0.3", "ready")), discoveryv1.EndpointPort{})}, one + "10.64.0.1:8080"},
+		{"headless", service(func(s *corev1.Service) { s.Spec.ClusterIP = corev1.ClusterIPNone }), nil, ""},
+		{"external name", service(func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeExternalName }), nil, ""},
+		{"no address yet", service(func(s *corev1.Service) { s.Spec.ClusterIP = "" }), nil, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := render(Translate(c.svc, c.slices)); got != c.want {
+				t.Errorf("got\n%s\nwant\n%s", got, c.want)
+			}
+		})
+	}
+}
+
+// The order in which slices are listed must not matter to what is forwarded.
+func TestTranslateIgnoresOrder(t *testing.T) {
+	slices1 := []*discoveryv1.EndpointSlice{slice(endpoint("10.64.0.1", "ready")), slice(endpoint("10.64.0.2", "ready"))}
+	slices2 := []*discoveryv1.EndpointSlice{slices1[1], slices1[0]}
+	a, b := Translate(service(), slices1)[0].Backends, Translate(service(), slices2)[0].Backends
+	byAddr := func(x, y netdp.Backend) int { return x.Addr.Compare(y.Addr) }
+	slices.SortFunc(a, byAddr)
+	slices.SortFunc(b, byAddr)
+	if !reflect.DeepEqual(a, b) {
+		t.Errorf("%v and %v", a, b)
+	}
+}
