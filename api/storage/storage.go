@@ -45,10 +45,12 @@ type Storage struct {
 	measured atomic.Bool
 	// markCorrupt: what cannot be decoded is marked as such.
 	markCorrupt bool
-	// ends with the storage, and with it all its watches.
+	// ctx ends with the storage, and with it all its watches.
 	ctx     context.Context
 	cancel  context.CancelFunc
 	watches sync.WaitGroup
+	// starting guards watches against being added to while Destroy waits.
+	starting sync.Mutex
 }
 
 var _ storage.Interface = (*Storage)(nil)
@@ -118,8 +120,11 @@ func cleanPrefix(prefix string) string {
 }
 
 // Destroy ends all watches and waits for them. The database stays open.
+// It may be called more than once, as subresources share their parent's storage.
 func (s *Storage) Destroy() {
+	s.starting.Lock()
 	s.cancel()
+	s.starting.Unlock()
 	s.watches.Wait()
 }
 

@@ -56,18 +56,29 @@ func (s *Storage) Watch(ctx context.Context, key string, opts storage.ListOption
 	if err != nil {
 		return nil, err
 	}
-	if opts.ProgressNotify && s.newFunc == nil {
-		return nil, apierrors.NewInternalError(errors.New("progressNotify for watch is unsupported because no newFunc was provided"))
-	}
 	w := s.newWatching(ctx, key, store.Version(version), opts)
-	// The subscription is in place when Watch returns, so that nothing the
-	// caller does next is missed.
-	source, err := w.subscribe()
-	w.watches.Add(1)
-	go w.run(source, err)
+	if s.newFunc == nil && (opts.ProgressNotify || w.marked) {
+		return nil, apierrors.NewInternalError(fmt.Errorf("watch %s: bookmarks were asked for and there is no function to make them", s.resource))
+	}
+	if err := w.start(); err != nil {
+		return nil, err
+	}
 	// Reads take no time to be ready here: nothing has to fill a cache first.
 	utilflowcontrol.WatchInitialized(ctx)
 	return w, nil
+}
+
+// start subscribes before it returns, so that nothing the caller does next is
+// missed. A subscription refused is told through the watch, as clients expect.
+func (w *watching) start() error {
+	w.starting.Lock()
+	defer w.starting.Unlock()
+	if err := w.ReadinessCheck(); err != nil {
+		return err
+	}
+	source, err := w.subscribe()
+	w.watches.Go(func() { w.run(source, err) })
+	return nil
 }
 
 func (s *Storage) newWatching(ctx context.Context, key string, from store.Version, opts storage.ListOptions) *watching {
@@ -114,7 +125,6 @@ func (w *watching) Stop() { w.cancel() }
 func (w *watching) ResultChan() <-chan watch.Event { return w.result }
 
 func (w *watching) run(source *store.Watcher, err error) {
-	defer w.watches.Done()
 	defer close(w.result)
 	defer w.cancel()
 	stop := context.AfterFunc(w.Storage.ctx, w.cancel)
