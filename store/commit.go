@@ -452,6 +452,9 @@ func (db *DB) publish(changes []change) {
 		c := &changes[i]
 		db.counts.changed(c)
 		bytes += len(c.after.Key) + len(c.encoded)
+		if c.pending.kind != padding {
+			db.changed.Store(uint64(c.after.Version))
+		}
 		if c.after.ExpiresMicros != 0 {
 			db.ttl.add(expiry{key: c.after.Key, version: c.after.Version, micros: c.after.ExpiresMicros})
 		}

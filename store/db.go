@@ -83,6 +83,8 @@ type DB struct {
 	committed atomic.Uint64
 	// horizon: versions before it may be gone.
 	horizon atomic.Uint64
+	// changed is the newest version of a record's change.
+	changed atomic.Uint64
 	// compacted is the last version that history was cut at since Open.
 	compacted atomic.Uint64
 	counts    counters
@@ -213,6 +215,7 @@ var keyActor = []byte("\x00actor")
 func (db *DB) recover() error {
 	db.last = Version(db.badger.MaxVersion())
 	db.committed.Store(uint64(db.last))
+	db.changed.Store(uint64(db.last))
 	if err := db.loadActor(); err != nil {
 		return err
 	}

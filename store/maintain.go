@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
@@ -40,13 +41,24 @@ func (db *DB) maintainLoop() {
 }
 
 func (db *DB) maintain(round int) {
-	db.Compact(db.windowStart())
+	db.cutHistory()
 	db.reapTombstones()
 	db.compactTables()
 	db.tidy()
 	db.space.restoreBallast()
 	if round%valueLogGCEvery == 0 {
 		db.collectValueLog()
+	}
+}
+
+// cutHistory keeps history to its window. When all of it has left the window
+// there is nothing more to cut, and nothing is written.
+func (db *DB) cutHistory() {
+	if db.Horizon() >= Version(db.changed.Load()) {
+		return
+	}
+	if err := db.Compact(db.windowStart()); err != nil && !errors.Is(err, ErrClosed) {
+		db.log.Warn("cut history", "error", err)
 	}
 }
 
@@ -58,13 +70,19 @@ func (db *DB) windowStart() Version {
 
 // Compact lets go of versions before v: exact reads and watches from before
 // then give ErrExpired. It never goes back. The maintenance does this with a
-// window; call it to shorten history at once.
-func (db *DB) Compact(v Version) {
+// window; call it to shorten history at once. It takes up a version itself.
+func (db *DB) Compact(v Version) error {
 	db.compacting.Lock()
 	defer db.compacting.Unlock()
 	v = min(v, db.Version())
 	if v <= db.Horizon() {
-		return
+		return nil
+	}
+	// Badger knows the newest version by what it still holds. The last change
+	// may have been a removal, which vanishes with what it removed: leave a
+	// mark, or versions could go back after a restart with the clock set back.
+	if err := db.writePadding(keyNewest, nil); err != nil {
+		return fmt.Errorf("compact to version %s: %w", v, err)
 	}
 	db.horizon.Store(uint64(v))
 	db.compacted.Store(uint64(v))
@@ -72,6 +90,7 @@ func (db *DB) Compact(v Version) {
 	// replaced.
 	db.events.compact(v)
 	db.badger.SetDiscardTs(uint64(v))
+	return nil
 }
 
 // reapTombstones removes tombstones older than the history window. This peer

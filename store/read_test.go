@@ -59,7 +59,9 @@ func TestReadsAtVersions(t *testing.T) {
 	if _, _, err := db.Get("/x/a", db.Version()+1); !errors.Is(err, ErrFuture) {
 		t.Errorf("read of the future: error %v, want ErrFuture", err)
 	}
-	db.Compact(gone.Version)
+	if err := db.Compact(gone.Version); err != nil {
+		t.Fatal(err)
+	}
 	if _, _, err := db.Get("/x/a", a2.Version); !errors.Is(err, ErrExpired) {
 		t.Errorf("read of history let go: error %v, want ErrExpired", err)
 	}

@@ -34,12 +34,13 @@ const (
 	flushPolls = 100
 )
 
-// Keys of the store's own. Between lowest and highest lie all others, so a
+// Keys of the store's own, beside keyActor. Between lowest and highest lie all others, so a
 // table that has both overlaps every other.
 const (
 	keyLowest  = "\x00"
 	keyHighest = "\xff"
 	keyPadding = "\x00padding"
+	keyNewest  = "\x00newest"
 )
 
 // wrote notes a commit for the decisions below and wakes the maintenance when

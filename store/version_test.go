@@ -115,6 +115,36 @@ func TestVersionsGrowOverRestartWithClockBack(t *testing.T) {
 	}
 }
 
+// TestVersionsGrowOverVanishedRemoval: the newest change was a removal, which
+// has left the disk along with what it removed.
+func TestVersionsGrowOverVanishedRemoval(t *testing.T) {
+	clock := newFakeClock()
+	o := Options{Dir: t.TempDir(), Clock: clock}
+	db := openTest(t, o)
+	mustUpdate(t, db, Update{Key: "/a", TTL: time.Minute, Value: make([]byte, 1000)})
+	w := watch(t, db, "/a", db.Version())
+	clock.advance(time.Hour)
+	removed := takeN(t, w, 1)[0].Version
+	eventually(t, "the horizon reaching the removal", func() bool {
+		clock.advance(maintainInterval)
+		return db.Horizon() >= removed
+	})
+	if err := db.rotate(); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.badger.Flatten(1); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	clock.advance(-24 * time.Hour)
+	db = openTest(t, o)
+	if e := mustUpdate(t, db, Update{Key: "/b"}); e.Version <= removed {
+		t.Errorf("version %s after restart, %s before", e.Version, removed)
+	}
+}
+
 func TestHLC(t *testing.T) {
 	clock := newFakeClock()
 	now := clock.Now()

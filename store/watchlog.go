@@ -27,7 +27,7 @@ type Event struct {
 const (
 	// recentEvents and recentBytes bound the newest events kept whole. Older
 	// ones, wanted only by watchers that lag, are read back from disk.
-	recentEvents = 512
+	recentEvents = 256
 	recentBytes  = 1 << 20
 	// firstRing is the ring's size to begin with.
 	firstRing = 1024

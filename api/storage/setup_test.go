@@ -132,15 +132,16 @@ func (s *setup) increaseVersion(ctx context.Context, t *testing.T) int64 {
 	return int64(entry.Version)
 }
 
-// compact forgets what is before a version and, like etcd's compaction as the
-// suite knows it, takes up a version itself.
-func (s *setup) compact(ctx context.Context, t *testing.T, resourceVersion string) {
+// compact forgets what is before a version and, as the suite knows it of etcd,
+// takes up a version itself.
+func (s *setup) compact(_ context.Context, t *testing.T, resourceVersion string) {
 	v, err := apiserverstorage.APIObjectVersioner{}.ParseResourceVersion(resourceVersion)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.increaseVersion(ctx, t)
-	s.db.Compact(store.Version(v))
+	if err := s.db.Compact(store.Version(v)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // UpdatePrefixTransformer and UpdateTransformer let the suite swap the
