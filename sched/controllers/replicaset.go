@@ -133,7 +133,7 @@ func (r *replicaSets) Run(ctx context.Context) error {
 }
 
 func (r *replicaSets) setChanged(_, now *apps.ReplicaSet) {
-	r.pending.know(now.UID)
+	r.pending.know(now)
 	r.enqueue(now)
 }
 
@@ -216,7 +216,7 @@ func (r *replicaSets) look(ctx context.Context, set *apps.ReplicaSet) (sight, er
 	if err != nil {
 		return sight{}, fmt.Errorf("list pods: %w", err)
 	}
-	s := sight{set: set, floor: r.pending.floor(set.UID), now: r.clock.Now()}
+	s := sight{set: set, now: r.clock.Now()}
 	var active []*v1.Pod
 	for _, pod := range all {
 		if controller.IsPodActive(pod) {
@@ -226,6 +226,7 @@ func (r *replicaSets) look(ctx context.Context, set *apps.ReplicaSet) (sight, er
 			s.owned = append(s.owned, pod)
 		}
 	}
+	s.known = r.pending.numbers(set, s.owned)
 	s.terminating = controller.FilterClaimedPods(set, selector, controller.FilterTerminatingPods(all))
 	claims := controller.NewPodControllerRefManager(r.control, set, selector, replicaSetKind, controller.RecheckDeletionTimestamp(r.fresh(set)))
 	if s.active, err = claims.ClaimPods(ctx, active); err != nil {
@@ -306,16 +307,35 @@ func (r *replicaSets) act(ctx context.Context, s sight) error {
 	if len(todo.create)+len(todo.remove) == 0 {
 		return nil
 	}
-	r.pending.expect(s.set.UID, todo, s.now)
 	if len(todo.create) > 0 {
+		r.pending.expect(s.set.UID, todo, s.now)
 		return r.createAll(ctx, s, todo.create)
 	}
+	if current, err := r.isCurrent(ctx, s.set); err != nil || !current {
+		return err // the event that brings the cache up to date starts the next pass
+	}
+	r.pending.expect(s.set.UID, todo, s.now)
 	var deletes errgroup.Group
 	deletes.SetLimit(maxParallelWrites)
 	for _, pod := range todo.remove {
 		deletes.Go(func() error { return r.remove(ctx, s.set, pod) })
 	}
 	return deletes.Wait()
+}
+
+// isCurrent reads a ReplicaSet past the cache. Pods and ReplicaSets arrive on
+// watches of their own, so a second leader may see the pods of a scale-up before
+// the scale-up itself; deleting these would be wrong, unlike creating, which is
+// the same done twice.
+func (r *replicaSets) isCurrent(ctx context.Context, set *apps.ReplicaSet) (bool, error) {
+	now, err := r.client.AppsV1().ReplicaSets(set.Namespace).Get(ctx, set.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read before deleting pods: %w", err)
+	}
+	return now.UID == set.UID && now.Generation == set.Generation, nil
 }
 
 // createAll creates in growing batches and gives up after a batch with an

@@ -79,27 +79,60 @@ func suffixShift(uid types.UID) uint64 {
 	return h.Sum64() % suffixSpace
 }
 
-// nextOrdinals returns the numbers of the next count pods: those above every
-// number in sight, which gives a replacement a fresh name, and is the same for
-// all who see the same pods. The floor is the first number this process has not
-// seen used yet.
-func nextOrdinals(replicaSet string, uid types.UID, pods []*v1.Pod, floor, count int) []int {
-	used := make(map[int]bool, len(pods))
+// numbers is what a process remembers about the numbers of one ReplicaSet's
+// pods: all below base count as used, and so do those in seen.
+//
+// A base and a set, not a maximum, because the pods of one burst are made in
+// parallel and become visible out of order: a number that is missing among
+// those seen so far is one that is about to appear, and asking for it again is
+// harmless, while asking for one more would make a pod too many.
+type numbers struct {
+	base int
+	seen map[int]bool
+}
+
+// startAbove begins a memory at the first look: whatever lies below the highest
+// number in sight has been used before, also if its pod is gone.
+func startAbove(replicaSet string, uid types.UID, pods []*v1.Pod) numbers {
+	n := numbers{seen: map[int]bool{}}
 	for _, pod := range pods {
 		if ordinal, ok := podOrdinal(replicaSet, uid, pod.Name); ok {
-			used[ordinal] = true
-			floor = max(floor, ordinal+1)
+			n.base = max(n.base, ordinal+1)
+		}
+	}
+	return n
+}
+
+func (n *numbers) use(ordinal int) {
+	if ordinal < n.base {
+		return
+	}
+	n.seen[ordinal] = true
+	for n.seen[n.base] {
+		delete(n.seen, n.base)
+		n.base++
+	}
+}
+
+// nextOrdinals returns the numbers of the next count pods: the lowest that were
+// never used as far as anybody here knows, so that a replacement has a fresh
+// name, and all who saw the same pods come and go choose alike.
+func nextOrdinals(replicaSet string, uid types.UID, pods []*v1.Pod, known numbers, count int) []int {
+	inSight := make(map[int]bool, len(pods))
+	for _, pod := range pods {
+		if ordinal, ok := podOrdinal(replicaSet, uid, pod.Name); ok {
+			inSight[ordinal] = true
 		}
 	}
 	ordinals := make([]int, 0, count)
-	for len(ordinals) < count && floor < maxOrdinal {
-		ordinals = append(ordinals, floor)
-		floor++
+	for n := known.base; len(ordinals) < count && n < maxOrdinal; n++ {
+		if !inSight[n] && !known.seen[n] {
+			ordinals = append(ordinals, n)
+		}
 	}
-	for low := 0; len(ordinals) < count && low < maxOrdinal; low++ {
-		if !used[low] {
-			ordinals = append(ordinals, low)
-			used[low] = true
+	for n := 0; len(ordinals) < count && n < known.base; n++ { // all used up: start again
+		if !inSight[n] {
+			ordinals = append(ordinals, n)
 		}
 	}
 	return ordinals

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -27,7 +28,7 @@ type pendingSet struct {
 	creates map[string]struct{}    // names
 	deletes map[types.UID]struct{} // pod uids
 	since   time.Time
-	floor   int // the first number not seen used yet
+	known   *numbers // nil until the first look
 }
 
 func newPendingWrites() *pendingWrites { return &pendingWrites{sets: map[types.UID]*pendingSet{}} }
@@ -41,11 +42,14 @@ func (p *pendingWrites) of(set types.UID) *pendingSet {
 	return s
 }
 
-// know makes room for a ReplicaSet that exists.
-func (p *pendingWrites) know(set types.UID) {
+// know makes room for a ReplicaSet that exists. Of one that nobody has reported
+// on yet no pod can be gone, so gaps in its numbers are pods about to appear.
+func (p *pendingWrites) know(set *apps.ReplicaSet) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.of(set)
+	if s := p.of(set.UID); s.known == nil && set.Status.ObservedGeneration == 0 {
+		s.known = &numbers{seen: map[int]bool{}}
+	}
 }
 
 // expect notes what is about to be written.
@@ -96,8 +100,8 @@ func (p *pendingWrites) deleted(set types.UID, pod types.UID) {
 	}
 }
 
-// observe takes in an event about a pod. It raises the floor, so that the
-// number of a pod that is gone is not given out again by this process.
+// observe takes in an event about a pod. Its number is remembered, so that this
+// process does not give it out again when the pod is gone.
 func (p *pendingWrites) observe(pod *v1.Pod, gone bool) {
 	ref := metav1.GetControllerOfNoCopy(pod)
 	if ref == nil || ref.Kind != "ReplicaSet" {
@@ -114,17 +118,28 @@ func (p *pendingWrites) observe(pod *v1.Pod, gone bool) {
 		delete(s.deletes, pod.UID)
 	}
 	if ordinal, ok := podOrdinal(ref.Name, ref.UID, pod.Name); ok {
-		s.floor = max(s.floor, ordinal+1)
+		s.use(ordinal)
 	}
 }
 
-func (p *pendingWrites) floor(set types.UID) int {
+// numbers returns a copy of what is known about a ReplicaSet's numbers; owned
+// are its pods in sight.
+func (p *pendingWrites) numbers(set *apps.ReplicaSet, owned []*v1.Pod) numbers {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if s, ok := p.sets[set]; ok {
-		return s.floor
+	s := p.of(set.UID)
+	if s.known == nil {
+		known := startAbove(set.Name, set.UID, owned)
+		s.known = &known
 	}
-	return 0
+	return numbers{base: s.known.base, seen: maps.Clone(s.known.seen)}
+}
+
+// use notes a number, but not before the first look, which sees for itself.
+func (s *pendingSet) use(ordinal int) {
+	if s.known != nil {
+		s.known.use(ordinal)
+	}
 }
 
 // forget drops what is known about a ReplicaSet that is gone.
@@ -139,7 +154,6 @@ func (p *pendingWrites) skip(set *apps.ReplicaSet, name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if ordinal, ok := podOrdinal(set.Name, set.UID, name); ok {
-		s := p.of(set.UID)
-		s.floor = max(s.floor, ordinal+1)
+		p.of(set.UID).use(ordinal)
 	}
 }

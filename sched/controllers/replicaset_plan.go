@@ -23,7 +23,7 @@ type sight struct {
 	terminating []*v1.Pod // claimed and going
 	owned       []*v1.Pod // every pod that names the set as its controller
 	related     []*v1.Pod // active pods of all ReplicaSets of the same owner
-	floor       int       // see nextOrdinals
+	known       numbers   // used by pods that are not in sight
 	now         time.Time
 }
 
@@ -50,7 +50,7 @@ func planReplicas(s sight) plan {
 
 func planNames(s sight, count int) []string {
 	var names []string
-	for _, ordinal := range nextOrdinals(s.set.Name, s.set.UID, s.owned, s.floor, count) {
+	for _, ordinal := range nextOrdinals(s.set.Name, s.set.UID, s.owned, s.known, count) {
 		names = append(names, podName(s.set.Name, s.set.UID, ordinal))
 	}
 	return names
@@ -69,7 +69,9 @@ func planRemoval(s sight, count int) []*v1.Pod {
 	for i, pod := range pods {
 		ranks[i] = perNode[pod.Spec.NodeName]
 	}
-	sort.Stable(controller.ActivePodsWithRanks{Pods: pods, Rank: ranks, Now: metav1.NewTime(s.now)})
+	// No Now: with it, ages count in powers of two of the moment's distance, and
+	// two leaders a millisecond apart would choose different pods.
+	sort.Stable(controller.ActivePodsWithRanks{Pods: pods, Rank: ranks})
 	return pods[:count]
 }
 

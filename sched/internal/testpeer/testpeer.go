@@ -67,7 +67,7 @@ func run(m *testing.M, use func(*Peer) []func(context.Context) error) (code int,
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	log := logger()
 
 	db, err := store.Open(ctx, store.Options{Dir: filepath.Join(dir, "store"), Logger: log})
 	if err != nil {
@@ -97,6 +97,15 @@ func run(m *testing.M, use func(*Peer) []func(context.Context) error) (code int,
 		err = errors.Join(err, <-ended)
 	}
 	return code, err
+}
+
+// logger is silent unless SHOAL_TEST_LOG is set: tests provoke failures, and
+// these are noisy.
+func logger() *slog.Logger {
+	if os.Getenv("SHOAL_TEST_LOG") == "" {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 func open(ctx context.Context, dir string, db *store.DB, log *slog.Logger) (*Peer, error) {
