@@ -2,7 +2,6 @@ package controllers
 
 import (
 	"context"
-	"os"
 	"testing"
 
 	"shoal/sched"
@@ -16,14 +15,11 @@ var peer *testpeer.Peer
 func TestMain(m *testing.M) {
 	testpeer.Main(m, func(p *testpeer.Peer) []func(context.Context) error {
 		peer = p
-		scheduler := sched.New(sched.Options{Client: p.Client, Informers: p.Informers, Logger: p.Log})
-		if os.Getenv("IDLE") == "none" {
-			return nil
-		}
+		scheduler := sched.New(sched.Options{Client: p.Client, Informers: p.Informers(), Logger: p.Log})
 		return []func(context.Context) error{
 			scheduler.Run,
 			func(ctx context.Context) error {
-				return Run(ctx, Options{Config: p.Config("controllers"), Informers: p.Informers, RootCA: p.RootCA, Logger: p.Log})
+				return Run(ctx, Options{Config: p.ClientConfig("controllers"), Informers: p.Informers(), RootCA: p.RootCA, Logger: p.Log})
 			},
 		}
 	})

@@ -1,7 +1,6 @@
-// Package testpeer runs one peer's real API server for the tests below sched/:
-// real storage, admission and authorization, no agent and no datapath. A
-// process can hold one only, because the upstream server registers what it has
-// globally; start it in TestMain.
+// Package testpeer gives the tests below sched/ a peer's real API server, with
+// the parts under test running beside it: no agent, no datapath. It adds to
+// api/apitest what these tests share.
 package testpeer
 
 import (
@@ -9,23 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/netip"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
-	"shoal/api"
-	"shoal/api/pki"
-	"shoal/store"
+	"shoal/api/apitest"
 )
 
 // Limit is how long a test waits for something before it calls it missing. It
@@ -34,19 +25,10 @@ const Limit = 60 * time.Second
 
 // Peer is a running API server.
 type Peer struct {
-	Client    kubernetes.Interface
-	Informers informers.SharedInformerFactory
-	RootCA    []byte
-	Log       *slog.Logger
-	server    *api.Server
+	*apitest.Peer
+	RootCA []byte
+	Log    *slog.Logger
 }
-
-// published is what the `kubernetes` service points to; a loopback address may
-// not stand there, and nothing here connects to it.
-var published = netip.MustParseAddr("192.0.2.1")
-
-// Config reaches the server as an administrator.
-func (p *Peer) Config(component string) *rest.Config { return p.server.ClientConfig(component) }
 
 // Main is a TestMain: it starts a peer, hands it to use, runs what use returns
 // beside the tests, and stops everything.
@@ -67,22 +49,12 @@ func run(m *testing.M, use func(*Peer) []func(context.Context) error) (code int,
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	log := logger()
-
-	db, err := store.Open(ctx, store.Options{Dir: filepath.Join(dir, "store"), Logger: log})
-	if err != nil {
+	p := &Peer{Log: logger()}
+	if p.Peer, err = apitest.Start(ctx, dir, p.Log); err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	p, err := open(ctx, dir, db, log)
-	if err != nil {
-		return 0, err
-	}
-	serving := make(chan error, 1)
-	serverCtx, stopServer := context.WithCancel(ctx)
-	go func() { serving <- p.server.Run(serverCtx) }()
-	defer func() { stopServer(); err = errors.Join(err, <-serving) }()
-	if err := p.await(ctx); err != nil {
+	defer func() { err = errors.Join(err, p.Stop()) }()
+	if p.RootCA, err = os.ReadFile(p.PKI.CA); err != nil {
 		return 0, err
 	}
 	partsCtx, stopParts := context.WithCancel(ctx)
@@ -106,47 +78,6 @@ func logger() *slog.Logger {
 		return slog.New(slog.DiscardHandler)
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
-}
-
-func open(ctx context.Context, dir string, db *store.DB, log *slog.Logger) (*Peer, error) {
-	loopback := net.IPv4(127, 0, 0, 1)
-	files, err := pki.Ensure(filepath.Join(dir, "pki"), pki.Names{Node: "test", IPs: []net.IP{loopback}}, time.Now())
-	if err != nil {
-		return nil, err
-	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	server, err := api.New(ctx, api.Options{
-		DB: db, PKI: files, Listener: listener, Advertise: published, NodeName: "test",
-		AgentPort: 10250, ServiceCIDR: api.DefaultServiceCIDR, Logger: log,
-	})
-	if err != nil {
-		return nil, err
-	}
-	p := &Peer{server: server, Informers: server.Informers(), Log: log}
-	if p.RootCA, err = os.ReadFile(files.CA); err != nil {
-		return nil, err
-	}
-	p.Client, err = kubernetes.NewForConfig(server.ClientConfig("test"))
-	return p, err
-}
-
-func (p *Peer) await(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, Limit)
-	defer cancel()
-	for {
-		_, err := p.Client.CoreV1().Namespaces().Get(ctx, "default", metav1.GetOptions{})
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("API server did not come up: %w", err)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }
 
 // Namespace makes a namespace for one test and removes it afterwards.
