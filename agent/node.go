@@ -40,9 +40,9 @@ type node struct {
 	kube   kubernetes.Interface
 	client *containerd.Client
 
-	mu    sync.Mutex
-	alloc v1.ResourceList // guarded by mu
-	sent  *v1.NodeStatus  // only touched by run
+	mu             sync.Mutex
+	alloc          v1.ResourceList // guarded by mu
+	runtimeVersion string          // as last heard; only touched by run
 }
 
 func newNode(o Options, kube kubernetes.Interface, client *containerd.Client) *node {
@@ -266,10 +266,9 @@ func (n *node) info(ctx context.Context) v1.NodeSystemInfo {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	if v, err := n.client.Version(ctx); err == nil {
-		info.ContainerRuntimeVersion = "containerd://" + strings.TrimPrefix(v.Version, "v")
-	} else if n.sent != nil {
-		info.ContainerRuntimeVersion = n.sent.NodeInfo.ContainerRuntimeVersion
+		n.runtimeVersion = "containerd://" + strings.TrimPrefix(v.Version, "v")
 	}
+	info.ContainerRuntimeVersion = n.runtimeVersion
 	return info
 }
 

@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -48,10 +49,12 @@ func newStatusWriter(kube kubernetes.Interface, log *slog.Logger) *statusWriter 
 func (s *statusWriter) observe(pod *v1.Pod) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.entries[pod.UID]; e != nil {
-		e.pod = pod
-	} else {
+	switch e := s.entries[pod.UID]; {
+	case e == nil:
 		s.entries[pod.UID] = &statusEntry{pod: pod}
+	case !olderVersion(pod, e.pod):
+		// The watch may still be behind our own last write.
+		e.pod = pod
 	}
 }
 
@@ -141,6 +144,11 @@ func (s *statusWriter) write(ctx context.Context, uid types.UID, e *statusEntry)
 	var err error
 	if status != nil {
 		err = s.update(ctx, pod, status)
+		if gone && apierrors.IsInvalid(err) {
+			// Trying again would not help, and the object has to go.
+			s.log.Error("last pod status was refused", "pod", pod.Namespace+"/"+pod.Name, "error", err)
+			err = nil
+		}
 	}
 	if err == nil && gone {
 		err = s.remove(ctx, pod)
@@ -216,6 +224,12 @@ func (s *statusWriter) newer(pod *v1.Pod) {
 	if e := s.entries[pod.UID]; e != nil {
 		e.pod = pod
 	}
+}
+
+// olderVersion compares the versions one peer gave, which grow.
+func olderVersion(a, b *v1.Pod) bool {
+	order, err := resourceversion.CompareResourceVersion(a.ResourceVersion, b.ResourceVersion)
+	return err == nil && order < 0
 }
 
 // keepForeign adds the live object's conditions that are not ours.

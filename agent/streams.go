@@ -6,22 +6,17 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"path/filepath"
 	"runtime"
 	"strconv"
-	"sync"
 	"syscall"
 	"time"
 
-	containerd "github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/pkg/cio"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/cri-client/pkg/logs"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	utilexec "k8s.io/utils/exec"
+
+	"shoal/agent/runner"
 )
 
 // streams carries exec, attach and port-forward of one request.
@@ -38,137 +33,42 @@ func (s *streams) ExecInContainer(ctx context.Context, _, _, id string, cmd []st
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	return s.a.exec(ctx, execRequest{id: id, cmd: cmd, in: in, out: out, err: errOut, tty: tty, resize: resize})
-}
-
-type execRequest struct {
-	id       string
-	cmd      []string
-	in       io.Reader
-	out, err io.Writer
-	tty      bool
-	resize   <-chan remotecommand.TerminalSize
-}
-
-// execEnd bounds the removal of an exec's process after its end or its
-// caller's leaving.
-const execEnd = 10 * time.Second
-
-func (a *Agent) exec(ctx context.Context, r execRequest) error {
-	ctx = namespaces.WithNamespace(ctx, a.o.ContainerdNamespace)
-	var input *inputEnd
-	if r.in != nil {
-		input = &inputEnd{Reader: r.in, ended: make(chan struct{})}
-		r.in = input
-	}
-	process, err := a.execProcess(ctx, r)
+	code, err := s.a.runner.Exec(ctx, runner.ExecRequest{ID: id, Command: cmd, In: in, Out: out, Err: errOut, TTY: tty, Resize: sizes(ctx, resize)})
 	if err != nil {
 		return err
 	}
-	defer func() {
-		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), execEnd)
-		defer cancel()
-		_, _ = process.Delete(end, containerd.WithProcessKill)
-	}()
-	exited, err := process.Wait(context.WithoutCancel(ctx))
-	if err != nil {
-		return fmt.Errorf("wait for command: %w", err)
+	if code != 0 {
+		return utilexec.CodeExitError{Err: fmt.Errorf("command terminated with exit code %d", code), Code: code}
 	}
-	if err := process.Start(ctx); err != nil {
-		return fmt.Errorf("start command: %w", err)
-	}
-	var wg sync.WaitGroup
-	running, stop := context.WithCancel(ctx)
-	defer wg.Wait()
-	defer stop()
-	if r.tty && r.resize != nil {
-		wg.Go(func() { followSize(running, process, r.resize) })
-	}
-	if input != nil {
-		wg.Go(func() { closeInput(running, process, input.ended) })
-	}
-	select {
-	case status := <-exited:
-		process.IO().Wait()
-		if code := status.ExitCode(); code != 0 {
-			return utilexec.CodeExitError{Err: fmt.Errorf("command terminated with exit code %d", code), Code: int(code)}
-		}
-		return status.Error()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return nil
 }
 
-func (a *Agent) execProcess(ctx context.Context, r execRequest) (containerd.Process, error) {
-	if len(r.cmd) == 0 {
-		return nil, errors.New("exec: no command given")
+// sizes passes terminal sizes on as plain numbers, until ctx ends or the
+// stream does.
+func sizes(ctx context.Context, from <-chan remotecommand.TerminalSize) <-chan [2]uint16 {
+	if from == nil {
+		return nil
 	}
-	container, err := a.client.LoadContainer(ctx, r.id)
-	if err != nil {
-		return nil, fmt.Errorf("exec: find container: %w", err)
-	}
-	spec, err := container.Spec(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("exec: read container: %w", err)
-	}
-	task, err := container.Task(ctx, nil)
-	if errdefs.IsNotFound(err) {
-		return nil, errors.New("exec: container is not running")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("exec: find process: %w", err)
-	}
-	p := spec.Process
-	p.Args, p.Terminal = r.cmd, r.tty
-	opts := []cio.Opt{cio.WithStreams(r.in, r.out, r.err), cio.WithFIFODir(filepath.Join(a.o.DataDir, "fifo"))}
-	if r.tty {
-		p.Env = append(p.Env, "TERM=xterm")
-		opts = append(opts, cio.WithTerminal)
-	}
-	process, err := task.Exec(ctx, "exec-"+rand.String(10), p, cio.NewCreator(opts...))
-	if err != nil {
-		return nil, fmt.Errorf("exec: %w", err)
-	}
-	return process, nil
-}
-
-// inputEnd tells when its reader has no more.
-type inputEnd struct {
-	io.Reader
-	once  sync.Once
-	ended chan struct{}
-}
-
-func (i *inputEnd) Read(p []byte) (int, error) {
-	n, err := i.Reader.Read(p)
-	if err != nil {
-		i.once.Do(func() { close(i.ended) })
-	}
-	return n, err
-}
-
-// closeInput gives the command the end of its input: the shim keeps the pipe
-// open for writing, so closing our end of it is not enough.
-func closeInput(ctx context.Context, p containerd.Process, ended <-chan struct{}) {
-	select {
-	case <-ctx.Done():
-	case <-ended:
-		_ = p.CloseIO(ctx, containerd.WithStdinCloser)
-	}
-}
-
-func followSize(ctx context.Context, p containerd.Process, sizes <-chan remotecommand.TerminalSize) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case size, ok := <-sizes:
-			if !ok {
+	out := make(chan [2]uint16)
+	go func() {
+		defer close(out)
+		for {
+			select {
+			case <-ctx.Done():
 				return
+			case s, ok := <-from:
+				if !ok {
+					return
+				}
+				select {
+				case out <- [2]uint16{s.Width, s.Height}:
+				case <-ctx.Done():
+					return
+				}
 			}
-			_ = p.Resize(ctx, uint32(size.Width), uint32(size.Height))
 		}
-	}
+	}()
+	return out
 }
 
 // AttachContainer follows what the container writes from now on.

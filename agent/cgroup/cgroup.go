@@ -56,7 +56,10 @@ func Open(root string) (*Tree, error) {
 	if err := scan.Err(); err != nil {
 		return nil, fmt.Errorf("find control groups: %w", err)
 	}
-	if len(t.mounts) > 0 {
+	if len(t.mounts) > 0 && t.unified != "" {
+		// A hybrid host: the controllers are v1's, and runc makes groups in
+		// the v2 hierarchy too.
+		t.mounts = append(t.mounts, t.unified)
 		t.unified = ""
 	}
 	if t.unified == "" && len(t.byController) == 0 {
@@ -71,7 +74,6 @@ func (t *Tree) addMount(fields []string) {
 	}
 	switch dir := fields[1]; fields[2] {
 	case "cgroup2":
-		// On a hybrid host this has no controllers of ours.
 		if t.unified == "" {
 			t.unified = dir
 		}

@@ -71,6 +71,11 @@ func (w *worker) adopt(pod *v1.Pod, before []found) {
 			if f.record.Labels[labelContainer] != s.spec.Name {
 				continue
 			}
+			if p := f.process; p != nil && p.Status == task.Status_CREATED {
+				// The daemon died between create and start.
+				w.jobs.Go(func() { w.r.killAndPurge(w.r.ctx, f.record.ID) })
+				continue
+			}
 			if s.current != nil {
 				w.retire(s)
 			}
@@ -79,7 +84,10 @@ func (w *worker) adopt(pod *v1.Pod, before []found) {
 			mains = mains || s.role == roleMain
 		}
 	}
-	w.admitted = len(before) > 0
+	w.admitted = w.admitted || len(before) > 0
+	for _, s := range w.slots {
+		w.noteLost(pod, s)
+	}
 	for _, s := range w.slots {
 		// The main containers run only after the init containers are done.
 		if mains && s.role == roleInit && s.current == nil {
@@ -114,6 +122,29 @@ func (w *worker) fromStatus(pod *v1.Pod, s *slot) {
 	}
 }
 
+// noteLost counts an attempt that the API knows as running and containerd
+// does not know at all, as after `stop --pods` or with a new containerd.
+func (w *worker) noteLost(pod *v1.Pod, s *slot) {
+	if s.current != nil || pod.DeletionTimestamp != nil {
+		return
+	}
+	for _, cs := range append(append([]v1.ContainerStatus{}, pod.Status.ContainerStatuses...), pod.Status.InitContainerStatuses...) {
+		if cs.Name != s.spec.Name || cs.State.Running == nil {
+			continue
+		}
+		s.restarts++
+		s.last = lost(cs.State.Running.StartedAt, cs.ContainerID)
+	}
+}
+
+// lost is the end of a container nobody saw end.
+func lost(started metav1.Time, id string) *v1.ContainerStateTerminated {
+	return &v1.ContainerStateTerminated{
+		ExitCode: 137, Reason: "ContainerStatusUnknown", Message: "The container could not be located when the daemon restarted",
+		StartedAt: started, FinishedAt: timeOf(now()), ContainerID: id,
+	}
+}
+
 func (w *worker) instanceOf(pod *v1.Pod, s *slot, f found) *instance {
 	inst := &instance{
 		id: f.record.ID, attempt: f.attempt(), pidfd: -1, startedAt: f.record.CreatedAt,
@@ -130,20 +161,27 @@ func (w *worker) instanceOf(pod *v1.Pod, s *slot, f found) *instance {
 	}
 	p := f.process
 	if inst.exit == nil && p == nil {
-		at := timeOf(now())
-		inst.exit = &v1.ContainerStateTerminated{
-			ExitCode: 137, Reason: "ContainerStatusUnknown", Message: "The container could not be located when the daemon restarted",
-			StartedAt: timeOf(inst.startedAt), FinishedAt: at, ContainerID: "containerd://" + inst.id,
-		}
+		inst.exit = lost(timeOf(inst.startedAt), "containerd://"+inst.id)
 	}
 	if p != nil && inst.exit == nil {
 		inst.pid = int(p.Pid)
 		if fd, err := unix.PidfdOpen(inst.pid, 0); err == nil && p.Status == task.Status_RUNNING {
 			inst.pidfd = fd
 		}
-		s.started, s.ready = true, true
+		s.started, s.ready = readyBefore(pod, s)
 	}
 	return inst
+}
+
+// readyBefore is what the API last heard of the container.
+func readyBefore(pod *v1.Pod, s *slot) (started, ready bool) {
+	all := append(append([]v1.ContainerStatus{}, pod.Status.ContainerStatuses...), pod.Status.InitContainerStatuses...)
+	for _, cs := range all {
+		if cs.Name == s.spec.Name {
+			return cs.Started == nil || *cs.Started, cs.Ready
+		}
+	}
+	return s.spec.StartupProbe == nil, s.spec.ReadinessProbe == nil
 }
 
 func startedAt(pod *v1.Pod, s *slot, id string) (time.Time, bool) {
@@ -156,14 +194,32 @@ func startedAt(pod *v1.Pod, s *slot, id string) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// watchAdopted waits for the exits of what was adopted running. A task that
-// was created and never started is killed first.
+// resume starts the probes of adopted containers, once the pod's address is
+// known again.
+func (w *worker) resume(pod *v1.Pod) {
+	for _, s := range w.slots {
+		if !s.resume {
+			continue
+		}
+		s.resume = false
+		if !s.running() {
+			continue
+		}
+		ready, started := s.ready, s.started
+		w.up(pod, s)
+		// What was ready stays so until its probe says otherwise.
+		s.ready, s.started, s.probed = ready, started, ready
+	}
+}
+
+// watchAdopted waits for the exits of what was adopted running.
 func (w *worker) watchAdopted(ctx context.Context) {
 	for _, s := range w.slots {
 		if !s.running() {
 			continue
 		}
 		w.watchExit(w.r.ctx, s, s.current)
+		s.resume = true
 	}
 }
 
@@ -190,12 +246,24 @@ func (r *Runner) removeOrphan(ctx context.Context, uid string, list []found) err
 	var ids []string
 	for _, f := range list {
 		if f.process != nil {
-			_, _ = r.Client.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: f.record.ID, Signal: uint32(unix.SIGKILL), All: true})
-			_, _ = r.Client.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: f.record.ID})
+			r.killTask(ctx, f.record.ID)
 		}
 		ids = append(ids, f.record.ID)
 	}
 	return r.takeDown(ctx, orphanPod(r, uid), ids)
+}
+
+// killTask kills everything in a container and waits for its end.
+func (r *Runner) killTask(ctx context.Context, id string) {
+	_, _ = r.Client.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: id, Signal: uint32(unix.SIGKILL), All: true})
+	_, _ = r.Client.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: id})
+}
+
+func (r *Runner) killAndPurge(ctx context.Context, id string) {
+	r.killTask(ctx, id)
+	if err := r.purge(ctx, id); err != nil && ctx.Err() == nil {
+		r.Logger.Warn("container that was never started could not be removed", "container", id, "error", err)
+	}
 }
 
 // orphanPod stands for a pod of which only the uid is known.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
@@ -110,12 +111,16 @@ func (w *worker) start(ctx context.Context, pod *v1.Pod, s *slot) error {
 		return err
 	}
 	w.r.Sink.Event(pod, v1.EventTypeNormal, "Created", "Container created")
-	w.retire(s)
 	inst := &instance{
 		id: p.id, attempt: w.nextAttempt(s), pidfd: -1,
 		imageID: s.image.ID, imageName: s.image.Name, stopSig: stopSignal(s),
 	}
-	if err := w.runTask(ctx, pod, s, record, p, inst); err != nil {
+	err = w.runTask(ctx, pod, s, record, p, inst)
+	// Ended attempts go only now: while one is there the pod's shim lives,
+	// and this start needed no new one.
+	w.retire(s)
+	w.dropEnded()
+	if err != nil {
 		w.failedStart(s, inst, err)
 		w.discard(ctx, p.id)
 		return &startError{reason: reasonRunError, err: err, ran: true}
@@ -123,6 +128,7 @@ func (w *worker) start(ctx context.Context, pod *v1.Pod, s *slot) error {
 	s.current = inst
 	s.waiting = v1.ContainerStateWaiting{}
 	w.watchExit(w.r.ctx, s, inst)
+	w.postStart(pod, s)
 	w.up(pod, s)
 	w.r.Sink.Event(pod, v1.EventTypeNormal, "Started", "Container started")
 	return nil
@@ -145,6 +151,18 @@ func (w *worker) retire(s *slot) {
 	}
 	s.last = old.exit
 	w.jobs.Go(func() { w.cleanInstance(w.r.ctx, old) })
+}
+
+// dropEnded deletes the tasks of other containers that have ended.
+func (w *worker) dropEnded() {
+	for _, s := range w.slots {
+		inst := s.current
+		if inst == nil || inst.exit == nil || inst.cleaned {
+			continue
+		}
+		inst.cleaned = true
+		w.jobs.Go(func() { w.deleteTask(w.r.ctx, inst) })
+	}
 }
 
 func stopSignal(s *slot) unix.Signal {
@@ -266,11 +284,11 @@ func (w *worker) runTask(ctx context.Context, pod *v1.Pod, s *slot, record *cont
 		rootfs[i] = &p.mounts[i]
 	}
 	service := w.r.Client.TaskService()
-	created, err := service.Create(ctx, &tasks.CreateTaskRequest{
+	created, err := createTask(ctx, service, &tasks.CreateTaskRequest{
 		ContainerID: record.ID, Rootfs: rootfs, Stdout: uri, Stderr: uri, Terminal: s.spec.TTY,
 	})
 	if err != nil {
-		return fmt.Errorf("create task: %w", errgrpc.ToNative(err))
+		return fmt.Errorf("create task: %w", err)
 	}
 	inst.pid = int(created.Pid)
 	// Taken before the process can end, so the number cannot be another's.
@@ -283,6 +301,29 @@ func (w *worker) runTask(ctx context.Context, pod *v1.Pod, s *slot, record *cont
 	}
 	inst.startedAt = now()
 	return nil
+}
+
+// shimRetries and shimRetryFirst bound the wait for a shim of the same pod
+// that is just ending: its address is taken and answers no more.
+const (
+	shimRetries    = 6
+	shimRetryFirst = 10 * time.Millisecond
+)
+
+func createTask(ctx context.Context, service tasks.TasksClient, req *tasks.CreateTaskRequest) (*tasks.CreateTaskResponse, error) {
+	for attempt := 0; ; attempt++ {
+		created, err := service.Create(ctx, req)
+		if err == nil {
+			return created, nil
+		}
+		err = errgrpc.ToNative(err)
+		if attempt == shimRetries || !strings.Contains(err.Error(), "failed to start shim") {
+			return nil, err
+		}
+		if !pause(ctx, shimRetryFirst<<attempt) {
+			return nil, err
+		}
+	}
 }
 
 // failedStart keeps a start that the runtime refused as an ended attempt.
@@ -305,6 +346,9 @@ func (w *worker) startFailed(pod *v1.Pod, s *slot, err error) time.Time {
 	s.waiting = v1.ContainerStateWaiting{Reason: failed.reason, Message: err.Error()}
 	w.r.Sink.Event(pod, v1.EventTypeWarning, "Failed", "Error: "+err.Error())
 	if failed.ran {
+		w.publish(pod)
+		// The next step starts it again at once, or says that it backs off.
+		w.poke()
 		return s.notBefore
 	}
 	if s.backoff == 0 {
@@ -342,7 +386,7 @@ func (w *worker) watchExit(ctx context.Context, s *slot, inst *instance) {
 	})
 }
 
-// onExit notes how an attempt ended and frees its task.
+// onExit notes how an attempt ended.
 func (w *worker) onExit(s *slot, inst *instance, code int32, at time.Time) {
 	if s.current != inst || inst.exit != nil {
 		return
@@ -363,11 +407,8 @@ func (w *worker) onExit(s *slot, inst *instance, code int32, at time.Time) {
 	if w.stop != nil {
 		return
 	}
-	// The end is written down before its evidence goes.
-	w.jobs.Go(func() {
-		w.noteExit(w.r.ctx, inst, t)
-		w.deleteTask(w.r.ctx, inst)
-	})
+	// The task stays until another container of the pod has started.
+	w.jobs.Go(func() { w.noteExit(w.r.ctx, inst, t) })
 }
 
 // onLost is for a container whose task is gone without a word, as after a
@@ -376,10 +417,7 @@ func (w *worker) onLost(s *slot, inst *instance) {
 	if s.current != inst || inst.exit != nil {
 		return
 	}
-	s.exited(&v1.ContainerStateTerminated{
-		ExitCode: 137, Reason: "ContainerStatusUnknown", Message: "The container could not be located when the host looked for it",
-		StartedAt: timeOf(inst.startedAt), FinishedAt: timeOf(now()), ContainerID: "containerd://" + inst.id,
-	})
+	s.exited(lost(timeOf(inst.startedAt), "containerd://"+inst.id))
 }
 
 func (w *worker) peek() (*v1.Pod, bool, int) {

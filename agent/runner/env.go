@@ -208,6 +208,14 @@ func (w *worker) mounts(pod *v1.Pod, c *v1.Container, env []oci.EnvVar) ([]specs
 	for _, e := range env {
 		values[e.Name] = e.Value
 	}
+	if len(w.slots) > 1 && !taken["/dev/shm"] {
+		out = append(out, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: w.shmDir(pod), Options: []string{"rbind", "rprivate", "rw"}})
+	}
+	if m, err := w.terminationLog(pod, c, taken); err != nil {
+		return nil, err
+	} else if m != nil {
+		out = append(out, *m)
+	}
 	for _, m := range c.VolumeMounts {
 		mount, err := w.volumeMount(pod, m, values)
 		if err != nil {

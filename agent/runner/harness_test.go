@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -28,7 +29,7 @@ import (
 )
 
 // waitLimit bounds every wait of these tests; it is never the thing tested.
-const waitLimit = 60 * time.Second
+const waitLimit = 25 * time.Second
 
 const testImage = "docker.io/library/box:latest"
 
@@ -112,7 +113,7 @@ func (r *record) until(t testing.TB, what string, ok func() bool) {
 	defer r.mu.Unlock()
 	for !ok() {
 		if late {
-			t.Fatalf("waited %s for %s; statuses: %+v; events: %q", waitLimit, what, r.status, r.events)
+			t.Fatalf("waited %s for %s; events: %q", waitLimit, what, r.events[max(0, len(r.events)-20):])
 		}
 		r.cond.Wait()
 	}
@@ -133,7 +134,6 @@ type bed struct {
 	objects *objects
 	dir     string
 	cgroup  string
-	log     bytes.Buffer
 	runner  *Runner
 	cancel  context.CancelFunc
 	done    chan error
@@ -266,4 +266,68 @@ func (b *bed) logs(p *v1.Pod, container string, attempt int32) string {
 		b.t.Errorf("read logs: %v", err)
 	}
 	return string(data)
+}
+
+// with is the bed for a subtest.
+func (b *bed) with(t *testing.T) *bed {
+	c := *b
+	c.t = t
+	return &c
+}
+
+// status waits until the pod's status is as ok wants, and gives it.
+func (b *bed) wait(p *v1.Pod, what string, ok func(v1.PodStatus) bool) v1.PodStatus {
+	b.t.Helper()
+	b.until(b.t, p.Name+" "+what, func() bool { return ok(b.status[p.UID]) })
+	return b.last(p.UID)
+}
+
+// container waits until a container's status is as ok wants.
+func (b *bed) container(p *v1.Pod, name, what string, ok func(v1.ContainerStatus) bool) v1.ContainerStatus {
+	b.t.Helper()
+	var found v1.ContainerStatus
+	b.wait(p, name+" "+what, func(s v1.PodStatus) bool {
+		for _, c := range append(append([]v1.ContainerStatus{}, s.ContainerStatuses...), s.InitContainerStatuses...) {
+			if c.Name == name && ok(c) {
+				found = c
+				return true
+			}
+		}
+		return false
+	})
+	return found
+}
+
+func waitingFor(reason string) func(v1.ContainerStatus) bool {
+	return func(c v1.ContainerStatus) bool { return c.State.Waiting != nil && c.State.Waiting.Reason == reason }
+}
+
+// event waits for an event of the pod with the reason.
+func (b *bed) event(p *v1.Pod, reason string) string {
+	b.t.Helper()
+	found := ""
+	b.until(b.t, "event "+reason+" of "+p.Name, func() bool {
+		for _, e := range b.events {
+			if strings.HasPrefix(e, p.Name+" "+reason+": ") {
+				found = e
+				return true
+			}
+		}
+		return false
+	})
+	return found
+}
+
+// run gives the output of a command in the pod's container.
+func (b *bed) run(p *v1.Pod, command ...string) string {
+	b.t.Helper()
+	ref, ok := b.runner.Container(p.UID, "main")
+	if !ok {
+		b.t.Fatalf("pod %s has no container", p.Name)
+	}
+	code, out, err := b.runner.execOutput(context.Background(), ref.ID, command, waitLimit)
+	if err != nil || code != 0 {
+		b.t.Errorf("%q: code %d, %v, output %q", command, code, err, out)
+	}
+	return out
 }

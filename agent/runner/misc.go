@@ -1,11 +1,81 @@
 package runner
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	v1 "k8s.io/api/core/v1"
 )
+
+// terminationMessageMax is the API's bound on a container's last words.
+const terminationMessageMax = 4096
+
+// terminationLog is the file a container may leave its last words in.
+func (w *worker) terminationLog(pod *v1.Pod, c *v1.Container, taken map[string]bool) (*specs.Mount, error) {
+	at := c.TerminationMessagePath
+	if at == "" || taken[filepath.Clean(at)] {
+		return nil, nil
+	}
+	file := w.terminationFile(pod, c.Name)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return nil, fmt.Errorf("make termination log: %w", err)
+	}
+	if err := os.WriteFile(file, nil, 0o666); err != nil {
+		return nil, fmt.Errorf("make termination log: %w", err)
+	}
+	if err := os.Chmod(file, 0o666); err != nil {
+		return nil, fmt.Errorf("make termination log: %w", err)
+	}
+	return &specs.Mount{Destination: at, Type: "bind", Source: file, Options: []string{"rbind", "rprivate", "rw"}}, nil
+}
+
+func (w *worker) terminationFile(pod *v1.Pod, container string) string {
+	return filepath.Join(w.podDir(pod), "termination", container)
+}
+
+// terminationMessage is what the container wrote about its end: to its file,
+// or, where the pod asks for that, at the end of its log.
+func (w *worker) terminationMessage(pod *v1.Pod, s *slot, inst *instance, code int32) string {
+	if text := tail(w.terminationFile(pod, s.spec.Name), terminationMessageMax); text != "" {
+		return text
+	}
+	if s.spec.TerminationMessagePolicy != v1.TerminationMessageFallbackToLogsOnError || code == 0 {
+		return ""
+	}
+	const fallbackBytes, fallbackLines = 2048, 80 // the kubelet's
+	text := tail(LogPath(w.r.LogDir, pod, s.spec.Name, inst.attempt), terminationMessageMax)
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	for i, line := range lines {
+		// "time stream tag message"
+		if parts := strings.SplitN(line, " ", 4); len(parts) == 4 {
+			lines[i] = parts[3]
+		}
+	}
+	text = strings.Join(lines[max(0, len(lines)-fallbackLines):], "\n") + "\n"
+	return text[max(0, len(text)-fallbackBytes):]
+}
+
+// tail reads the last limit bytes of a file; none if it cannot be read.
+func tail(path string, limit int64) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	buf := make([]byte, min(limit, info.Size()))
+	n, err := f.ReadAt(buf, info.Size()-int64(len(buf)))
+	if err != nil && n == 0 {
+		return ""
+	}
+	return string(buf[:n])
+}
 
 // logUID takes the pod's uid from the name of its log directory; names not
 // of the kubelet's form are none of ours.
@@ -15,24 +85,4 @@ func logUID(name string) (string, bool) {
 		return "", false
 	}
 	return parts[2], true
-}
-
-// up notes that a container runs; without probes it is ready at once.
-func (w *worker) up(pod *v1.Pod, s *slot) {
-	s.started, s.ready = true, true
-}
-
-// terminationMessageMax is the API's bound on a container's last words.
-const terminationMessageMax = 4096
-
-// terminationMessage is what the container wrote about its end.
-func (w *worker) terminationMessage(pod *v1.Pod, s *slot, inst *instance, code int32) string {
-	if s.spec.TerminationMessagePolicy != v1.TerminationMessageFallbackToLogsOnError || code == 0 {
-		return ""
-	}
-	data, err := os.ReadFile(LogPath(w.r.LogDir, pod, s.spec.Name, inst.attempt))
-	if err != nil {
-		return ""
-	}
-	return string(data[max(0, len(data)-terminationMessageMax):])
 }

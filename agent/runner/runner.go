@@ -105,6 +105,7 @@ type Runner struct {
 	workers map[types.UID]*worker // guarded by mu
 	found   map[types.UID][]found // containers from before, not yet adopted; guarded by mu
 	ctx     context.Context       // of Run; guarded by mu
+	closed  bool                  // StopAll was called: nothing starts any more; guarded by mu
 	wg      sync.WaitGroup
 }
 
@@ -158,7 +159,7 @@ func (r *Runner) Set(pod *v1.Pod) {
 	defer r.mu.Unlock()
 	w := r.workers[pod.UID]
 	if w == nil {
-		if r.ctx == nil || r.ctx.Err() != nil {
+		if r.ctx == nil || r.ctx.Err() != nil || r.closed {
 			return
 		}
 		w = newWorker(r, pod, r.found[pod.UID])
@@ -177,7 +178,7 @@ func (r *Runner) Remove(uid types.UID) {
 	w := r.workers[uid]
 	r.mu.Unlock()
 	if w != nil {
-		w.remove()
+		w.remove(false)
 	}
 }
 
@@ -191,13 +192,14 @@ func (r *Runner) Synced(ctx context.Context) error {
 // pods' objects are untouched.
 func (r *Runner) StopAll(ctx context.Context) error {
 	r.mu.Lock()
+	r.closed = true
 	all := make([]*worker, 0, len(r.workers))
 	for _, w := range r.workers {
 		all = append(all, w)
 	}
 	r.mu.Unlock()
 	for _, w := range all {
-		w.remove()
+		w.remove(true)
 	}
 	for _, w := range all {
 		select {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/resource"
 	"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos"
@@ -75,6 +76,7 @@ func (w *worker) prepareAll(ctx context.Context, pod *v1.Pod) error {
 	g.Go(func() error { return w.makeGroup(pod) })
 	g.Go(func() error { return w.r.Volumes.Setup(ctx, pod) })
 	g.Go(func() error { return w.makeDirs(pod) })
+	g.Go(func() error { return w.makeShm(pod) })
 	g.Go(func() error {
 		w.prefetch(ctx, pod)
 		return nil
@@ -246,6 +248,58 @@ func resolvConf(pod *v1.Pod) (string, error) {
 	return text, nil
 }
 
+// shmOptions bound the pod's shared memory as containerd does for one
+// container.
+const shmOptions = "mode=1777,size=65536k"
+
+// makeShm makes the /dev/shm that the pod's containers share. A lone
+// container has one of its own from runc, which saves a mount.
+func (w *worker) makeShm(pod *v1.Pod) error {
+	if len(w.slots) < 2 {
+		return nil
+	}
+	dir := w.shmDir(pod)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make shared memory: %w", err)
+	}
+	if isMount(dir) {
+		return nil
+	}
+	if err := unix.Mount("shm", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, shmOptions); err != nil {
+		return fmt.Errorf("mount shared memory: %w", err)
+	}
+	return nil
+}
+
+func (w *worker) shmDir(pod *v1.Pod) string {
+	return filepath.Join(w.podDir(pod), "shm")
+}
+
+func dropShm(dir string) error {
+	if !isMount(dir) {
+		return nil
+	}
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmount shared memory: %w", err)
+	}
+	return nil
+}
+
+// warn names fields that are accepted and have no effect here.
+func (w *worker) warn(pod *v1.Pod) {
+	for _, c := range append(append([]v1.Container{}, pod.Spec.InitContainers...), pod.Spec.Containers...) {
+		for _, p := range c.Ports {
+			if p.HostPort != 0 && !pod.Spec.HostNetwork {
+				w.r.Sink.Event(pod, v1.EventTypeWarning, "Unsupported",
+					fmt.Sprintf("container %s: ports[].hostPort %d has no effect here; use a NodePort service or hostNetwork", c.Name, p.HostPort))
+			}
+		}
+		if c.Stdin {
+			w.r.Sink.Event(pod, v1.EventTypeWarning, "Unsupported", fmt.Sprintf("container %s: stdin is not connected; use exec for input", c.Name))
+		}
+	}
+}
+
 // checkSupported names the first field of the pod that would be ignored.
 func checkSupported(pod *v1.Pod) error {
 	switch {
@@ -255,6 +309,8 @@ func checkSupported(pod *v1.Pod) error {
 		return fmt.Errorf("spec.shareProcessNamespace is %w here", volume.ErrUnsupported)
 	case pod.Spec.HostIPC:
 		return fmt.Errorf("spec.hostIPC is %w here", volume.ErrUnsupported)
+	case len(pod.Spec.EphemeralContainers) > 0:
+		return fmt.Errorf("spec.ephemeralContainers is %w here", volume.ErrUnsupported)
 	case len(pod.Spec.ResourceClaims) > 0:
 		return fmt.Errorf("spec.resourceClaims is %w here", volume.ErrUnsupported)
 	case pod.Spec.RuntimeClassName != nil:
@@ -272,8 +328,6 @@ func checkContainers(pod *v1.Pod) error {
 		switch {
 		case len(c.VolumeDevices) > 0:
 			return fmt.Errorf("container %s: volumeDevices is %w here", c.Name, volume.ErrUnsupported)
-		case c.Lifecycle != nil && (c.Lifecycle.PostStart != nil || c.Lifecycle.PreStop != nil):
-			return fmt.Errorf("container %s: lifecycle hooks are %w here", c.Name, volume.ErrUnsupported)
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"context"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -49,6 +50,10 @@ type slot struct {
 	done      bool          // an init container that succeeded in an earlier run
 	ready     bool
 	started   bool
+	probed    bool // the readiness probe passes, or there is none
+	// hookPending says that the postStart hook has not ended.
+	hookPending bool
+	resume      bool // adopted: its probes have yet to start again
 }
 
 // pullState is where the image of a slot stands.
@@ -73,11 +78,17 @@ type instance struct {
 	pidfd     int // -1 when there is none
 	startedAt time.Time
 	exit      *v1.ContainerStateTerminated // nil while it runs
-	killing   bool                         // a stop signal was sent
+	killing   bool                         // it was told to stop
+	signalled bool                         // the stop signal was sent
 	cleaned   bool                         // its task is deleted
 	imageID   string
 	imageName string
 	stopSig   unix.Signal
+
+	stopProbes  context.CancelFunc // nil without probes
+	killAt      time.Time          // SIGKILL is due then; zero if not
+	hooked      bool               // the preStop hook was begun
+	hookRunning bool
 }
 
 func (s *slot) running() bool { return s.current != nil && s.current.exit == nil }
@@ -113,6 +124,7 @@ func (s *slot) restartable(pod *v1.Pod) bool {
 func (s *slot) exited(t *v1.ContainerStateTerminated) {
 	s.current.exit = t
 	s.current.closeFD()
+	s.current.endProbes()
 	s.ready, s.started = false, false
 	ran := t.FinishedAt.Sub(t.StartedAt.Time)
 	switch {
@@ -128,6 +140,13 @@ func (s *slot) exited(t *v1.ContainerStateTerminated) {
 		s.backoff = min(2*s.backoff, backoffMax)
 	}
 	s.told = false
+}
+
+func (i *instance) endProbes() {
+	if i.stopProbes != nil {
+		i.stopProbes()
+		i.stopProbes = nil
+	}
 }
 
 func (i *instance) closeFD() {

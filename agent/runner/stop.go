@@ -124,13 +124,18 @@ func (w *worker) signal(pod *v1.Pod, s *slot, kill bool) {
 	sig := inst.stopSig
 	if kill {
 		sig = unix.SIGKILL
-	} else if inst.killing {
+	} else if inst.signalled {
 		return
 	}
 	if !inst.killing {
 		w.r.Sink.Event(pod, v1.EventTypeNormal, "Killing", "Stopping container "+s.spec.Name)
 	}
 	inst.killing = true
+	inst.endProbes()
+	if !kill && w.preStop(pod, s, grace(pod, false)) {
+		return
+	}
+	inst.signalled = true
 	// With a process namespace of its own the first process takes all others
 	// with it; without, only runc knows the others.
 	if inst.pidfd >= 0 && !(kill && pod.Spec.HostPID) {
@@ -218,6 +223,9 @@ func (r *Runner) takeDown(ctx context.Context, pod *v1.Pod, ids []string) error 
 		if err := r.Cgroups.Remove(QOSClass(pod), uid); err != nil {
 			return err
 		}
+		if err := dropShm(filepath.Join(r.DataDir, "pods", uid, "shm")); err != nil {
+			return err
+		}
 		return os.RemoveAll(filepath.Join(r.DataDir, "pods", uid))
 	})
 	err := g.Wait()
@@ -227,6 +235,9 @@ func (r *Runner) takeDown(ctx context.Context, pod *v1.Pod, ids []string) error 
 // finish reports the pod gone and ends the worker. Its logs go with it.
 func (w *worker) finish(pod *v1.Pod) {
 	w.over = true
+	if w.isQuiet() {
+		return
+	}
 	if err := os.RemoveAll(LogDir(w.r.LogDir, pod)); err != nil {
 		w.log.Warn("logs of a deleted pod could not be removed", "error", err)
 	}

@@ -30,6 +30,7 @@ type worker struct {
 	mu      sync.Mutex
 	pod     *v1.Pod // the wish; guarded by mu
 	removed bool    // the wish is that it be gone; guarded by mu
+	quiet   bool    // it stops with its object staying; guarded by mu
 	inbox   []event // guarded by mu
 
 	view atomic.Pointer[view] // for other goroutines
@@ -76,9 +77,11 @@ func (w *worker) set(pod *v1.Pod) {
 	w.poke()
 }
 
-func (w *worker) remove() {
+// remove stops the pod. With quiet its object stays, and nothing is reported.
+func (w *worker) remove(quiet bool) {
 	w.mu.Lock()
 	w.removed = true
+	w.quiet = w.quiet || quiet
 	w.mu.Unlock()
 	w.giveUp()
 	w.poke()
@@ -141,6 +144,7 @@ func (w *worker) closeFDs() {
 	for _, s := range w.slots {
 		if s.current != nil {
 			s.current.closeFD()
+			s.current.endProbes()
 		}
 	}
 }
@@ -172,7 +176,7 @@ func (w *worker) step(ctx context.Context) time.Time {
 	case !w.admit(pod):
 		next = w.releaseStep(ctx, pod)
 	default:
-		next = w.startStep(ctx, pod)
+		next = earlier(w.startStep(ctx, pod), w.overdueKills(pod))
 	}
 	w.publish(pod)
 	return next
@@ -192,6 +196,12 @@ func (w *worker) admit(pod *v1.Pod) bool {
 	return true
 }
 
+func (w *worker) isQuiet() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.quiet
+}
+
 // publish sends the status if it changed.
 func (w *worker) publish(pod *v1.Pod) {
 	if w.over {
@@ -199,6 +209,9 @@ func (w *worker) publish(pod *v1.Pod) {
 	}
 	w.show()
 	status := w.status(pod)
+	if w.isQuiet() {
+		return
+	}
 	if w.sent != nil && equality.Semantic.DeepEqual(*w.sent, status) {
 		return
 	}
@@ -217,7 +230,9 @@ func (w *worker) startStep(ctx context.Context, pod *v1.Pod) time.Time {
 		if next, ok := w.prepare(ctx, pod); !ok {
 			return next
 		}
+		w.warn(pod)
 	}
+	w.resume(pod)
 	var next time.Time
 	for _, s := range w.slots {
 		if s.role == roleMain {

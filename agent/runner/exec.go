@@ -1,0 +1,188 @@
+package runner
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"sync"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"k8s.io/apimachinery/pkg/util/rand"
+)
+
+// ExecRequest is a command to run in a container.
+type ExecRequest struct {
+	ID       string // the container's
+	Command  []string
+	In       io.Reader // may be nil
+	Out, Err io.Writer // may be nil
+	TTY      bool
+	Resize   <-chan [2]uint16 // width and height; may be nil
+}
+
+// execEnd bounds the removal of a command's process after its end or its
+// caller's leaving.
+const execEnd = 10 * time.Second
+
+// Exec runs a command in a running container and gives its exit code. When
+// ctx ends first, the command is killed.
+func (r *Runner) Exec(ctx context.Context, req ExecRequest) (int, error) {
+	ctx = namespaces.WithNamespace(ctx, r.Namespace)
+	var input *inputEnd
+	if req.In != nil {
+		input = &inputEnd{Reader: req.In, ended: make(chan struct{})}
+		req.In = input
+	}
+	process, err := r.execProcess(ctx, req)
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), execEnd)
+		defer cancel()
+		_, _ = process.Delete(end, containerd.WithProcessKill)
+	}()
+	waiting, give := context.WithCancel(context.WithoutCancel(ctx))
+	defer give()
+	exited, err := process.Wait(waiting)
+	if err != nil {
+		return 0, fmt.Errorf("wait for command: %w", err)
+	}
+	if err := process.Start(ctx); err != nil {
+		return 0, fmt.Errorf("start command: %w", err)
+	}
+	var wg sync.WaitGroup
+	running, stop := context.WithCancel(ctx)
+	defer wg.Wait()
+	defer stop()
+	if req.TTY && req.Resize != nil {
+		wg.Go(func() { followSize(running, process, req.Resize) })
+	}
+	if input != nil {
+		wg.Go(func() { closeInput(running, process, input.ended) })
+	}
+	select {
+	case status := <-exited:
+		process.IO().Wait()
+		return int(status.ExitCode()), status.Error()
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+func (r *Runner) execProcess(ctx context.Context, req ExecRequest) (containerd.Process, error) {
+	if len(req.Command) == 0 {
+		return nil, errors.New("exec: no command given")
+	}
+	container, err := r.Client.LoadContainer(ctx, req.ID)
+	if err != nil {
+		return nil, fmt.Errorf("exec: find container: %w", err)
+	}
+	spec, err := container.Spec(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("exec: read container: %w", err)
+	}
+	task, err := container.Task(ctx, nil)
+	if errdefs.IsNotFound(err) {
+		return nil, errors.New("exec: container is not running")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("exec: find process: %w", err)
+	}
+	p := spec.Process
+	p.Args, p.Terminal = req.Command, req.TTY
+	opts := []cio.Opt{cio.WithStreams(req.In, req.Out, req.Err), cio.WithFIFODir(filepath.Join(r.DataDir, "fifo"))}
+	if req.TTY {
+		p.Env = append(p.Env, "TERM=xterm")
+		opts = append(opts, cio.WithTerminal)
+	}
+	process, err := task.Exec(ctx, "exec-"+rand.String(10), p, cio.NewCreator(opts...))
+	if err != nil {
+		return nil, fmt.Errorf("exec: %w", err)
+	}
+	return process, nil
+}
+
+// inputEnd tells when its reader has no more.
+type inputEnd struct {
+	io.Reader
+	once  sync.Once
+	ended chan struct{}
+}
+
+// Read implements io.Reader.
+func (i *inputEnd) Read(p []byte) (int, error) {
+	n, err := i.Reader.Read(p)
+	if err != nil {
+		i.once.Do(func() { close(i.ended) })
+	}
+	return n, err
+}
+
+// closeInput gives the command the end of its input: the shim keeps the pipe
+// open for writing, so closing our end of it is not enough.
+func closeInput(ctx context.Context, p containerd.Process, ended <-chan struct{}) {
+	select {
+	case <-ctx.Done():
+	case <-ended:
+		_ = p.CloseIO(ctx, containerd.WithStdinCloser)
+	}
+}
+
+func followSize(ctx context.Context, p containerd.Process, sizes <-chan [2]uint16) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case size, ok := <-sizes:
+			if !ok {
+				return
+			}
+			_ = p.Resize(ctx, uint32(size[0]), uint32(size[1]))
+		}
+	}
+}
+
+// outputMax bounds what is kept of a probe's or a hook's output.
+const outputMax = 10 << 10
+
+// execOutput runs a command and gives its exit code and the start of what it
+// wrote.
+func (r *Runner) execOutput(ctx context.Context, id string, command []string, timeout time.Duration) (int, string, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	out := &boundedBuffer{}
+	code, err := r.Exec(ctx, ExecRequest{ID: id, Command: command, Out: out, Err: out})
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		err = fmt.Errorf("command timed out after %s", timeout)
+	}
+	return code, out.String(), err
+}
+
+// boundedBuffer keeps the first outputMax bytes and drops the rest.
+type boundedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer // guarded by mu
+}
+
+// Write keeps what fits.
+func (b *boundedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.buf.Write(p[:min(len(p), outputMax-b.buf.Len())])
+	return len(p), nil
+}
+
+// String is what was kept.
+func (b *boundedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
