@@ -1,0 +1,143 @@
+package cgroup
+
+import (
+	"maps"
+	"os"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+func list(cpu, memory string) v1.ResourceList {
+	out := v1.ResourceList{}
+	if cpu != "" {
+		out[v1.ResourceCPU] = resource.MustParse(cpu)
+	}
+	if memory != "" {
+		out[v1.ResourceMemory] = resource.MustParse(memory)
+	}
+	return out
+}
+
+func TestLimitsOfContainer(t *testing.T) {
+	for name, test := range map[string]struct {
+		in      v1.ResourceRequirements
+		v1, uni map[string]string
+	}{
+		"nothing asked": {v1.ResourceRequirements{},
+			map[string]string{"cpu/cpu.shares": "2"},
+			map[string]string{"/cpu.weight": "1"}},
+		"request and limits": {v1.ResourceRequirements{Requests: list("250m", "16Mi"), Limits: list("500m", "32Mi")},
+			map[string]string{"cpu/cpu.shares": "256", "cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000", "memory/memory.limit_in_bytes": "33554432"},
+			map[string]string{"/cpu.weight": "10", "/cpu.max": "50000 100000", "/memory.max": "33554432"}},
+		"limit alone is the request": {v1.ResourceRequirements{Limits: list("2", "")},
+			map[string]string{"cpu/cpu.shares": "2048", "cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"},
+			map[string]string{"/cpu.weight": "79", "/cpu.max": "200000 100000"}},
+		"a tiny limit is the least the kernel takes": {v1.ResourceRequirements{Limits: list("1m", "")},
+			map[string]string{"cpu/cpu.shares": "2", "cpu/cpu.cfs_quota_us": "1000", "cpu/cpu.cfs_period_us": "100000"},
+			map[string]string{"/cpu.weight": "1", "/cpu.max": "1000 100000"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := ForContainer(test.in)
+			if got := l.V1(); !maps.Equal(got, test.v1) {
+				t.Errorf("v1: %v, want %v", got, test.v1)
+			}
+			if got := l.Unified(); !maps.Equal(got, test.uni) {
+				t.Errorf("v2: %v, want %v", got, test.uni)
+			}
+		})
+	}
+}
+
+func TestLimitsOfPod(t *testing.T) {
+	l := ForPod(list("1", "1Gi"), list("", "2Gi"))
+	want := map[string]string{"/cpu.weight": "39", "/memory.max": "2147483648", "/pids.max": "16384"}
+	if got := l.Unified(); !maps.Equal(got, want) {
+		t.Errorf("v2: %v, want %v", got, want)
+	}
+}
+
+func TestWeight(t *testing.T) {
+	for shares, want := range map[uint64]uint64{0: 1, 2: 1, 1024: 39, 262144: 10000, 1 << 30: 10000} {
+		if got := Weight(shares); got != want {
+			t.Errorf("weight of %d shares is %d, want %d", shares, got, want)
+		}
+	}
+}
+
+func TestPodPath(t *testing.T) {
+	tree := &Tree{root: "/shoal"}
+	for class, want := range map[v1.PodQOSClass]string{
+		v1.PodQOSGuaranteed: "/shoal/podu", v1.PodQOSBurstable: "/shoal/burstable/podu", v1.PodQOSBestEffort: "/shoal/besteffort/podu",
+	} {
+		if got := tree.PodPath(class, "u"); got != want {
+			t.Errorf("%s: %s, want %s", class, got, want)
+		}
+	}
+}
+
+// TestUnifiedFiles writes a cgroup v2 tree into a plain directory: what goes
+// into which file does not depend on the kernel.
+func TestUnifiedFiles(t *testing.T) {
+	dir := t.TempDir()
+	tree := &Tree{unified: dir, root: "/shoal", qosMade: map[v1.PodQOSClass]bool{}}
+	if err := tree.Create(v1.PodQOSBurstable, "u", ForPod(list("500m", ""), list("1", "64Mi"))); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{
+		"shoal/burstable/podu/cpu.weight": "20", "shoal/burstable/podu/cpu.max": "100000 100000",
+		"shoal/burstable/podu/memory.max": "67108864", "shoal/burstable/cgroup.subtree_control": "+io",
+	} {
+		data, err := os.ReadFile(dir + "/" + file)
+		if err != nil || string(data) != want {
+			t.Errorf("%s is %q (%v), want %q", file, data, err, want)
+		}
+	}
+	if got := tree.Pods(); got["u"] != v1.PodQOSBurstable {
+		t.Errorf("pods: %v", got)
+	}
+}
+
+func TestCreateAndRemove(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to make control groups")
+	}
+	tree, err := Open("/shoalcgrouptest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := tree.RemoveRoot(); err != nil {
+			t.Error(err)
+		}
+	}()
+	for range 2 { // again is no error
+		if err := tree.Create(v1.PodQOSBestEffort, "u1", ForPod(list("", ""), list("", "64Mi"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := tree.Pods(); got["u1"] != v1.PodQOSBestEffort {
+		t.Errorf("pods: %v", got)
+	}
+	for range 2 {
+		if err := tree.Remove(v1.PodQOSBestEffort, "u1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := tree.Pods(); len(got) != 0 {
+		t.Errorf("pods after removal: %v", got)
+	}
+}
+
+func TestOOMKills(t *testing.T) {
+	for text, want := range map[string]int{
+		"oom_kill_disable 0\nunder_oom 0\noom_kill 3\n": 3, // v1
+		"low 0\nhigh 0\nmax 9\noom 1\noom_kill 1\n":     1, // v2
+		"": 0, "oom_kill x": 0,
+	} {
+		if got := oomKills(text); got != want {
+			t.Errorf("%q: %d, want %d", text, got, want)
+		}
+	}
+}
