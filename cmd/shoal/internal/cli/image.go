@@ -134,7 +134,7 @@ func (c *ImageLsCmd) Run(ctx context.Context, streams genericiooptions.IOStreams
 	if err != nil {
 		return err
 	}
-	var rows []imageRow
+	rows := []imageRow{} // an empty list in JSON, never null
 	for _, node := range nodes {
 		images, err := node.list(ctx)
 		if err != nil {

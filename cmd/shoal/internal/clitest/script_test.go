@@ -2,26 +2,17 @@ package clitest
 
 import (
 	"context"
-	"errors"
 	"flag"
-	"fmt"
 	"log/slog"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/client-go/kubernetes"
 
 	"shoal/api"
-	"shoal/api/pki"
+	"shoal/api/apitest"
 	"shoal/cmd/shoal/internal/cli"
-	"shoal/store"
 )
 
 var updateScripts = flag.Bool("update", false, "rewrite the expected output in the scripts")
@@ -58,58 +49,19 @@ func TestScripts(t *testing.T) {
 // administrator's kubeconfig.
 func startAPI(t *testing.T) string {
 	t.Helper()
-	dir, log := t.TempDir(), slog.New(slog.DiscardHandler)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	dir := t.TempDir()
+	peer, err := apitest.Start(context.Background(), dir, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := pki.Names{Node: "host1", DNS: []string{"localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}}
-	files, err := pki.Ensure(filepath.Join(dir, "pki"), names, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	db, err := store.Open(ctx, store.Options{Dir: filepath.Join(dir, "store"), Logger: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := api.New(ctx, api.Options{
-		DB: db, PKI: files, Listener: listener, Advertise: netip.MustParseAddr("127.0.0.1"),
-		NodeName: "host1", AgentPort: 1, ServiceCIDR: api.DefaultServiceCIDR, Logger: log,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- server.Run(ctx) }()
 	t.Cleanup(func() {
-		cancel()
-		if err := errors.Join(<-done, db.Close()); err != nil {
+		if err := peer.Stop(); err != nil {
 			t.Errorf("stop the API: %v", err)
 		}
 	})
 	kubeconfig := filepath.Join(dir, "admin.kubeconfig")
-	if err := api.WriteKubeconfig(kubeconfig, fmt.Sprintf("https://%s", listener.Addr()), files); err != nil {
+	if err := api.WriteKubeconfig(kubeconfig, peer.URL, peer.PKI); err != nil {
 		t.Fatal(err)
 	}
-	waitForNamespace(t, server)
 	return kubeconfig
-}
-
-// waitForNamespace returns once the server has made the default namespace,
-// which is the last thing it does before it is of use.
-func waitForNamespace(t *testing.T, server *api.Server) {
-	t.Helper()
-	client, err := kubernetes.NewForConfig(server.ClientConfig("clitest"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	const every, limit = 20 * time.Millisecond, time.Minute
-	err = wait.PollUntilContextTimeout(t.Context(), every, limit, true, func(ctx context.Context) (bool, error) {
-		_, err := client.CoreV1().Namespaces().Get(ctx, metav1.NamespaceDefault, metav1.GetOptions{})
-		return err == nil, nil
-	})
-	if err != nil {
-		t.Fatalf("the default namespace does not appear: %v", err)
-	}
 }
