@@ -11,6 +11,12 @@
 //     asks for history no longer kept gets 410 Expired.
 //   - Objects handed out are the caller's own; nothing decoded is shared.
 //
+// The upstream suite, k8s.io/apiserver/pkg/storage/testing, runs against it in
+// full: no test of it is inapplicable. Four of its tests (RunTestList,
+// RunTestConsistentList, RunTestCompactRevision, RunWatchSemantics) reckon with
+// versions that count up by one from 1, as etcd's do; they run on a database
+// that issues such versions, and all others also on one that issues a peer's.
+//
 // The generic registry calls it, by way of Decorator, once per resource; there
 // is no watch cache in between. It neither validates nor admits anything.
 package storage

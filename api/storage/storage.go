@@ -157,8 +157,8 @@ func (s *Storage) key(key string, recursive bool) (string, error) {
 	return s.pathPrefix + strings.TrimPrefix(key, "/"), nil
 }
 
-// decode turns stored bytes into the object at into (or a new one when into is
-// nil), at the given version.
+// decode turns stored bytes into an object at the given version: into, if the
+// codec can use it, or a new one.
 func (s *Storage) decode(ctx context.Context, key string, stored []byte, version store.Version, into runtime.Object) (runtime.Object, error) {
 	data, _, err := s.transformer.TransformFromStorage(ctx, stored, value.DefaultContext(key))
 	if err != nil {
@@ -176,13 +176,19 @@ func (s *Storage) decodePlain(data []byte, version store.Version, into runtime.O
 	if err != nil {
 		return nil, err
 	}
-	if into != nil && obj != into {
-		return nil, fmt.Errorf("decode %s: the codec made a %T instead of filling the %T given", s.resource, obj, into)
-	}
 	if err := s.versioner.UpdateObject(obj, uint64(version)); err != nil {
 		return nil, fmt.Errorf("set resource version: %w", err)
 	}
 	return obj, nil
+}
+
+// fill decodes data into out, which must be what the codec fills.
+func (s *Storage) fill(data []byte, version store.Version, out runtime.Object) error {
+	obj, err := s.decodePlain(data, version, out)
+	if err == nil && obj != out {
+		return fmt.Errorf("decode %s: the codec made a %T instead of filling the %T given", s.resource, obj, out)
+	}
+	return err
 }
 
 // checkMinimum fails when the caller wants something newer than version.
@@ -219,6 +225,9 @@ func (s *Storage) Get(ctx context.Context, key string, opts storage.GetOptions, 
 		}
 		return storage.NewKeyNotFoundError(key, 0)
 	}
-	_, err = s.decode(ctx, key, entry.Value, entry.Version, out)
-	return asCorrupt(key, err)
+	data, _, err := s.transformer.TransformFromStorage(ctx, entry.Value, value.DefaultContext(key))
+	if err != nil {
+		return asCorrupt(key, storage.NewInternalError(err))
+	}
+	return asCorrupt(key, s.fill(data, entry.Version, out))
 }

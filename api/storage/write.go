@@ -40,8 +40,7 @@ func (s *Storage) Create(ctx context.Context, key string, obj, out runtime.Objec
 	if out == nil {
 		return nil
 	}
-	_, err = s.decodePlain(data, entry.Version, out)
-	return err
+	return s.fill(data, entry.Version, out)
 }
 
 // encode gives obj's stored form, without a resourceVersion.
@@ -203,8 +202,7 @@ func (w *writing) decodeState(st *state, entry *store.Entry) error {
 		return storage.NewInternalError(err)
 	}
 	st.data, st.stale = data, stale
-	_, err = w.decodePlain(data, entry.Version, st.obj)
-	return err
+	return w.fill(data, entry.Version, st.obj)
 }
 
 // GuaranteedUpdate calls change on the current object and commits the result,
@@ -259,8 +257,7 @@ func (w *writing) tryUpdate(st *state, preconditions *storage.Preconditions, cha
 	if err != nil {
 		return nil, fromStore(w.key, err)
 	}
-	_, err = w.decodePlain(data, entry.Version, w.out)
-	return nil, err
+	return nil, w.fill(data, entry.Version, w.out)
 }
 
 // confirmUnchanged handles an update that changes nothing: it is not written,
@@ -280,7 +277,7 @@ func (w *writing) confirmUnchanged(st *state, data []byte) (again *state, unchan
 			return nil, false, nil
 		}
 	}
-	_, err = w.decodePlain(current.data, current.version, w.out)
+	err = w.fill(current.data, current.version, w.out)
 	return nil, err == nil, err
 }
 
@@ -322,6 +319,5 @@ func (w *writing) tryDelete(st *state, preconditions *storage.Preconditions, val
 	if w.corruptOnly {
 		return nil, nil
 	}
-	_, err = w.decodePlain(st.data, entry.Version, w.out)
-	return nil, err
+	return nil, w.fill(st.data, entry.Version, w.out)
 }
