@@ -58,8 +58,10 @@ type Store struct {
 	pulls       singleflight.Group
 	slots       chan struct{}
 
-	mu    sync.Mutex
-	known map[digest.Digest]*Image // by target digest; guarded by mu
+	mu sync.Mutex
+	// known is by target digest; ID is the configuration's digest there,
+	// since one image may have several names. Guarded by mu.
+	known map[digest.Digest]*Image
 }
 
 // New returns the image store of client's namespace.
@@ -109,11 +111,9 @@ func (s *Store) cached(record images.Image) *Image {
 	}
 	out := *img
 	out.Name = record.Name
-	out.ID = statusID(record, img.configDigest())
+	out.ID = statusID(record, img.ID)
 	return &out
 }
-
-func (i *Image) configDigest() string { return i.ID }
 
 // load reads the image's configuration and makes sure it is unpacked.
 func (s *Store) load(ctx context.Context, record images.Image) (*Image, error) {

@@ -108,6 +108,10 @@ func reporting(name string, report func(Progress)) func(images.Handler) images.H
 	}
 }
 
+// transport is shared by all pulls, so that connections are reused and idle
+// ones end.
+var transport = docker.DefaultHTTPTransport(nil)
+
 // resolver speaks plain http to registries on loopback, as Docker does.
 func resolver(c Credentials) remotes.Resolver {
 	authorizer := docker.NewDockerAuthorizer(docker.WithAuthCreds(func(string) (string, string, error) {
@@ -117,7 +121,7 @@ func resolver(c Credentials) remotes.Resolver {
 		Hosts: docker.ConfigureDefaultRegistries(
 			docker.WithPlainHTTP(docker.MatchLocalhost),
 			docker.WithAuthorizer(authorizer),
-			docker.WithClient(&http.Client{Transport: docker.DefaultHTTPTransport(nil)})),
+			docker.WithClient(&http.Client{Transport: transport})),
 	})
 }
 

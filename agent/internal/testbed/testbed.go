@@ -176,15 +176,20 @@ var archive struct {
 	err  error
 }
 
-// Archive is a docker-archive of an image named name with busybox and links
-// for the tools tests use.
-func Archive(t testing.TB, name string) []byte {
+// Layer is a root file system with busybox and links for the tools tests use.
+func Layer(t testing.TB) []byte {
 	t.Helper()
 	archive.once.Do(func() { archive.data, archive.err = layer() })
 	if archive.err != nil {
 		t.Skipf("needs a static %s: %v", BusyboxPath, archive.err)
 	}
-	return DockerArchive(t, name, archive.data)
+	return archive.data
+}
+
+// Archive is a docker-archive of an image named name with that layer.
+func Archive(t testing.TB, name string) []byte {
+	t.Helper()
+	return DockerArchive(t, name, Layer(t))
 }
 
 // DockerArchive wraps one layer as an image.
