@@ -41,11 +41,66 @@ func (t *table) adopt() error {
 			return err
 		}
 	}
+	return t.wipeOrphans(byID)
+}
+
+// wipeOrphans empties what no service uses: the daemon was killed between two
+// steps of a change.
+func (t *table) wipeOrphans(byID map[uint32]*liveService) error {
+	var stale []uint32
+	err := readMap(t.maps.services, func(id uint32, s bpf.DatapathService) {
+		if byID[id] == nil && s != (bpf.DatapathService{}) {
+			stale = append(stale, id)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("read services: %w", err)
+	}
+	for _, id := range stale {
+		if err := t.maps.putService(id, bpf.DatapathService{}); err != nil {
+			return err
+		}
+	}
+	used := map[uint32]struct{}{}
+	for _, live := range byID {
+		for i := range live.slots {
+			used[live.base+uint32(i)] = struct{}{}
+		}
+	}
+	stale = stale[:0]
+	err = readMap(t.maps.slots, func(i, backend uint32) {
+		if _, ok := used[i]; !ok && backend != 0 {
+			stale = append(stale, i)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("read slots: %w", err)
+	}
+	if err := t.maps.putSlots(stale, make([]uint32, len(stale))); err != nil {
+		return err
+	}
+	return t.wipeOrphanMaglev(byID)
+}
+
+func (t *table) wipeOrphanMaglev(byID map[uint32]*liveService) error {
+	var stale []bpf.DatapathMaglevKey
+	err := readMap(t.maps.maglev, func(key bpf.DatapathMaglevKey, _ bpf.DatapathMaglevChunk) {
+		if live := byID[key.Service]; live == nil || key.Chunk >= chunksOf(live.maglev.size) {
+			stale = append(stale, key)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("read maglev tables: %w", err)
+	}
+	for _, key := range stale {
+		if err := t.maps.deleteMaglev(key); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-// adoptBackends also wipes entries whose service has no address any more: the
-// daemon was killed between the two steps of a deletion.
+// adoptBackends also empties entries whose service has no address any more.
 func (t *table) adoptBackends(byID map[uint32]*liveService) error {
 	var orphans []uint32
 	err := readMap(t.maps.backends, func(id uint32, b bpf.DatapathBackend) {
