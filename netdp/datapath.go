@@ -228,6 +228,7 @@ func (d *Datapath) attach() error {
 
 // SetService makes the kernel forward s. Equal settings write nothing.
 func (d *Datapath) SetService(s Service) error {
+	d.warnTakenNodePorts(s)
 	gone, err := d.table.set(s)
 	if gone {
 		d.destroyStaleUDP()

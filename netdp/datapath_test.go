@@ -1,6 +1,7 @@
 package netdp
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -178,6 +179,21 @@ func TestHostAsBackend(t *testing.T) {
 		if got := l.ask(c.from, "tcp4", c.to); got != "api "+c.seen+" hello" {
 			t.Errorf("got %q", got)
 		}
+	}
+}
+
+func TestNodePortInUseIsNoticed(t *testing.T) {
+	l := newLab(t)
+	var log bytes.Buffer
+	l.opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	d := l.openUntilEnd()
+	l.serveTCP(l.host, ":30080", "squatter")
+	service := Service{Key: "web", Proto: TCP, Frontends: []Frontend{{Port: 30080}, {Port: 30081}}}
+	for range 2 {
+		l.must(d.SetService(service))
+	}
+	if n := strings.Count(log.String(), "level=WARN"); n != 1 || !strings.Contains(log.String(), "port=30080") {
+		t.Errorf("%d warnings:\n%s", n, log.String())
 	}
 }
 

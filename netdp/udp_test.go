@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -119,4 +120,51 @@ func (l *lab) exchange(ns namespace, network, to string) (answer, from string) {
 	l.must(err)
 	ap := sender.(*net.UDPAddr).AddrPort()
 	return string(buf[:n]), netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()).String()
+}
+
+// An unconnected socket keeps to one backend of a service while that one takes
+// traffic, as a conversation in several datagrams needs.
+func TestUnconnectedUDPKeepsItsBackend(t *testing.T) {
+	l := newLab(t)
+	d := l.openUntilEnd()
+	client, _ := l.pod(d, "client")
+	service := Service{Key: "dns", Proto: UDP, Frontends: []Frontend{{Addr: netip.MustParseAddr("10.0.0.53"), Port: 53}}}
+	for i := range 8 {
+		name := string(rune('a' + i))
+		ns, ip := l.pod(d, name)
+		l.serveUDP(ns, ":53", name)
+		service.Backends = append(service.Backends, Backend{Addr: netip.AddrPortFrom(ip, 53)})
+	}
+	l.must(d.SetService(service))
+	var pc net.PacketConn
+	l.must(client.do(func() (err error) {
+		pc, err = net.ListenPacket("udp4", ":0")
+		return err
+	}))
+	defer pc.Close()
+	ask := func() string {
+		l.must(pc.SetDeadline(deadline()))
+		_, err := pc.WriteTo([]byte("hello"), &net.UDPAddr{IP: net.IPv4(10, 0, 0, 53), Port: 53})
+		l.must(err)
+		buf := make([]byte, 64)
+		n, _, err := pc.ReadFrom(buf)
+		l.must(err)
+		name, _, _ := strings.Cut(string(buf[:n]), " ")
+		return name
+	}
+	first := ask()
+	for range 20 {
+		if got := ask(); got != first {
+			t.Fatalf("went from %s to %s", first, got)
+		}
+	}
+	service.Backends[first[0]-'a'].Draining = true
+	l.must(d.SetService(service))
+	second := ask()
+	if second == first {
+		t.Errorf("still sends to %s, which drains", first)
+	}
+	if got := ask(); got != second {
+		t.Errorf("went from %s to %s", second, got)
+	}
 }
