@@ -32,7 +32,7 @@ func createReplicaSet(t *testing.T, ns string, set *apps.ReplicaSet) *apps.Repli
 	return set
 }
 
-func scale(t *testing.T, ns, name string, replicas int) {
+func resize(t *testing.T, ns, name string, replicas int) {
 	t.Helper()
 	patch := fmt.Sprintf(`{"spec":{"replicas":%d}}`, replicas)
 	if _, err := peer.Client.AppsV1().ReplicaSets(ns).Patch(t.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
@@ -105,7 +105,7 @@ func TestReplicaSetNumbersItsPods(t *testing.T) {
 	awaitPods(t, ns, expectedNames(set, 0, 2, 4))
 	awaitStatus(t, ns, "web", "3 replicas", func(s apps.ReplicaSetStatus) bool { return s.Replicas == 3 && s.FullyLabeledReplicas == 3 })
 
-	scale(t, ns, "web", 0)
+	resize(t, ns, "web", 0)
 	awaitPods(t, ns, nil)
 	awaitStatus(t, ns, "web", "no replicas", func(s apps.ReplicaSetStatus) bool { return s.Replicas == 0 })
 }
@@ -123,7 +123,7 @@ func TestTwoLeadersMakeTheSamePods(t *testing.T) {
 	set := createReplicaSet(t, ns, newReplicaSet("web", 40))
 	sizes := []int{40, 10, 60, 60}
 	for step, size := range sizes {
-		scale(t, ns, "web", size)
+		resize(t, ns, "web", size)
 		testpeer.Eventually(t, func() string {
 			if n := len(podNames(t, ns)); n != size {
 				return fmt.Sprintf("step %d: %d pods, want %d", step, n, size)
@@ -231,7 +231,7 @@ func TestATakenNameIsPassedOver(t *testing.T) {
 	if _, err := peer.Client.CoreV1().Pods(ns).Create(t.Context(), stranger, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	scale(t, ns, "web", 3)
+	resize(t, ns, "web", 3)
 	awaitPods(t, ns, expectedNames(set, 0, 1, 2, 3))
 }
 

@@ -2,7 +2,6 @@ package controllers
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,7 +17,6 @@ import (
 	"k8s.io/kubernetes/pkg/controller/endpoint"
 	"k8s.io/kubernetes/pkg/controller/endpointslice"
 	"k8s.io/kubernetes/pkg/controller/endpointslicemirroring"
-	"k8s.io/kubernetes/pkg/controller/garbagecollector"
 	"k8s.io/kubernetes/pkg/controller/job"
 	"k8s.io/kubernetes/pkg/controller/namespace"
 	"k8s.io/kubernetes/pkg/controller/podgc"
@@ -51,9 +49,11 @@ const (
 	// failedDaemonBackoff and its limit are upstream's.
 	failedDaemonBackoff      = time.Second
 	failedDaemonBackoffLimit = 15 * time.Minute
-	// collectorPeriod is how often the garbage collector compares the kinds it
-	// watches with those that exist. The comparison reads a cache.
-	collectorPeriod = 5 * time.Second
+	// kindsPeriod is how often the garbage collector and the quotas compare the
+	// kinds they watch with those that exist. The comparison reads a cache.
+	kindsPeriod = 5 * time.Second
+	// quotaResync is upstream's default for counting all quotas again.
+	quotaResync = 5 * time.Minute
 )
 
 // allLoops lists every controller.
@@ -97,6 +97,10 @@ func allLoops() []loop {
 		{"garbage-collector", buildCollector},
 		{"pod-garbage-collector", buildPodCollector},
 		{"ttl-after-finished", buildTTL},
+		// Both write what they counted, under optimistic concurrency; whoever
+		// counts last is right.
+		{"resource-quota", buildQuota},
+		{"disruption", buildDisruption},
 		{"pvc-protection", buildClaimProtection},
 		{"pv-protection", buildVolumeProtection},
 	}
@@ -209,22 +213,6 @@ func buildNamespaces(ctx context.Context, p *parts) (func(context.Context), erro
 func buildClusterRoles(_ context.Context, p *parts) (func(context.Context), error) {
 	c := clusterroleaggregation.NewClusterRoleAggregation(p.informers.Rbac().V1().ClusterRoles(), p.client.RbacV1())
 	return func(ctx context.Context) { c.Run(ctx, 1) }, nil
-}
-
-func buildCollector(ctx context.Context, p *parts) (func(context.Context), error) {
-	c, err := garbagecollector.NewGarbageCollector(ctx, p.client, p.metadata, p.mapper, uncollected(), p.shared, p.started)
-	if err != nil {
-		return nil, fmt.Errorf("make garbage collector: %w", err)
-	}
-	return func(ctx context.Context) {
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			c.Sync(ctx, p.discovery, collectorPeriod)
-		}()
-		c.Run(ctx, rolloutWorkers, collectorPeriod)
-		<-done
-	}, nil
 }
 
 func buildPodCollector(ctx context.Context, p *parts) (func(context.Context), error) {

@@ -51,7 +51,7 @@ func benchmarkFleet(nodes int) *Snapshot {
 // BenchmarkDiagnose is what a pod costs that fits nowhere.
 func BenchmarkDiagnose(b *testing.B) {
 	s := benchmarkFleet(5000)
-	pod := podArgument{Req: v1.ResourceList{"cpu": quantity("64")}}.pod("big")
+	pod := podArgument{Req: v1.ResourceList{"cpu": quantity("1024")}}.pod("big")
 	b.ResetTimer()
 	for range b.N {
 		if s.Place(pod).Node != "" {
