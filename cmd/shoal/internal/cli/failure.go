@@ -97,19 +97,19 @@ func unknownCommand(err *kong.ParseError) (string, bool) {
 }
 
 func suggestions(node *kong.Node, word string) string {
-	var close []string
+	var near []string
 	for _, child := range node.Children {
-		if child.Hidden || len(close) == maxSuggestions {
+		if child.Hidden || len(near) == maxSuggestions {
 			continue
 		}
 		if distance(word, child.Name) <= maxSuggestionDistance || strings.HasPrefix(child.Name, strings.ToLower(word)) {
-			close = append(close, child.Name)
+			near = append(near, child.Name)
 		}
 	}
-	if len(close) == 0 {
+	if len(near) == 0 {
 		return fmt.Sprintf("See '%s --help' for the list of commands.\n", node.Name)
 	}
-	return "\nDid you mean this?\n\t" + strings.Join(close, "\n\t") + "\n"
+	return "\nDid you mean this?\n\t" + strings.Join(near, "\n\t") + "\n"
 }
 
 // distance is the Levenshtein distance of two words.

@@ -193,7 +193,7 @@ func (c *onNodes) nodes(ctx context.Context, streams genericiooptions.IOStreams)
 		}
 	}
 	if len(names) == 0 {
-		return nil, errors.New("the cluster has no node yet\nSee `shoal get nodes`; a host registers itself once `shoal start` is up.")
+		return nil, errors.New("the cluster has no node yet\nSee `shoal get nodes`; a host registers itself once `shoal start` is up")
 	}
 	return connectImages(config, names)
 }

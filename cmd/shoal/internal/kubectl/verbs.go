@@ -15,7 +15,7 @@ import (
 	"k8s.io/kubectl/pkg/cmd/cp"
 	"k8s.io/kubectl/pkg/cmd/create"
 	"k8s.io/kubectl/pkg/cmd/debug"
-	"k8s.io/kubectl/pkg/cmd/delete"
+	deletion "k8s.io/kubectl/pkg/cmd/delete"
 	"k8s.io/kubectl/pkg/cmd/describe"
 	"k8s.io/kubectl/pkg/cmd/diff"
 	"k8s.io/kubectl/pkg/cmd/drain"
@@ -97,7 +97,7 @@ var Verbs = []Verb{
 	{"expose", GroupBasics, "Make a service for a workload", "shoal expose deployment hw --type=NodePort --port=80",
 		expose.NewCmdExposeService},
 	{"delete", GroupBasics, "Delete objects", "shoal delete deployment hw",
-		delete.NewCmdDelete},
+		deletion.NewCmdDelete},
 
 	{"scale", GroupWorkloads, "Set the number of replicas", "shoal scale deployment hw --replicas=3",
 		scale.NewCmdScale},
