@@ -15,6 +15,7 @@ import (
 	"k8s.io/kubernetes/pkg/controlplane/reconcilers"
 
 	"shoal/api/pki"
+	"shoal/api/support"
 	"shoal/store"
 )
 
@@ -114,6 +115,8 @@ func (o Options) upstream() (*options.ServerRunOptions, error) {
 	// new node tainted not-ready until a controller of another design lifts it.
 	s.Admission.GenericAdmission.DisablePlugins = []string{"TaintNodesByCondition"}
 	s.Admission.GenericAdmission.EnablePlugins = []string{"NodeRestriction"}
+	support.Register(s.Admission.GenericAdmission.Plugins)
+	s.Admission.GenericAdmission.RecommendedPluginOrder = append([]string{support.PluginName}, s.Admission.GenericAdmission.RecommendedPluginOrder...)
 
 	// Metrics keep upstream's defaults; applying none logs an error for it.
 	s.Metrics = nil

@@ -1,0 +1,118 @@
+package support
+
+import (
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/kubernetes/pkg/apis/apps"
+	"k8s.io/kubernetes/pkg/apis/batch"
+	api "k8s.io/kubernetes/pkg/apis/core"
+)
+
+// fieldWarnings names the fields of obj that have no effect here. Objects come
+// in upstream's internal types.
+func fieldWarnings(obj runtime.Object) []string {
+	switch o := obj.(type) {
+	case *api.Service:
+		return service(&o.Spec)
+	case *api.Pod:
+		return pod("spec", &o.Spec)
+	case *api.PodTemplate:
+		return pod("template.spec", &o.Template.Spec)
+	case *api.ReplicationController:
+		if o.Spec.Template == nil {
+			return nil
+		}
+		return pod("spec.template.spec", &o.Spec.Template.Spec)
+	case *apps.Deployment:
+		return pod("spec.template.spec", &o.Spec.Template.Spec)
+	case *apps.ReplicaSet:
+		return pod("spec.template.spec", &o.Spec.Template.Spec)
+	case *apps.DaemonSet:
+		return pod("spec.template.spec", &o.Spec.Template.Spec)
+	case *apps.StatefulSet:
+		return append(statefulSet(&o.Spec), pod("spec.template.spec", &o.Spec.Template.Spec)...)
+	case *batch.Job:
+		return pod("spec.template.spec", &o.Spec.Template.Spec)
+	case *batch.CronJob:
+		return pod("spec.jobTemplate.spec.template.spec", &o.Spec.JobTemplate.Spec.Template.Spec)
+	}
+	return nil
+}
+
+// notes collects warnings about fields below a path.
+type notes struct {
+	path string
+	said []string
+}
+
+func (n *notes) when(unsupported bool, field, consequence string) {
+	if unsupported {
+		n.said = append(n.said, fmt.Sprintf("%s.%s: %s", n.path, field, consequence))
+	}
+}
+
+const (
+	refused  = "not supported by this version of shoal; the pod will be refused with an event"
+	noEffect = "stored, but without effect in this version of shoal"
+)
+
+func service(s *api.ServiceSpec) []string {
+	n := &notes{path: "spec"}
+	n.when(s.Type == api.ServiceTypeLoadBalancer, "type", "LoadBalancer gets no address in this version of shoal; its node ports work")
+	n.when(s.SessionAffinity == api.ServiceAffinityClientIP, "sessionAffinity", noEffect)
+	n.when(len(s.LoadBalancerSourceRanges) > 0, "loadBalancerSourceRanges", noEffect)
+	n.when(s.HealthCheckNodePort != 0, "healthCheckNodePort", "not answered by this version of shoal")
+	for i, p := range s.Ports {
+		n.when(p.Protocol == api.ProtocolSCTP, fmt.Sprintf("ports[%d].protocol", i), "SCTP is not forwarded by this version of shoal")
+	}
+	return n.said
+}
+
+func statefulSet(s *apps.StatefulSetSpec) []string {
+	n := &notes{path: "spec"}
+	n.when(len(s.VolumeClaimTemplates) > 0, "volumeClaimTemplates", "nothing binds claims in this version of shoal; its pods will be refused")
+	return n.said
+}
+
+func pod(path string, s *api.PodSpec) []string {
+	n := &notes{path: path}
+	n.when(s.ShareProcessNamespace != nil && *s.ShareProcessNamespace, "shareProcessNamespace", refused)
+	n.when(s.HostIPC, "hostIPC", refused)
+	n.when(s.HostUsers != nil && !*s.HostUsers, "hostUsers", refused)
+	n.when(s.SecurityContext != nil && s.SecurityContext.SELinuxOptions != nil, "securityContext.seLinuxOptions", noEffect)
+	n.when(s.RuntimeClassName != nil, "runtimeClassName", refused)
+	n.when(len(s.ResourceClaims) > 0, "resourceClaims", refused)
+	n.when(len(s.EphemeralContainers) > 0, "ephemeralContainers", refused)
+	for i, v := range s.Volumes {
+		n.when(!volumeWorks(&v.VolumeSource), fmt.Sprintf("volumes[%d]", i), "this volume type is "+refused)
+	}
+	containers(n, "initContainers", s.InitContainers, s)
+	containers(n, "containers", s.Containers, s)
+	return n.said
+}
+
+func volumeWorks(v *api.VolumeSource) bool {
+	return v.EmptyDir != nil || v.HostPath != nil || v.ConfigMap != nil || v.Secret != nil || v.DownwardAPI != nil || v.Projected != nil
+}
+
+func containers(n *notes, list string, all []api.Container, s *api.PodSpec) {
+	for i, c := range all {
+		field := func(name string) string { return fmt.Sprintf("%s[%d].%s", list, i, name) }
+		n.when(len(c.VolumeDevices) > 0, field("volumeDevices"), refused)
+		n.when(c.Stdin, field("stdin"), "not connected; use exec for input")
+		for j, p := range c.Ports {
+			n.when(p.HostPort != 0 && !s.HostNetwork, field(fmt.Sprintf("ports[%d].hostPort", j)), noEffect+"; use a NodePort service or hostNetwork")
+		}
+		if sc := c.SecurityContext; sc != nil {
+			n.when(sc.SELinuxOptions != nil, field("securityContext.seLinuxOptions"), noEffect)
+		}
+		for name := range c.Resources.Limits {
+			n.when(!resourceWorks(name), field("resources"), fmt.Sprintf("%s counts for placement only", name))
+		}
+	}
+}
+
+func resourceWorks(name api.ResourceName) bool {
+	return name == api.ResourceCPU || name == api.ResourceMemory
+}
