@@ -11,7 +11,6 @@ var idleKinds = map[schema.GroupResource]string{
 	{Group: "networking.k8s.io", Resource: "servicecidrs"}:                           "stored, but cluster IPs come from the cell's own range only",
 	{Group: "networking.k8s.io", Resource: "ipaddresses"}:                            "stored, but cluster IPs are claimed by records of shoal's own",
 	{Group: "autoscaling", Resource: "horizontalpodautoscalers"}:                     "stored, but nothing scales by it in this version of shoal",
-	{Group: "policy", Resource: "poddisruptionbudgets"}:                              "stored, but its status is not computed, so evictions under it are refused",
 	{Group: "certificates.k8s.io", Resource: "certificatesigningrequests"}:           "stored, but nothing signs it in this version of shoal",
 	{Group: "storage.k8s.io", Resource: "storageclasses"}:                            "stored, but nothing provisions volumes in this version of shoal; use hostPath or emptyDir",
 	{Group: "storage.k8s.io", Resource: "csidrivers"}:                                "stored, but CSI drivers are not used in this version of shoal",
