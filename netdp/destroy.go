@@ -72,22 +72,28 @@ func (d *Datapath) runDestroyer(ctx context.Context) {
 			return
 		case <-d.destroyer.requests:
 		}
-		for _, path := range append([]string{d.opts.NetNS}, d.podNamespaces()...) {
-			if err := d.destroyIn(path); err != nil {
-				d.log.Warn("end UDP sockets of backends that left", "error", err)
-			}
+		if err := errors.Join(d.destroyIn(d.host), d.destroyInPods()); err != nil {
+			d.log.Warn("end UDP sockets of backends that left", "error", err)
 		}
 	}
 }
 
+func (d *Datapath) destroyInPods() error {
+	var errs []error
+	for _, path := range d.podNamespaces() {
+		ns, err := openNamespace(path)
+		if err != nil {
+			continue // the pod is gone, and its sockets with it
+		}
+		errs = append(errs, d.destroyIn(ns))
+		ns.close()
+	}
+	return errors.Join(errs...)
+}
+
 // destroyIn runs the iterator in one namespace: it sees the sockets of the
 // thread that opens it.
-func (d *Datapath) destroyIn(path string) error {
-	ns, err := openNamespace(path)
-	if err != nil {
-		return nil // the pod is gone, and its sockets with it
-	}
-	defer ns.close()
+func (d *Datapath) destroyIn(ns namespace) error {
 	return ns.do(func() error {
 		r, err := d.destroyer.iter.Open()
 		if err != nil {

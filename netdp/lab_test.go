@@ -50,10 +50,14 @@ func newLab(t testing.TB) *lab {
 		NodeIPs:    []netip.Addr{netip.MustParseAddr(labHostIP)},
 		PodCIDR:    netip.MustParsePrefix("10.64.7.0/24"),
 		NetNS:      filepath.Join(dir, "host"),
-		Logger:     slog.New(slog.NewTextHandler(testWriter{t}, nil)),
+		Logger:     newTestLogger(t),
 	}
 	t.Cleanup(func() { _ = unix.Unmount(l.opts.BPFFSDir, unix.MNT_DETACH) }) // when Open failed
 	return l
+}
+
+func newTestLogger(t testing.TB) *slog.Logger {
+	return slog.New(slog.NewTextHandler(testWriter{t}, nil))
 }
 
 type testWriter struct{ t testing.TB }

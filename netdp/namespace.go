@@ -11,7 +11,7 @@ import (
 )
 
 // namespace is a network namespace in which work can be done. The zero value
-// is the one this process lives in.
+// is the calling thread's.
 type namespace struct {
 	file *os.File
 }
@@ -51,10 +51,17 @@ func (n namespace) do(f func() error) error {
 
 // onOwnThread runs f on an operating system thread that nobody uses after it:
 // a goroutine that ends while locked to its thread takes the thread with it.
+// The process's first thread is never used, since it cannot end: it would stay
+// in the last namespace f entered, and /proc/self/ns would show that one.
 func onOwnThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			done <- onOwnThread(f) // elsewhere, as this thread is taken
+			runtime.UnlockOSThread()
+			return
+		}
 		done <- f()
 	}()
 	return <-done

@@ -55,7 +55,7 @@ type Options struct {
 	// ServiceCIDR is the cell's range of cluster IPs.
 	ServiceCIDR netip.Prefix
 	// Uplinks are the interfaces to other machines. Empty: those that hold a
-	// node address.
+	// node address, or else those of the default routes.
 	Uplinks []string
 	// NetNS is the path of the network namespace that is the host's. Empty:
 	// the one of this process.

@@ -3,6 +3,7 @@ package netdp
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -39,10 +40,35 @@ func (d *Datapath) findUplinks() error {
 			d.uplinks = append(d.uplinks, name)
 		}
 	}
+	if len(d.uplinks) > 0 {
+		return nil
+	}
+	return d.findDefaultRoutes()
+}
+
+// findDefaultRoutes serves hosts that keep their address on loopback and
+// announce it by a routing protocol.
+func (d *Datapath) findDefaultRoutes() error {
+	routes, err := d.nl.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return fmt.Errorf("list routes: %w", err)
+	}
+	for _, r := range routes {
+		if r.Type != unix.RTN_UNICAST || r.LinkIndex == 0 || r.Dst != nil && !r.Dst.IP.IsUnspecified() {
+			continue
+		}
+		l, err := d.nl.LinkByIndex(r.LinkIndex)
+		if err != nil {
+			return fmt.Errorf("find interface of default route: %w", err)
+		}
+		if name := l.Attrs().Name; !slices.Contains(d.uplinks, name) {
+			d.uplinks = append(d.uplinks, name)
+		}
+	}
 	return nil
 }
 
-// linkHolding is empty for loopback and when no interface has the address.
+// linkHolding is empty when only loopback or no interface has the address.
 func (d *Datapath) linkHolding(ip netip.Addr) (string, error) {
 	addrs, err := d.nl.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
@@ -56,7 +82,9 @@ func (d *Datapath) linkHolding(ip netip.Addr) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("find interface of %s: %w", ip, err)
 		}
-		return l.Attrs().Name, nil
+		if l.Attrs().Flags&net.FlagLoopback == 0 {
+			return l.Attrs().Name, nil
+		}
 	}
 	return "", nil
 }
