@@ -90,6 +90,7 @@ func (s *ServiceCmd) waitReady(ctx context.Context, streams genericiooptions.IOS
 	if s.Wait <= 0 || len(service.Spec.Selector) == 0 {
 		return nil
 	}
+	interrupt := ctx
 	ctx, cancel := context.WithTimeout(ctx, s.Wait)
 	defer cancel()
 	told := false
@@ -104,6 +105,9 @@ func (s *ServiceCmd) waitReady(ctx context.Context, streams genericiooptions.IOS
 		}
 		if err == nil {
 			err = untilSliceChanges(ctx, client, service, version)
+		}
+		if interrupt.Err() != nil {
+			return fmt.Errorf("wait for service %q: interrupted", service.Name)
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("no ready pod behind service %q after %s\nSee why: shoal get pods -n %s -l %s",
