@@ -38,9 +38,10 @@ type Stats struct {
 	Expiring            int
 	// Writes committed since Open, and group commits they took.
 	Writes, Syncs uint64
-	// DiskBytes: tables and value log, as badger last measured them (about
-	// once a minute).
+	// DiskBytes: the tables, and the value log as badger last measured it
+	// (about once a minute). NewTables of them are not yet merged.
 	DiskBytes int64
+	NewTables int
 	// Watchers open, and changes the log can still tell them.
 	Watchers, WatchLogEvents int
 	// Refusing: writes are refused for want of disk space.
@@ -49,7 +50,8 @@ type Stats struct {
 
 // Stats returns current figures; it is cheap.
 func (db *DB) Stats() Stats {
-	tables, values := db.badger.Size()
+	_, values := db.badger.Size()
+	fresh, tables := db.tables()
 	s := Stats{
 		Version:    db.Version(),
 		Horizon:    db.Horizon(),
@@ -59,6 +61,7 @@ func (db *DB) Stats() Stats {
 		Writes:     db.counts.writes.Load(),
 		Syncs:      db.counts.syncs.Load(),
 		DiskBytes:  tables + values,
+		NewTables:  fresh,
 		Refusing:   db.space.refusing.Load(),
 	}
 	s.Watchers, s.WatchLogEvents = db.events.size()
