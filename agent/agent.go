@@ -122,6 +122,7 @@ type Agent struct {
 	events  *events
 	node    *node
 	pods    *podIndex
+	refs    *references
 	listen  net.Listener
 }
 
@@ -131,20 +132,18 @@ func New(o Options) (*Agent, error) {
 	if err := o.defaults(); err != nil {
 		return nil, err
 	}
-	a := &Agent{o: o, log: o.Logger, pods: newPodIndex()}
-	if err := a.connect(); err != nil {
-		return nil, err
-	}
-	if err := a.build(); err != nil {
-		_ = a.client.Close()
-		return nil, err
-	}
 	listener, err := net.Listen("tcp", o.ListenAddr)
 	if err != nil {
-		_ = a.client.Close()
 		return nil, fmt.Errorf("listen for the agent's API on %s: %w; stop what uses it or choose another address", o.ListenAddr, err)
 	}
-	a.listen = listener
+	o.ListenAddr = listener.Addr().String() // a port of 0 is a number now
+	a := &Agent{o: o, log: o.Logger, pods: newPodIndex(), listen: listener}
+	if err := a.connect(); err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	if err := a.build(); err != nil {
+		return nil, errors.Join(err, a.client.Close(), listener.Close())
+	}
 	return a, nil
 }
 
@@ -198,7 +197,11 @@ func (a *Agent) build() error {
 		Source: a.source, Sink: a, Admit: a.admit, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir),
 		LogWriter: binary, NodeName: a.o.NodeName, NodeIPs: a.o.NodeIPs, Logger: a.log,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	a.refs = newReferences(kube, a.runner.Refresh)
+	return nil
 }
 
 const snapshotter = "overlayfs"
@@ -214,6 +217,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.status.run(ctx) })
 	g.Go(func() error { return a.events.run(ctx) })
 	g.Go(func() error { return a.source.run(ctx) })
+	g.Go(func() error { return a.refs.run(ctx) })
 	g.Go(func() error { return a.node.run(ctx) })
 	g.Go(func() error { return a.serve(ctx) })
 	g.Go(func() error {
@@ -230,7 +234,10 @@ func (a *Agent) Run(ctx context.Context) error {
 // StopPods stops and removes every pod of this host and what was kept for
 // them. Run must be running; the pods' objects stay.
 func (a *Agent) StopPods(ctx context.Context) error {
-	return a.runner.StopAll(ctx)
+	if err := a.runner.StopAll(ctx); err != nil {
+		return err
+	}
+	return errors.Join(a.runner.Close(), a.volumes.Close(), a.cgroups.RemoveRoot())
 }
 
 // watch follows the pods bound to this host.
@@ -265,6 +272,7 @@ func (a *Agent) OnUpdate(_, obj any) {
 	}
 	a.pods.put(pod)
 	a.status.observe(pod)
+	a.refs.set(pod)
 	a.runner.Set(pod)
 }
 
@@ -279,6 +287,7 @@ func (a *Agent) OnDelete(obj any) {
 	}
 	a.pods.drop(pod)
 	a.status.forget(pod.UID)
+	a.refs.drop(pod.UID)
 	a.runner.Remove(pod.UID)
 }
 

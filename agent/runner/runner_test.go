@@ -157,6 +157,15 @@ func volumesPod(b *bed) {
 	})
 	b.runner.Set(p)
 	b.phase(p, v1.PodRunning)
+	waitFor(b.t, "the script", func() bool { return strings.Contains(b.logs(p, "main", 0), "F args") })
+	// A changed object reaches the running container.
+	b.objects.configMaps["test/conf"] = &v1.ConfigMap{Data: map[string]string{"a": "A2", "b": "B"}}
+	b.runner.Refresh(p.UID)
+	waitFor(b.t, "the changed config map", func() bool { return b.run(p, "cat", "/conf/a") == "A2" })
+	relabelled := p.DeepCopy()
+	relabelled.Labels = map[string]string{"l": "v2"}
+	b.runner.Set(relabelled)
+	waitFor(b.t, "the changed label", func() bool { return b.run(p, "cat", "/down/name") == "v2" })
 	b.remove1(p, func(out string) {
 		if !strings.Contains(out, "Ahushhostvtoken-of-accB1\n") {
 			b.t.Errorf("volume contents:\n%s", out)

@@ -43,6 +43,7 @@ type worker struct {
 	startTime time.Time
 	sent      *v1.PodStatus
 	stop      *stopping
+	refresh   refresh
 	released  bool // a finished pod whose resources are gone
 	over      bool
 	jobs      sync.WaitGroup
@@ -177,6 +178,9 @@ func (w *worker) step(ctx context.Context) time.Time {
 		next = w.releaseStep(ctx, pod)
 	default:
 		next = earlier(w.startStep(ctx, pod), w.overdueKills(pod))
+		if w.box.ready {
+			next = earlier(next, w.refreshStep(ctx, pod))
+		}
 	}
 	w.publish(pod)
 	return next
@@ -231,6 +235,7 @@ func (w *worker) startStep(ctx context.Context, pod *v1.Pod) time.Time {
 			return next
 		}
 		w.warn(pod)
+		w.beginRefresh(pod)
 	}
 	w.resume(pod)
 	var next time.Time

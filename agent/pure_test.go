@@ -1,0 +1,77 @@
+package agent
+
+import (
+	"net/url"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+func asking(uid, cpu, memory string) *v1.Pod {
+	p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: types.UID(uid)}, Spec: v1.PodSpec{Containers: []v1.Container{{}}}}
+	p.Spec.Containers[0].Resources.Requests = v1.ResourceList{
+		v1.ResourceCPU: resource.MustParse(cpu), v1.ResourceMemory: resource.MustParse(memory),
+	}
+	return p
+}
+
+func TestFits(t *testing.T) {
+	host := v1.ResourceList{
+		v1.ResourceCPU: resource.MustParse("2"), v1.ResourceMemory: resource.MustParse("1Gi"), v1.ResourcePods: resource.MustParse("3"),
+	}
+	ended := asking("done", "2", "1Gi")
+	ended.Status.Phase = v1.PodSucceeded
+	device := asking("x", "0", "0")
+	device.Spec.Containers[0].Resources.Requests["example.com/gpu"] = resource.MustParse("1")
+	for name, test := range map[string]struct {
+		pod    *v1.Pod
+		others []*v1.Pod
+		want   string
+	}{
+		"alone":               {asking("x", "2", "1Gi"), nil, ""},
+		"exactly what's left": {asking("x", "500m", "1"), []*v1.Pod{asking("a", "1500m", "1")}, ""},
+		"cpu":                 {asking("x", "501m", "1"), []*v1.Pod{asking("a", "1500m", "1")}, "OutOfcpu"},
+		"memory":              {asking("x", "1m", "1Gi"), []*v1.Pod{asking("a", "1m", "1")}, "OutOfmemory"},
+		"pods":                {asking("x", "0", "0"), []*v1.Pod{asking("a", "0", "0"), asking("b", "0", "0"), asking("c", "0", "0")}, "OutOfpods"},
+		"ended ones are free": {asking("x", "2", "1Gi"), []*v1.Pod{ended}, ""},
+		"itself":              {asking("x", "2", "1Gi"), []*v1.Pod{asking("x", "2", "1Gi")}, ""},
+		"unknown resource":    {device, nil, "OutOfexample.com/gpu"},
+	} {
+		if got, message := fits(test.pod, test.others, host); got != test.want || (got != "" && message == "") {
+			t.Errorf("%s: %q (%s), want %q", name, got, message, test.want)
+		}
+	}
+}
+
+func TestServiceEnv(t *testing.T) {
+	env := map[string]string{}
+	serviceEnv(&v1.Service{ObjectMeta: metav1.ObjectMeta{Name: "my-db"}, Spec: v1.ServiceSpec{ClusterIP: "10.0.0.9", Ports: []v1.ServicePort{
+		{Name: "sql-1", Port: 5432, Protocol: v1.ProtocolTCP}, {Name: "x", Port: 53, Protocol: v1.ProtocolUDP}}}}, env)
+	serviceEnv(&v1.Service{ObjectMeta: metav1.ObjectMeta{Name: "headless"}, Spec: v1.ServiceSpec{ClusterIP: "None"}}, env)
+	for name, want := range map[string]string{
+		"MY_DB_SERVICE_HOST": "10.0.0.9", "MY_DB_SERVICE_PORT": "5432", "MY_DB_SERVICE_PORT_SQL_1": "5432",
+		"MY_DB_PORT": "tcp://10.0.0.9:5432", "MY_DB_PORT_53_UDP": "udp://10.0.0.9:53", "MY_DB_PORT_5432_TCP_ADDR": "10.0.0.9",
+		"HEADLESS_SERVICE_HOST": "",
+	} {
+		if env[name] != want {
+			t.Errorf("%s is %q, want %q", name, env[name], want)
+		}
+	}
+}
+
+func TestLogOptions(t *testing.T) {
+	q, _ := url.ParseQuery("follow=true&tailLines=5&sinceTime=2026-01-02T03:04:05Z&timestamps=true&limitBytes=9&previous=false")
+	o, err := logOptions(q)
+	if err != nil || !o.Follow || *o.TailLines != 5 || !o.Timestamps || *o.LimitBytes != 9 || o.Previous || o.SinceTime.Year() != 2026 {
+		t.Errorf("%+v, %v", o, err)
+	}
+	for _, bad := range []string{"follow=maybe", "tailLines=-1", "tailLines=x", "sinceTime=noon"} {
+		q, _ := url.ParseQuery(bad)
+		if _, err := logOptions(q); err == nil {
+			t.Errorf("%s is accepted", bad)
+		}
+	}
+}

@@ -1,0 +1,96 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"shoal/agent/volume"
+)
+
+// refreshRetry is the wait after configuration that could not be renewed.
+const refreshRetry = 30 * time.Second
+
+// refresh is where the renewal of a pod's configuration volumes stands.
+type refresh struct {
+	due     time.Time // zero when nothing will be
+	running bool
+	again   bool // something changed while it ran
+	labels  map[string]string
+	notes   map[string]string // annotations
+}
+
+// Refresh tells the runner that an object a pod's volumes are filled from
+// has changed.
+func (r *Runner) Refresh(uid types.UID) {
+	r.mu.Lock()
+	w := r.workers[uid]
+	r.mu.Unlock()
+	if w != nil {
+		w.tell(func(w *worker) {
+			w.refresh.due = now()
+			w.refresh.again = true
+		})
+	}
+}
+
+// beginRefresh notes, after the volumes were filled, when they are to be
+// renewed.
+func (w *worker) beginRefresh(pod *v1.Pod) {
+	w.refresh.labels, w.refresh.notes = pod.Labels, pod.Annotations
+	w.refresh.due = tokensDue(pod)
+}
+
+func tokensDue(pod *v1.Pod) time.Time {
+	var due time.Time
+	for i := range pod.Spec.Volumes {
+		due = earlier(due, volume.NextRefresh(&pod.Spec.Volumes[i], now()))
+	}
+	return due
+}
+
+// refreshStep renews configuration that is due, in the background, and says
+// when to look again.
+func (w *worker) refreshStep(ctx context.Context, pod *v1.Pod) time.Time {
+	f := &w.refresh
+	if !maps.Equal(f.labels, pod.Labels) || !maps.Equal(f.notes, pod.Annotations) {
+		f.labels, f.notes = pod.Labels, pod.Annotations
+		f.due, f.again = now(), true
+	}
+	if f.running || f.due.IsZero() {
+		return time.Time{}
+	}
+	if now().Before(f.due) {
+		return f.due
+	}
+	f.running, f.again = true, false
+	w.jobs.Go(func() {
+		var errs []error
+		for i := range pod.Spec.Volumes {
+			if vol := &pod.Spec.Volumes[i]; volume.Config(vol) {
+				errs = append(errs, w.r.Volumes.Refresh(ctx, pod, vol))
+			}
+		}
+		err := errors.Join(errs...)
+		if ctx.Err() != nil {
+			return
+		}
+		w.tell(func(w *worker) {
+			f.running = false
+			switch {
+			case err != nil:
+				w.r.Sink.Event(pod, v1.EventTypeWarning, "FailedMount", "volumes could not be renewed: "+err.Error())
+				f.due = now().Add(refreshRetry)
+			case f.again:
+				f.due = now()
+			default:
+				f.due = tokensDue(pod)
+			}
+		})
+	})
+	return time.Time{}
+}
