@@ -92,11 +92,10 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("start controllers: %w", err)
 	}
-	ctx = klog.NewContext(ctx, upstreamLogger(p.log))
 	loops := allLoops()
 	runs := make([]func(context.Context), len(loops))
 	for i, l := range loops {
-		if runs[i], err = l.build(ctx, p); err != nil {
+		if runs[i], err = l.build(l.context(ctx, p.log), p); err != nil {
 			return fmt.Errorf("start controller %s: %w", l.name, err)
 		}
 	}
@@ -148,8 +147,15 @@ func newParts(o Options) (*parts, error) {
 	return p, nil
 }
 
+// context carries a logger that names the loop; upstream's loops report with it,
+// their caught panics included.
+func (l loop) context(ctx context.Context, log *slog.Logger) context.Context {
+	return klog.NewContext(ctx, upstreamLogger(log.With("controller", l.name)))
+}
+
 // supervise keeps one loop running.
 func (l loop) supervise(ctx context.Context, p *parts, run func(context.Context)) {
+	ctx = l.context(ctx, p.log)
 	pause := firstRestart
 	for {
 		began := time.Now()

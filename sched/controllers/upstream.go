@@ -36,6 +36,9 @@ const (
 	fewWorkers = 2
 	// rolloutWorkers is for the loops a user waits for.
 	rolloutWorkers = 4
+	// collectorWorkers is how many dependents of something deleted go at once; a
+	// user waits for these too, and each takes three requests.
+	collectorWorkers = 8
 	// maxEndpointsPerSlice is upstream's default.
 	maxEndpointsPerSlice = 100
 	// endpointsBatch gathers changes of the legacy Endpoints, which nothing here

@@ -25,7 +25,7 @@ func buildCollector(ctx context.Context, p *parts) (func(context.Context), error
 	}
 	return together(
 		func(ctx context.Context) { c.Sync(ctx, p.discovery, kindsPeriod) },
-		func(ctx context.Context) { c.Run(ctx, rolloutWorkers, kindsPeriod) },
+		func(ctx context.Context) { c.Run(ctx, collectorWorkers, kindsPeriod) },
 	), nil
 }
 

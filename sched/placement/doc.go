@@ -11,7 +11,9 @@
 // Semantics are those of the upstream scheduler's default filters, taken from
 // k8s.io/component-helpers where that has them. What a pod asks for and this
 // package cannot honour is refused by naming the field (see Unsupported),
-// never ignored. There is no preemption here.
+// never ignored. Preferences are wishes: those about nodes are scored, those
+// about other pods (preferred pod affinity, ScheduleAnyway spreading) are not,
+// beyond keeping the pods of one owner apart. There is no preemption here.
 //
 // Speed comes from three things. The numbers of a node that every pod is
 // compared with sit together in one row. Pods with equal needs share a Class,
