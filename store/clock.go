@@ -28,18 +28,18 @@ type HLC uint64
 // physical part is pushed ahead of the clock.
 const hlcLogicalBits = 12
 
-// Tick returns the reading of a local event at time now, later than last.
-func (last HLC) Tick(now time.Time) HLC {
-	if physical := HLC(microseconds(now) << hlcLogicalBits); physical > last {
+// Tick returns the reading of a local event at time now, later than h.
+func (h HLC) Tick(now time.Time) HLC {
+	if physical := HLC(microseconds(now) << hlcLogicalBits); physical > h {
 		return physical
 	}
-	return last + 1
+	return h + 1
 }
 
 // Observe returns the reading after hearing of remote at time now: later than
 // both, so that whatever happens here next is ordered after it.
-func (last HLC) Observe(remote HLC, now time.Time) HLC {
-	return max(last, remote).Tick(now)
+func (h HLC) Observe(remote HLC, now time.Time) HLC {
+	return max(h, remote).Tick(now)
 }
 
 // Time returns the physical part.

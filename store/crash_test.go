@@ -76,7 +76,7 @@ func crashChild(dir, roundText string) error {
 		})
 	}
 	wg.Wait()
-	return errors.Join(append(errs, db.Close())...)
+	return errors.Join(errors.Join(errs...), db.Close())
 }
 
 func crashWrite(db *DB, key string, seq int) error {

@@ -6,13 +6,13 @@ import (
 )
 
 var (
-	// ErrNotFound: no live record under the key at that version.
+	// ErrNotFound says that there is no live record under the key at that version.
 	ErrNotFound = errors.New("not found")
-	// ErrExpired: the version is older than the history still kept; list again.
+	// ErrExpired says that the version is older than the history still kept; list again.
 	ErrExpired = errors.New("version is older than the history kept")
-	// ErrFuture: the version is later than anything this peer has seen.
+	// ErrFuture says that the version is later than anything this peer has seen.
 	ErrFuture = errors.New("version is later than this peer's newest")
-	// ErrClosed: the database was closed.
+	// ErrClosed says that the database was closed.
 	ErrClosed = errors.New("database is closed")
 )
 

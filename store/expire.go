@@ -41,12 +41,12 @@ func (x *expiries) add(e expiry) {
 	}
 }
 
-// due removes and returns what has ended by micros, at most max, and when the
+// due removes and returns what has ended by micros, at most limit, and when the
 // next one ends (0: none).
-func (x *expiries) due(micros uint64, max int) (ended []expiry, next uint64) {
+func (x *expiries) due(micros uint64, limit int) (ended []expiry, next uint64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for len(x.soonest) > 0 && x.soonest[0].micros <= micros && len(ended) < max {
+	for len(x.soonest) > 0 && x.soonest[0].micros <= micros && len(ended) < limit {
 		ended = append(ended, heap.Pop(&x.soonest).(expiry))
 	}
 	if len(x.soonest) > 0 {

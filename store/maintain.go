@@ -115,7 +115,7 @@ func (db *DB) reapTombstones() {
 	}
 }
 
-func (db *DB) oldTombstones(max int) []expiry {
+func (db *DB) oldTombstones(limit int) []expiry {
 	horizon := db.Horizon()
 	txn := db.badger.NewTransactionAt(uint64(db.Version()), false)
 	defer txn.Discard()
@@ -124,7 +124,7 @@ func (db *DB) oldTombstones(max int) []expiry {
 		if item.UserMeta()&metaTombstone != 0 && Version(item.Version()) <= horizon {
 			old = append(old, expiry{key: string(item.KeyCopy(nil)), version: Version(item.Version())})
 		}
-		return len(old) < max
+		return len(old) < limit
 	})
 	return old
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
@@ -27,13 +28,21 @@ func diskBytes(t *testing.T, dir string) int64 {
 	t.Helper()
 	var total int64
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || d.Name() == ballastFile {
+		// Files come and go while this looks.
+		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if info, err := d.Info(); err == nil {
+		if err != nil || d.IsDir() || d.Name() == ballastFile {
+			return err
+		}
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err == nil {
 			total += info.Sys().(*syscall.Stat_t).Blocks * 512
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -312,7 +312,7 @@ func parseUUID(s string) (id [16]byte, ok bool) {
 	}
 	var digits [32]byte
 	n := 0
-	for i := 0; i < len(s); i++ {
+	for i := range len(s) {
 		switch c := s[i]; {
 		case i == 8 || i == 13 || i == 18 || i == 23:
 		case c >= '0' && c <= '9' || c >= 'a' && c <= 'f':

@@ -227,9 +227,9 @@ func (l *watchLog) unsubscribe(w *Watcher) {
 	w.backlog = nil
 }
 
-// take moves up to max changes out of w's backlog. upTo is the version whose
+// take moves up to limit changes out of w's backlog. upTo is the version whose
 // changes w has all seen once it has handled these.
-func (l *watchLog) take(w *Watcher, max int) (changes []logged, upTo Version, err error) {
+func (l *watchLog) take(w *Watcher, limit int) (changes []logged, upTo Version, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended != nil {
@@ -241,7 +241,7 @@ func (l *watchLog) take(w *Watcher, max int) (changes []logged, upTo Version, er
 	if w.backlog[0] < l.first {
 		return nil, 0, fmt.Errorf("watch %s: fell %d changes behind: %w", w.watched, l.next-w.backlog[0], ErrExpired)
 	}
-	n := min(max, len(w.backlog))
+	n := min(limit, len(w.backlog))
 	changes = make([]logged, n)
 	for i, p := range w.backlog[:n] {
 		changes[i] = *l.at(p)

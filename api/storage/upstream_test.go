@@ -310,7 +310,8 @@ func TestUpstreamSuiteWithClockVersions(t *testing.T) {
 		t.Skip("the suite ran already, with versions that count")
 	}
 	withClock := func(t testing.TB, opts ...setupOption) *setup {
-		return newSetup(t, append(opts, withClockVersions())...)
+		opts = append(opts, withClockVersions())
+		return newSetup(t, opts...)
 	}
 	for name, run := range upstreamSuite {
 		if _, skip := needsCounting[name]; skip {
