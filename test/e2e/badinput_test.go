@@ -118,7 +118,7 @@ func TestBadCommands(t *testing.T) {
 		says []string
 	}{
 		{[]string{"image", "load", "/nonexistent.tar"}, []string{"/nonexistent.tar"}},
-		{[]string{"image", "load", "/etc/hostname"}, []string{"/etc/hostname"}},
+		{[]string{"image", "load", "/etc/hostname"}, []string{"archive"}},
 		{[]string{"image", "pull", "127.0.0.1:9/no/such:image"}, []string{"127.0.0.1:9"}},
 		{[]string{"get", "nonsense"}, []string{"nonsense"}},
 		{[]string{"expose", "deployment", "missing", "--namespace", ns, "--port", "80"}, []string{"missing", "not found"}},

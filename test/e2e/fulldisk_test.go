@@ -36,8 +36,8 @@ func startOnSmallDisk(t *testing.T) (*harness.Daemon, string) {
 	if err := os.MkdirAll(second.CgroupRoot, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	// A dummy link gives the host an address that pods could reach.
-	script := "ip link set lo up; ip link add eth0 type dummy; ip address add 198.51.100.1/24 dev eth0; ip link set eth0 up; exec \"$0\" \"$@\""
+	// A link gives the host an address that pods could reach.
+	script := "ip link set lo up; ip link add eth0 type veth peer name eth1; ip link set eth1 up; ip address add 198.51.100.1/24 dev eth0; ip link set eth0 up; exec \"$0\" \"$@\""
 	second.Prefix = []string{"unshare", "--net", "--mount", "sh", "-c", script}
 	if err := second.Launch(); err != nil {
 		t.Fatal(err)

@@ -39,22 +39,16 @@ func countMapEntries(t *testing.T) int {
 // is set.
 func countSet(t *testing.T, m *ebpf.Map) int {
 	t.Helper()
-	const batch = 4096 // entries per system call
-	keys := make([]byte, batch*int(m.KeySize()))
-	values := make([]byte, batch*int(m.ValueSize()))
-	var cursor ebpf.MapBatchCursor
+	var key, value []byte
 	count := 0
-	for {
-		n, err := m.BatchLookup(&cursor, keys, values, nil)
-		for i := range n {
-			value := values[i*int(m.ValueSize()) : (i+1)*int(m.ValueSize())]
-			if m.Type() == ebpf.Hash || slices.ContainsFunc(value, func(b byte) bool { return b != 0 }) {
-				count++
-			}
+	entries := m.Iterate()
+	for entries.Next(&key, &value) {
+		if m.Type() == ebpf.Hash || slices.ContainsFunc(value, func(b byte) bool { return b != 0 }) {
+			count++
 		}
-		if err != nil {
-			break // the end is reported as an error as well
-		}
+	}
+	if err := entries.Err(); err != nil {
+		t.Fatalf("read map: %v", err)
 	}
 	return count
 }

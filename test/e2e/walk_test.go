@@ -46,7 +46,7 @@ func helloArchive(t *testing.T) string {
 // TestWalk is the walk of the README with shoal's own commands.
 func TestWalk(t *testing.T) {
 	ns := newNamespace(t)
-	in := func(args ...string) []string { return append(args, "--namespace", ns) }
+	in := func(args ...string) []string { return append([]string{args[0], "--namespace", ns}, args[1:]...) }
 
 	mentions(t, shoal(t, "get", "nodes"), "NAME", "STATUS", "ROLES", "AGE", "VERSION", daemon.Name)
 	shoal(t, "image", "load", helloArchive(t))

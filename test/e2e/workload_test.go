@@ -258,7 +258,7 @@ func TestOwnedObjectsGo(t *testing.T) {
 	ns := newNamespace(t)
 	apply(t, ns, webDeployment(1))
 	podsReady(t, ns, "app=web", 1)
-	kubectl(t, "delete", "deployment", "web", "--namespace", ns, "--cascade", "orphan")
+	kubectl(t, "delete", "deployment", "web", "--namespace", ns, "--cascade=orphan")
 	eventually(t, "orphaned ReplicaSet", func() error {
 		sets, err := client.AppsV1().ReplicaSets(ns).List(t.Context(), metav1.ListOptions{})
 		if err == nil && (len(sets.Items) != 1 || len(sets.Items[0].OwnerReferences) != 0) {
