@@ -186,9 +186,18 @@ func TestReplicaSetAdoptsAndReleases(t *testing.T) {
 		t.Fatal(err)
 	}
 	set := createReplicaSet(t, ns, newReplicaSet("web", 2))
-	with := append(expectedNames(set, 0), "stray")
-	slices.Sort(with)
-	awaitPods(t, ns, with)
+	// The set may come into sight before the stray does; then it makes a pod too
+	// many and takes it back.
+	testpeer.Eventually(t, func() string {
+		pod, err := peer.Client.CoreV1().Pods(ns).Get(t.Context(), "stray", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if names := podNames(t, ns); len(names) != 2 || !metav1.IsControlledBy(pod, set) {
+			return fmt.Sprintf("pods %v, owners of the stray %v", names, pod.OwnerReferences)
+		}
+		return ""
+	})
 
 	release := []byte(`{"metadata":{"labels":{"app":"debugged"}}}`)
 	if _, err := peer.Client.CoreV1().Pods(ns).Patch(t.Context(), "stray", types.MergePatchType, release, metav1.PatchOptions{}); err != nil {
