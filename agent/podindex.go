@@ -9,13 +9,14 @@ import (
 
 // podIndex is this host's pods as the API last told.
 type podIndex struct {
-	mu     sync.Mutex
-	byUID  map[types.UID]*v1.Pod // guarded by mu
-	byName map[string]*v1.Pod    // "namespace/name"; guarded by mu
+	mu       sync.Mutex
+	byUID    map[types.UID]*v1.Pod // guarded by mu
+	byName   map[string]*v1.Pod    // "namespace/name"; guarded by mu
+	admitted map[types.UID]bool    // guarded by mu
 }
 
 func newPodIndex() *podIndex {
-	return &podIndex{byUID: map[types.UID]*v1.Pod{}, byName: map[string]*v1.Pod{}}
+	return &podIndex{byUID: map[types.UID]*v1.Pod{}, byName: map[string]*v1.Pod{}, admitted: map[types.UID]bool{}}
 }
 
 func (p *podIndex) put(pod *v1.Pod) {
@@ -29,6 +30,7 @@ func (p *podIndex) drop(pod *v1.Pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.byUID, pod.UID)
+	delete(p.admitted, pod.UID)
 	if now := p.byName[pod.Namespace+"/"+pod.Name]; now != nil && now.UID == pod.UID {
 		delete(p.byName, pod.Namespace+"/"+pod.Name)
 	}
@@ -51,7 +53,21 @@ func (p *podIndex) list() []*v1.Pod {
 }
 
 // admit is the host's own last word on whether a pod fits: the scheduler
-// placed it on what it knew then.
+// placed it on what it knew then. Pods are admitted one by one; one that has
+// not been admitted yet takes nothing from those before it.
 func (a *Agent) admit(pod *v1.Pod) (reason, message string) {
-	return fits(pod, a.pods.list(), a.node.allocatable())
+	a.pods.mu.Lock()
+	defer a.pods.mu.Unlock()
+	var others []*v1.Pod
+	for uid, o := range a.pods.byUID {
+		// A start time is an earlier daemon's admission.
+		if a.pods.admitted[uid] || o.Status.StartTime != nil {
+			others = append(others, o)
+		}
+	}
+	reason, message = fits(pod, others, a.node.allocatable())
+	if reason == "" {
+		a.pods.admitted[pod.UID] = true
+	}
+	return reason, message
 }

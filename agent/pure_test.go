@@ -46,6 +46,29 @@ func TestFits(t *testing.T) {
 	}
 }
 
+// TestAdmitInOrder: of two pods that fit only alone, one runs.
+func TestAdmitInOrder(t *testing.T) {
+	host := v1.ResourceList{v1.ResourceCPU: resource.MustParse("2"), v1.ResourceMemory: resource.MustParse("1Gi"), v1.ResourcePods: resource.MustParse("9")}
+	a := &Agent{pods: newPodIndex(), node: &node{alloc: host}}
+	one, two, old := asking("1", "1500m", "1"), asking("2", "1500m", "1"), asking("0", "100m", "1")
+	one.Name, two.Name, old.Name = "one", "two", "old"
+	now := metav1.Now()
+	old.Status.StartTime = &now
+	for _, p := range []*v1.Pod{one, two, old} {
+		a.pods.put(p)
+	}
+	if reason, _ := a.admit(one); reason != "" {
+		t.Errorf("the first: %s", reason)
+	}
+	if reason, _ := a.admit(two); reason != "OutOfcpu" {
+		t.Errorf("the second: %q, want OutOfcpu", reason)
+	}
+	a.pods.drop(one)
+	if reason, _ := a.admit(two); reason != "" {
+		t.Errorf("after the first went: %s", reason)
+	}
+}
+
 func TestServiceEnv(t *testing.T) {
 	env := map[string]string{}
 	serviceEnv(&v1.Service{ObjectMeta: metav1.ObjectMeta{Name: "my-db"}, Spec: v1.ServiceSpec{ClusterIP: "10.0.0.9", Ports: []v1.ServicePort{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"time"
@@ -102,10 +103,20 @@ func (a *Agent) container(w http.ResponseWriter, r *http.Request) (*v1.Pod, runn
 	name := r.PathValue("container")
 	ref, ok := a.runner.Container(pod.UID, name)
 	if !ok {
-		http.Error(w, "container "+name+" of pod "+pod.Name+" has not been created yet", http.StatusBadRequest)
+		http.Error(w, fmt.Sprintf("container %q in pod %q is waiting to start: %s", name, pod.Name, waitingReason(pod, name)), http.StatusBadRequest)
 		return nil, runner.Ref{}, false
 	}
 	return pod, ref, true
+}
+
+// waitingReason is why a container is not there yet, as its status says.
+func waitingReason(pod *v1.Pod, container string) string {
+	for _, c := range append(append([]v1.ContainerStatus{}, pod.Status.InitContainerStatuses...), pod.Status.ContainerStatuses...) {
+		if c.Name == container && c.State.Waiting != nil {
+			return c.State.Waiting.Reason
+		}
+	}
+	return "ContainerCreating"
 }
 
 func (a *Agent) serveExec(w http.ResponseWriter, r *http.Request) {

@@ -33,6 +33,9 @@ func (s *streams) ExecInContainer(ctx context.Context, _, _, id string, cmd []st
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
+	// The peer must see the streams' ends before the connection's: closing
+	// the connection drops what is still on its way.
+	defer closeStreams(out, errOut)
 	code, err := s.a.runner.Exec(ctx, runner.ExecRequest{ID: id, Command: cmd, In: in, Out: out, Err: errOut, TTY: tty, Resize: sizes(ctx, resize)})
 	if err != nil {
 		return err
@@ -41,6 +44,14 @@ func (s *streams) ExecInContainer(ctx context.Context, _, _, id string, cmd []st
 		return utilexec.CodeExitError{Err: fmt.Errorf("command terminated with exit code %d", code), Code: code}
 	}
 	return nil
+}
+
+func closeStreams(streams ...io.WriteCloser) {
+	for _, s := range streams {
+		if s != nil {
+			_ = s.Close()
+		}
+	}
 }
 
 // sizes passes terminal sizes on as plain numbers, until ctx ends or the
@@ -73,6 +84,7 @@ func sizes(ctx context.Context, from <-chan remotecommand.TerminalSize) <-chan [
 
 // AttachContainer follows what the container writes from now on.
 func (s *streams) AttachContainer(ctx context.Context, _, _, id string, _ io.Reader, out, errOut io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize) error {
+	defer closeStreams(out, errOut)
 	none := int64(0)
 	opts := &logs.LogOptions{TailLines: &none, Follow: true}
 	var o, e io.Writer

@@ -5,9 +5,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	v1 "k8s.io/api/core/v1"
 )
 
@@ -56,32 +54,4 @@ func (o *oomScore) forContainer(qos v1.PodQOSClass, c *v1.Container, hostMemory 
 		score = min(max(score, 1000+guaranteedOOMScore), bestEffortOOMScore-1)
 	}
 	return max(score, o.floor)
-}
-
-// userCacheMax bounds remembered users; one entry per image and user string.
-const userCacheMax = 256
-
-// userCache remembers what a user string means in an image: finding out
-// takes a mount.
-type userCache struct {
-	mu    sync.Mutex
-	known map[string]specs.User // guarded by mu
-}
-
-func (u *userCache) get(chain, user string) *specs.User {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if found, ok := u.known[chain+" "+user]; ok {
-		return &found
-	}
-	return nil
-}
-
-func (u *userCache) put(chain, user string, is specs.User) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.known == nil || len(u.known) >= userCacheMax {
-		u.known = map[string]specs.User{}
-	}
-	u.known[chain+" "+user] = is
 }

@@ -76,13 +76,3 @@ func tail(path string, limit int64) string {
 	}
 	return string(buf[:n])
 }
-
-// logUID takes the pod's uid from the name of its log directory; names not
-// of the kubelet's form are none of ours.
-func logUID(name string) (string, bool) {
-	parts := strings.Split(name, "_")
-	if len(parts) != 3 {
-		return "", false
-	}
-	return parts[2], true
-}
