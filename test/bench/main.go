@@ -110,7 +110,7 @@ func (b *bench) running(ctx context.Context) (*harness.Daemon, error) {
 	}
 	b.daemon = daemon
 	archive := filepath.Join(b.world.Dir, "image.tar")
-	if err := harness.WriteImage(ctx, archive, benchImage, "", "sleep infinity"); err != nil {
+	if err := harness.WriteImage(ctx, archive, benchImage, "", ""); err != nil {
 		return nil, err
 	}
 	return daemon, daemon.Command("image", "load", archive).Run(ctx).Err
