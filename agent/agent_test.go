@@ -323,9 +323,9 @@ func (h *host) exec(config *rest.Config, client kubernetes.Interface, pod string
 	if err != nil {
 		return "", err
 	}
-	var out bytes.Buffer
-	err = executor.StreamWithContext(context.Background(), remotecommand.StreamOptions{Stdin: in, Stdout: &out, Stderr: &out})
-	return out.String(), err
+	var out, errOut bytes.Buffer // two: each is written by its own goroutine
+	err = executor.StreamWithContext(context.Background(), remotecommand.StreamOptions{Stdin: in, Stdout: &out, Stderr: &errOut})
+	return out.String() + errOut.String(), err
 }
 
 func (h *host) execs(config *rest.Config, client kubernetes.Interface) {
