@@ -81,6 +81,7 @@ func pod(path string, s *api.PodSpec) []string {
 	n.when(s.HostIPC, "hostIPC", refused)
 	n.when(s.HostUsers != nil && !*s.HostUsers, "hostUsers", refused)
 	n.when(s.SecurityContext != nil && s.SecurityContext.SELinuxOptions != nil, "securityContext.seLinuxOptions", noEffect)
+	n.when(s.SecurityContext != nil && s.SecurityContext.AppArmorProfile != nil, "securityContext.appArmorProfile", noEffect)
 	n.when(s.RuntimeClassName != nil, "runtimeClassName", refused)
 	n.when(len(s.ResourceClaims) > 0, "resourceClaims", refused)
 	n.when(len(s.EphemeralContainers) > 0, "ephemeralContainers", refused)
@@ -106,6 +107,7 @@ func containers(n *notes, list string, all []api.Container, s *api.PodSpec) {
 		}
 		if sc := c.SecurityContext; sc != nil {
 			n.when(sc.SELinuxOptions != nil, field("securityContext.seLinuxOptions"), noEffect)
+			n.when(sc.AppArmorProfile != nil, field("securityContext.appArmorProfile"), noEffect)
 		}
 		for name := range c.Resources.Limits {
 			n.when(!resourceWorks(name), field("resources"), fmt.Sprintf("%s counts for placement only", name))

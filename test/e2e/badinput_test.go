@@ -111,6 +111,25 @@ func TestBadObjects(t *testing.T) {
 	}
 }
 
+// TestWarnings stores what this version does not act on: the client is told.
+func TestWarnings(t *testing.T) {
+	ns := newNamespace(t)
+	result := runKubectl(t, "", "autoscale", "deployment", "none", "--namespace", ns, "--max", "3")
+	if result.Err != nil {
+		t.Fatal(result.Err)
+	}
+	mentions(t, result.Stderr, "Warning:", "HorizontalPodAutoscaler")
+	result = runKubectl(t, pod("warned", `
+  nodeSelector: {nowhere: at-all}
+  containers:
+  - {name: main, image: `+busyboxImage+`, securityContext: {appArmorProfile: {type: RuntimeDefault}}}
+`), "apply", "--namespace", ns, "--filename", "-")
+	if result.Err != nil {
+		t.Fatal(result.Err)
+	}
+	mentions(t, result.Stderr, "Warning:", "appArmorProfile")
+}
+
 func TestBadCommands(t *testing.T) {
 	ns := newNamespace(t)
 	for _, c := range []struct {
