@@ -24,6 +24,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -68,7 +69,8 @@ func Run(ctx context.Context, config Config, out Output, drain <-chan struct{}) 
 		return err
 	}
 	log := newLogger(out.Log, config.LogFormat)
-	quietLibraries(log)
+	p := &peer{config: config, log: log, progress: newProgress(out.Progress, log, config.LogFormat == "json")}
+	quietLibraries(log, func() bool { return p.serving.Load() && ctx.Err() == nil })
 	tuneRuntime()
 	if err := os.MkdirAll(config.DataDir, 0o700); err != nil {
 		return fmt.Errorf("create data directory: %w", err)
@@ -78,7 +80,6 @@ func Run(ctx context.Context, config Config, out Output, drain <-chan struct{}) 
 		return err
 	}
 	defer held.release()
-	p := &peer{config: config, log: log, progress: newProgress(out.Progress, log, config.LogFormat == "json")}
 	return p.run(ctx, out.Ready, drain)
 }
 
@@ -87,6 +88,7 @@ type peer struct {
 	config   Config
 	log      *slog.Logger
 	progress *progress
+	serving  atomic.Bool // from ready on
 
 	listener   net.Listener
 	files      pki.Files
@@ -256,6 +258,7 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 		return err
 	}
 	p.progress.ready(p.config.Name, server, kubeconfig)
+	p.serving.Store(true)
 	if ready != nil {
 		ready()
 	}
@@ -343,6 +346,7 @@ func (p *peer) drainWhenAsked(ctx context.Context, drain <-chan struct{}, cancel
 	case <-drain:
 	}
 	defer cancel()
+	p.serving.Store(false)
 	if err := p.agent.StopPods(ctx); err != nil {
 		return fmt.Errorf("stop pods: %w", err)
 	}

@@ -25,29 +25,53 @@ func tuneRuntime() {
 	}
 }
 
-// quietLibraries sends what upstream's libraries log to our logger, warnings
-// and worse only: their information lines are for people debugging them.
-func quietLibraries(log *slog.Logger) {
-	handler := levelHandler{log.With("part", "kubernetes").Handler()}
+// quietLibraries sends what upstream's libraries log to our logger, as far as
+// it is news to the person on call: see upstreamHandler. serving says whether
+// the peer is between its start and its stop.
+func quietLibraries(log *slog.Logger, serving func() bool) {
+	handler := upstreamHandler{log.With("part", "kubernetes").Handler(), serving}
 	klog.SetLogger(logr.FromSlogHandler(handler))
 	rest.SetDefaultWarningHandler(rest.NoWarnings{})
 	logrus.SetLevel(logrus.WarnLevel)
 }
 
-// levelHandler lets warnings and errors through.
-type levelHandler struct{ slog.Handler }
+// chatter are upstream's messages about the ordinary: logged as errors, and
+// nothing a person could or should act on.
+var chatter = map[string]bool{
+	"Error on socket receive": true, // the client of an exec or attach went away
+}
+
+// upstreamHandler lets warnings and errors through while the peer serves. While
+// it starts, upstream's loops complain of objects that other hooks are about to
+// make; while it stops, of connections that were closed on purpose. Those, and
+// chatter, are for debugging only.
+type upstreamHandler struct {
+	slog.Handler
+	serving func() bool
+}
 
 // Enabled implements slog.Handler.
-func (h levelHandler) Enabled(ctx context.Context, level slog.Level) bool {
+func (h upstreamHandler) Enabled(ctx context.Context, level slog.Level) bool {
 	return level >= slog.LevelWarn && h.Handler.Enabled(ctx, level)
 }
 
+// Handle implements slog.Handler.
+func (h upstreamHandler) Handle(ctx context.Context, record slog.Record) error {
+	if !h.serving() || chatter[record.Message] {
+		record.Level = slog.LevelDebug
+		if !h.Handler.Enabled(ctx, record.Level) {
+			return nil
+		}
+	}
+	return h.Handler.Handle(ctx, record)
+}
+
 // WithAttrs implements slog.Handler.
-func (h levelHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return levelHandler{h.Handler.WithAttrs(attrs)}
+func (h upstreamHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return upstreamHandler{h.Handler.WithAttrs(attrs), h.serving}
 }
 
 // WithGroup implements slog.Handler.
-func (h levelHandler) WithGroup(name string) slog.Handler {
-	return levelHandler{h.Handler.WithGroup(name)}
+func (h upstreamHandler) WithGroup(name string) slog.Handler {
+	return upstreamHandler{h.Handler.WithGroup(name), h.serving}
 }
