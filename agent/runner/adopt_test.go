@@ -2,11 +2,14 @@ package runner
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/uuid"
 )
 
 // TestAdoption stops the runner as a kill does, and starts another.
@@ -20,6 +23,11 @@ func TestAdoption(t *testing.T) {
 		b.phase(p, v1.PodRunning)
 	}
 	b.run(keeps, "true")
+	// Another daemon's pod logs to the same place.
+	foreign := filepath.Join(b.dir, "logs", "test_foreign_"+string(uuid.NewUUID()))
+	if err := os.MkdirAll(foreign, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	before := b.last(keeps.UID).ContainerStatuses[0]
 	ref, _ := b.runner.Container(ends.UID, "main")
 	pid := b.pid(ref.ID)
@@ -65,6 +73,12 @@ func TestAdoption(t *testing.T) {
 	attached, _ := b.network.Attached(context.Background())
 	if has(attached, string(orphan.UID)) || b.cgroupsOf(orphan) != 0 {
 		t.Error("the pod that is no more was not cleaned up")
+	}
+	if _, err := os.Stat(LogDir(filepath.Join(b.dir, "logs"), orphan)); !os.IsNotExist(err) {
+		t.Errorf("logs of the pod that is no more: %v", err)
+	}
+	if _, err := os.Stat(foreign); err != nil {
+		t.Errorf("logs of another daemon's pod: %v", err)
 	}
 	b.remove(keeps, ends)
 }

@@ -41,6 +41,7 @@ const (
 	labelExit      = "shoal.container/exit"
 	labelImage     = "shoal.container/image"
 	labelImageID   = "shoal.container/image-id"
+	labelGrace     = "shoal.container/grace-seconds"
 	// labelRoot keeps a snapshot that no container record names yet from
 	// containerd's garbage collector. It is removed with the container.
 	labelRoot = "containerd.io/gc.root"
@@ -200,6 +201,7 @@ func (w *worker) createRecord(ctx context.Context, pod *v1.Pod, s *slot, p *prep
 			labelPodUID: string(pod.UID), labelPodName: pod.Name, labelPodNS: pod.Namespace,
 			labelContainer: s.spec.Name, labelAttempt: strconv.Itoa(int(attempt)),
 			labelImage: s.image.Name, labelImageID: s.image.ID,
+			labelGrace: strconv.Itoa(int(grace(pod, false).Seconds())),
 		},
 	}
 	spec, err := w.spec(ctx, pod, s, record, env, mounts)

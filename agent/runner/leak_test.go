@@ -57,7 +57,7 @@ func (b *bed) counts() map[string]int {
 		out["snapshots"]++
 		return nil
 	})
-	for _, dir := range []string{"net", "ns", "pods", "logs", "secrets", "fifo"} {
+	for _, dir := range []string{"net", "ns", "pods", "logs", "logs-made", "secrets", "fifo"} {
 		entries, _ := os.ReadDir(filepath.Join(b.dir, dir))
 		out["dir "+dir] = len(entries)
 	}

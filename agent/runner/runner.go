@@ -96,6 +96,7 @@ const stopsPerCPU = 6
 type Runner struct {
 	Options
 	pins   *pins
+	logs   *logIndex
 	oom    oomScore
 	users  userCache
 	starts chan struct{}
@@ -124,9 +125,14 @@ func New(o Options) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
+	logs, err := openLogIndex(filepath.Join(o.DataDir, "logs-made"))
+	if err != nil {
+		return nil, err
+	}
 	r := &Runner{
 		Options: o,
 		pins:    p,
+		logs:    logs,
 		starts:  make(chan struct{}, startsPerCPU*runtime.GOMAXPROCS(0)),
 		stops:   make(chan struct{}, stopsPerCPU*runtime.GOMAXPROCS(0)),
 		workers: map[types.UID]*worker{},

@@ -153,12 +153,15 @@ func (w *worker) podDir(pod *v1.Pod) string {
 
 // LogDir is where the pod's logs are, in the kubelet's layout.
 func LogDir(base string, pod *v1.Pod) string {
-	return filepath.Join(base, pod.Namespace+"_"+pod.Name+"_"+string(pod.UID))
+	return filepath.Join(base, logName(pod))
 }
 
 func (w *worker) makeDirs(pod *v1.Pod) error {
 	if err := os.MkdirAll(w.podDir(pod), 0o750); err != nil {
 		return fmt.Errorf("make pod directory: %w", err)
+	}
+	if err := w.r.logs.add(logName(pod)); err != nil {
+		return err
 	}
 	for _, s := range w.slots {
 		if err := os.MkdirAll(filepath.Join(LogDir(w.r.LogDir, pod), s.spec.Name), 0o755); err != nil {

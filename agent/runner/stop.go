@@ -238,7 +238,7 @@ func (w *worker) finish(pod *v1.Pod) {
 	if w.isQuiet() {
 		return
 	}
-	if err := os.RemoveAll(LogDir(w.r.LogDir, pod)); err != nil {
+	if err := w.r.logs.remove(w.r.LogDir, logName(pod)); err != nil {
 		w.log.Warn("logs of a deleted pod could not be removed", "error", err)
 	}
 	w.r.Sink.Gone(pod)

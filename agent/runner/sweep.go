@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -30,7 +29,7 @@ func (r *Runner) sweep(ctx context.Context) error {
 	for uid, list := range orphans {
 		errs = append(errs, r.removeOrphan(ctx, string(uid), list))
 	}
-	errs = append(errs, r.sweepSandboxes(ctx, known), r.sweepSnapshots(ctx, known), r.sweepLogs(known))
+	errs = append(errs, r.sweepSandboxes(ctx, known), r.sweepSnapshots(ctx, known), r.logs.sweep(r.LogDir, known))
 	return errors.Join(errs...)
 }
 
@@ -118,33 +117,4 @@ func (r *Runner) sweepSnapshots(ctx context.Context, known map[string]bool) erro
 		errs = append(errs, service.Remove(ctx, key))
 	}
 	return errors.Join(errs...)
-}
-
-// sweepLogs removes the logs of pods that are no more.
-func (r *Runner) sweepLogs(known map[string]bool) error {
-	entries, err := os.ReadDir(r.LogDir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("list logs: %w", err)
-	}
-	var errs []error
-	for _, e := range entries {
-		uid, ok := logUID(e.Name())
-		if ok && !known[uid] {
-			errs = append(errs, os.RemoveAll(filepath.Join(r.LogDir, e.Name())))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// logUID takes the pod's uid from the name of its log directory; names not
-// of the kubelet's form are none of ours.
-func logUID(name string) (string, bool) {
-	parts := strings.Split(name, "_")
-	if len(parts) != 3 {
-		return "", false
-	}
-	return parts[2], true
 }
