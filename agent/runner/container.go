@@ -70,8 +70,11 @@ func newID() string {
 	return hex.EncodeToString(b[:])
 }
 
-// snapshot makes a new root file system for s.
+// snapshot makes a new root file system for s. Once asked for, it is waited for:
+// one that is made after nobody listens any more would stay for good.
 func (w *worker) snapshot(ctx context.Context, pod *v1.Pod, s *slot) (*prepared, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
+	defer cancel()
 	id := newID()
 	mounts, err := w.r.Client.SnapshotService(w.r.Snapshotter).Prepare(ctx, id, s.image.ChainID, snapshots.WithLabels(map[string]string{
 		labelRoot: "true", labelPodUID: string(pod.UID),
