@@ -114,7 +114,8 @@ func TestBadObjects(t *testing.T) {
 // TestWarnings stores what this version does not act on: the client is told.
 func TestWarnings(t *testing.T) {
 	ns := newNamespace(t)
-	result := runKubectl(t, "", "autoscale", "deployment", "none", "--namespace", ns, "--max", "3")
+	kubectl(t, "create", "deployment", "still", "--namespace", ns, "--image", busyboxImage, "--replicas", "0")
+	result := runKubectl(t, "", "autoscale", "deployment", "still", "--namespace", ns, "--max", "3")
 	if result.Err != nil {
 		t.Fatal(result.Err)
 	}

@@ -99,15 +99,25 @@ func countHeld(t *testing.T) map[string]int {
 			t.Fatal(err)
 		}
 		held["containers"] = len(containers)
-		err = c.SnapshotService("overlayfs").Walk(ctx, func(context.Context, snapshots.Info) error {
-			held["snapshots"]++
+	})
+	held["snapshots"] = len(snapshotNames(t))
+	return held
+}
+
+// snapshotNames lists containerd's snapshots, those of images included.
+func snapshotNames(t *testing.T) []string {
+	t.Helper()
+	var names []string
+	inContainerd(t, func(ctx context.Context, c *containerdclient.Client) {
+		err := c.SnapshotService("overlayfs").Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+			names = append(names, info.Kind.String()+" "+info.Name)
 			return nil
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 	})
-	return held
+	return names
 }
 
 // countProcesses counts the processes in this world, other than tests.

@@ -129,7 +129,7 @@ func TestKubectlDiscovery(t *testing.T) {
 // TestKubectlColumns compares what shoal's own CLI prints with kubectl.
 func TestKubectlColumns(t *testing.T) {
 	for _, args := range [][]string{
-		{"get", "namespaces", "--output", "name"},
+		{"get", "nodes", "--output", "name"},
 		{"get", "namespace", "default", "--output", "json"},
 		{"get", "service", "kubernetes", "--output", "yaml"},
 		{"get", "service", "kubernetes", "--output", "jsonpath={.spec.ports[0].port}"},

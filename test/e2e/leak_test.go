@@ -16,7 +16,7 @@ func TestNothingLeaks(t *testing.T) {
 	t.Run("first", func(t *testing.T) { startEcho(t, newNamespace(t), 1) })
 	eventually(t, "the first pod's containers gone", func() error { return noPodsLeft(t) })
 	held := countHeld(t)
-	t.Logf("before: %v", held)
+	t.Logf("before: %v; snapshots: %v", held, snapshotNames(t))
 
 	t.Run("run", func(t *testing.T) {
 		ns := newNamespace(t)
@@ -34,7 +34,7 @@ func TestNothingLeaks(t *testing.T) {
 		now := countHeld(t)
 		for name, count := range now {
 			if count > held[name] {
-				return fmt.Errorf("%s: %d before, %d after; all: %v", name, held[name], count, now)
+				return fmt.Errorf("%s: %d before, %d after; all: %v; snapshots: %v", name, held[name], count, now, snapshotNames(t))
 			}
 		}
 		return nil
