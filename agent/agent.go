@@ -76,7 +76,8 @@ const (
 // containerdTimeout bounds the first answer from containerd.
 const containerdTimeout = 10 * time.Second
 
-func (o *Options) defaults() error {
+// fill sets what was left out.
+func (o *Options) fill() {
 	set := func(field *string, value string) {
 		if *field == "" {
 			*field = value
@@ -92,6 +93,10 @@ func (o *Options) defaults() error {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+}
+
+// check names what cannot be left out, or is missing on this host.
+func (o *Options) check() error {
 	switch {
 	case o.NodeName == "":
 		return errors.New("create agent: no node name")
@@ -129,7 +134,8 @@ type Agent struct {
 // New checks what the host offers and prepares an Agent. It listens, so that
 // a taken port is an error here, and runs nothing.
 func New(o Options) (*Agent, error) {
-	if err := o.defaults(); err != nil {
+	o.fill()
+	if err := o.check(); err != nil {
 		return nil, err
 	}
 	listener, err := net.Listen("tcp", o.ListenAddr)

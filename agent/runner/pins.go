@@ -44,8 +44,10 @@ func isMount(dir string) bool {
 }
 
 func (p *pins) close() error {
-	if err := unix.Unmount(p.dir, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("unmount %s: %w", p.dir, err)
+	for isMount(p.dir) { // also if two daemons once mounted at the same moment
+		if err := unix.Unmount(p.dir, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount %s: %w", p.dir, err)
+		}
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -147,6 +148,9 @@ func New(o Options) (*Runner, error) {
 func (r *Runner) Run(ctx context.Context, ready func()) error {
 	ctx = namespaces.WithNamespace(ctx, r.Namespace)
 	if err := r.discover(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	r.mu.Lock()
@@ -194,8 +198,19 @@ func (r *Runner) Synced(ctx context.Context) error {
 	return r.sweep(namespaces.WithNamespace(ctx, r.Namespace))
 }
 
-// StopAll stops and removes every pod and returns when all are gone. The
-// pods' objects are untouched.
+// Clear removes what earlier runners left of every pod, its logs too. It is
+// for a runner that does not run.
+func (r *Runner) Clear(ctx context.Context) error {
+	ctx = namespaces.WithNamespace(ctx, r.Namespace)
+	if err := r.discover(ctx); err != nil {
+		return err
+	}
+	return errors.Join(r.sweepPods(ctx, nil), r.logs.sweep(r.LogDir, nil))
+}
+
+// StopAll stops and removes every pod, also those of earlier runs that Set
+// has not yet named, and returns when all are gone. The pods' objects and
+// logs are untouched.
 func (r *Runner) StopAll(ctx context.Context) error {
 	r.mu.Lock()
 	r.closed = true
@@ -214,7 +229,7 @@ func (r *Runner) StopAll(ctx context.Context) error {
 			return fmt.Errorf("stop pods: %w", ctx.Err())
 		}
 	}
-	return nil
+	return r.sweepPods(namespaces.WithNamespace(ctx, r.Namespace), nil)
 }
 
 // Close takes away what the runner keeps for all pods. Only after StopAll.

@@ -6,43 +6,98 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
+// orphanGrace is the most a container without a pod gets between its stop
+// signal and its end by force: nobody waits for its answers any more.
+const orphanGrace = 5 * time.Second
+
 // sweep cleans up what belongs to no pod.
 func (r *Runner) sweep(ctx context.Context) error {
+	known := r.sweepKnown()
+	return errors.Join(r.sweepPods(ctx, known), r.logs.sweep(r.LogDir, known))
+}
+
+func (r *Runner) sweepKnown() map[string]bool {
 	r.mu.Lock()
-	orphans := r.found
-	r.found = map[types.UID][]found{}
+	defer r.mu.Unlock()
 	known := map[string]bool{}
 	for uid := range r.workers {
 		known[string(uid)] = true
 	}
-	r.mu.Unlock()
-	var errs []error
-	for uid, list := range orphans {
-		errs = append(errs, r.removeOrphan(ctx, string(uid), list))
-	}
-	errs = append(errs, r.sweepSandboxes(ctx, known), r.sweepSnapshots(ctx, known), r.logs.sweep(r.LogDir, known))
-	return errors.Join(errs...)
+	return known
 }
 
-// removeOrphan kills and removes all containers of a pod that is no more.
+// sweepPods removes everything but logs of pods that are not among known.
+func (r *Runner) sweepPods(ctx context.Context, known map[string]bool) error {
+	r.mu.Lock()
+	orphans := r.found
+	r.found = map[types.UID][]found{}
+	r.mu.Unlock()
+	var g errgroup.Group
+	errs := make(chan error, len(orphans))
+	for uid, list := range orphans {
+		g.Go(func() error {
+			errs <- r.removeOrphan(ctx, string(uid), list)
+			return nil
+		})
+	}
+	_ = g.Wait()
+	close(errs)
+	var all []error
+	for err := range errs {
+		all = append(all, err)
+	}
+	return errors.Join(append(all, r.sweepSandboxes(ctx, known), r.sweepSnapshots(ctx, known))...)
+}
+
+// removeOrphan stops and removes all containers of a pod that is no more.
 func (r *Runner) removeOrphan(ctx context.Context, uid string, list []found) error {
 	var ids []string
+	var running sync.WaitGroup
 	for _, f := range list {
-		if f.process != nil {
-			r.killTask(ctx, f.record.ID)
-		}
 		ids = append(ids, f.record.ID)
+		if f.process != nil {
+			running.Go(func() { r.endTask(ctx, f) })
+		}
 	}
+	running.Wait()
+	if err := acquire(ctx, r.stops); err != nil {
+		return err
+	}
+	defer func() { <-r.stops }()
 	return r.takeDown(ctx, orphanPod(r, uid), ids)
+}
+
+// endTask asks a container to end, waits as long as its pod would have, and
+// not longer than orphanGrace, and then ends it.
+func (r *Runner) endTask(ctx context.Context, f found) {
+	wait := orphanGrace
+	if n, err := strconv.Atoi(f.record.Labels[labelGrace]); err == nil {
+		wait = min(time.Duration(n)*time.Second, orphanGrace)
+	}
+	short, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	if f.process.Status == task.Status_RUNNING {
+		_, err := r.Client.TaskService().Kill(short, &tasks.KillRequest{ContainerID: f.record.ID, Signal: uint32(unix.SIGTERM)})
+		if err == nil {
+			_, _ = r.Client.TaskService().Wait(short, &tasks.WaitRequest{ContainerID: f.record.ID})
+		}
+	}
+	r.killTask(ctx, f.record.ID)
 }
 
 // killTask kills everything in a container and waits for its end.
@@ -114,7 +169,9 @@ func (r *Runner) sweepSnapshots(ctx context.Context, known map[string]bool) erro
 	}
 	var errs []error
 	for _, key := range stale {
-		errs = append(errs, service.Remove(ctx, key))
+		if err := service.Remove(ctx, key); err != nil && !errdefs.IsNotFound(err) {
+			errs = append(errs, fmt.Errorf("remove root file system %s: %w", key, err))
+		}
 	}
 	return errors.Join(errs...)
 }

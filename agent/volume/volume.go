@@ -71,8 +71,11 @@ func isMountPoint(dir string) bool {
 
 // Close unmounts the tmpfs. Only for when no pod is left.
 func (v *Volumes) Close() error {
-	if err := unix.Unmount(v.secrets, 0); err != nil && !errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("unmount %s: %w", v.secrets, err)
+	// Detached, so that whoever looks into it does not keep the mount.
+	for isMountPoint(v.secrets) {
+		if err := unix.Unmount(v.secrets, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount %s: %w", v.secrets, err)
+		}
 	}
 	return nil
 }
