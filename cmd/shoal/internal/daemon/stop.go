@@ -4,11 +4,18 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
+
+	"shoal/agent"
+	"shoal/api"
+	"shoal/netdp"
+	"shoal/store"
 )
 
 // DrainSignal asks a daemon to stop its pods before it ends; SIGTERM asks it
@@ -62,8 +69,8 @@ func Stop(ctx context.Context, dataDir string, pods bool, out io.Writer) error {
 	return err
 }
 
-// stopOrphans starts the daemon that last ran on dataDir, without showing it to
-// anybody, only to stop the pods it finds.
+// stopOrphans removes the pods and the network that the daemon which last ran
+// on dataDir left behind, without starting a daemon.
 func stopOrphans(ctx context.Context, dataDir string, out io.Writer) error {
 	config, err := Load(dataDir)
 	if err != nil {
@@ -72,11 +79,50 @@ func stopOrphans(ctx context.Context, dataDir string, out io.Writer) error {
 		}
 		return err
 	}
-	drain := make(chan struct{})
-	quiet := Output{Progress: io.Discard, Log: os.Stderr, Ready: func() { close(drain) }}
-	if err := Run(ctx, config, quiet, drain); err != nil {
+	if config, err = config.complete(); err != nil {
+		return err
+	}
+	held, err := acquireLock(config.DataDir)
+	if err != nil {
+		return err
+	}
+	defer held.release()
+	p := &peer{config: config, log: newLogger(os.Stderr, config.LogFormat)}
+	if err := errors.Join(p.clear(ctx), p.close()); err != nil {
 		return fmt.Errorf("stop pods left by an earlier daemon: %w", err)
 	}
 	_, err = fmt.Fprintln(out, "pods left by an earlier daemon stopped")
 	return err
+}
+
+// clear opens what pods live on, and nothing that would start one.
+func (p *peer) clear(ctx context.Context) (err error) {
+	c := p.config
+	// The store tells the pod range, which the datapath's routes go by.
+	if p.db, err = store.Open(ctx, store.Options{Dir: filepath.Join(c.DataDir, "store"), Logger: p.log.With("part", "store")}); err != nil {
+		return err
+	}
+	if p.podCIDR, err = api.ClaimPodCIDR(ctx, p.db, c.Name); err != nil {
+		return err
+	}
+	if p.containerd, err = ensureContainerd(ctx, c.Containerd, c.DataDir, p.log); err != nil {
+		return err
+	}
+	if p.datapath, err = netdp.Open(ctx, p.datapathOptions()); err != nil {
+		return err
+	}
+	group, err := podGroup(c.CgroupRoot)
+	if err != nil {
+		return err
+	}
+	if err := agent.Clear(ctx, agent.Options{
+		ContainerdSocket: c.Containerd, ContainerdNamespace: c.ContainerdNamespace, CgroupRoot: group,
+		DataDir: c.DataDir, LogDir: podLogDir, Network: p.datapath, Logger: p.log.With("part", "agent"),
+	}); err != nil {
+		return err
+	}
+	if err := p.datapath.Remove(); err != nil {
+		return fmt.Errorf("remove datapath: %w", err)
+	}
+	return nil
 }
