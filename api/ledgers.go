@@ -8,7 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/client-go/listers/core/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/kubernetes/pkg/registry/core/service/allocator"
 	"k8s.io/kubernetes/pkg/registry/core/service/portallocator"
@@ -55,7 +55,7 @@ func (l *ledgers) nodePorts() (*portallocator.PortAllocator, error) {
 }
 
 // run repairs claims once the services are known and then now and again.
-func (l *ledgers) run(ctx context.Context, synced cache.InformerSynced, services v1.ServiceLister, log *slog.Logger) {
+func (l *ledgers) run(ctx context.Context, synced cache.InformerSynced, services corelisters.ServiceLister, log *slog.Logger) {
 	if !cache.WaitForCacheSync(ctx.Done(), synced) {
 		return
 	}

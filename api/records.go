@@ -69,7 +69,7 @@ func ClaimPodCIDR(ctx context.Context, db *store.DB, nodeName string) (netip.Pre
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("claim a pod range: %w", err)
 	}
-	n := 0
+	var n int
 	if mine := ledger.Mine(); len(mine) > 0 {
 		n = mine[0]
 	} else if n, err = ledger.TakeNext(); err != nil {

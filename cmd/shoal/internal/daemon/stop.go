@@ -42,7 +42,7 @@ func Stop(ctx context.Context, dataDir string, pods bool, out io.Writer) error {
 	if pid == 0 {
 		return stopOrphans(ctx, dataDir, out)
 	}
-	signal := syscall.Signal(syscall.SIGTERM)
+	signal := syscall.SIGTERM
 	if pods {
 		signal = DrainSignal
 	}

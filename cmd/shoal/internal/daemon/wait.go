@@ -5,7 +5,6 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -58,5 +57,5 @@ func runDir(c Config) string {
 	if c.DataDir == DefaultDataDir {
 		return "/run/shoal"
 	}
-	return filepath.Join("/run/shoal-" + c.Name)
+	return "/run/shoal-" + c.Name
 }
