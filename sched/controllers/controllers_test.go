@@ -159,7 +159,9 @@ func TestQuotaIsCountedAndHolds(t *testing.T) {
 		if pods > 2 {
 			t.Fatalf("%d pods under a quota of 2", pods)
 		}
-		if u := used(); pods != 2 || u.Pods().Value() != 2 {
+		u := used()
+		deployments := u["count/deployments.apps"]
+		if pods != 2 || u.Pods().Value() != 2 || deployments.Value() != 1 {
 			return fmt.Sprintf("%d pods, used %v", pods, u)
 		}
 		return ""
