@@ -1,0 +1,187 @@
+package stream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	// handshakeFor is how long a connection may take to prove itself.
+	handshakeFor = 5 * time.Second
+	// maxHandshakes at once: strangers can occupy these, and nothing else.
+	maxHandshakes = 64
+	// acceptPause after a failed accept, as when file descriptors run out.
+	acceptPause = 100 * time.Millisecond
+)
+
+// Current is what this version of the package speaks.
+var Current = Versions{Oldest: 1, Newest: 1}
+
+// Options of an Endpoint.
+type Options struct {
+	Transport Transport
+	Identity  Identity
+	// Versions defaults to Current, Clock to the machine's, Logger to slog's.
+	Versions Versions
+	Clock    Clock
+	Logger   *slog.Logger
+	// QueueBytes and BytesPerSecond bound each link; they have defaults.
+	QueueBytes, BytesPerSecond int
+}
+
+// Endpoint makes and accepts links.
+type Endpoint struct {
+	o Options
+}
+
+// New returns an Endpoint. It opens nothing yet.
+func New(o Options) (*Endpoint, error) {
+	if o.Transport == nil || o.Identity.Roots == nil || o.Identity.Certificate == nil {
+		return nil, errors.New("make endpoint: transport, roots and certificate are needed")
+	}
+	if o.Versions == (Versions{}) {
+		o.Versions = Current
+	}
+	if o.Clock == nil {
+		o.Clock = SystemClock{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.QueueBytes == 0 {
+		o.QueueBytes = queueBytes
+	}
+	if o.BytesPerSecond == 0 {
+		o.BytesPerSecond = bytesPerSecond
+	}
+	return &Endpoint{o}, nil
+}
+
+// Dial makes a link to the node called peer. The caller runs and closes it.
+func (e *Endpoint) Dial(ctx context.Context, address, peer string) (*Link, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeFor)
+	defer cancel()
+	raw, err := e.o.Transport.Dial(ctx, address)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s at %s: %w", peer, address, err)
+	}
+	link, err := e.open(ctx, raw, tls.Client(raw, e.o.Identity.client(peer)), true)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s at %s: %w", peer, address, err)
+	}
+	return link, nil
+}
+
+// open shakes hands. The one that dialled speaks first, so that neither waits
+// for the other to read.
+func (e *Endpoint) open(ctx context.Context, raw net.Conn, conn *tls.Conn, dialled bool) (link *Link, err error) {
+	defer func() {
+		if err != nil {
+			raw.Close()
+		}
+	}()
+	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	defer stop()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, fmt.Errorf("shake hands: %w", err)
+	}
+	peer, err := NodeName(conn.ConnectionState().PeerCertificates[0])
+	if err != nil {
+		return nil, err
+	}
+	version, err := e.agree(conn, dialled)
+	if err != nil {
+		return nil, fmt.Errorf("agree on a version with %s: %w", peer, err)
+	}
+	if !stop() {
+		return nil, context.Cause(ctx)
+	}
+	return &Link{
+		Peer: peer, Version: version, conn: conn, clock: e.o.Clock,
+		queue:  newQueue(e.o.QueueBytes),
+		bucket: newBucket(e.o.BytesPerSecond, min(burstBytes, e.o.BytesPerSecond), e.o.Clock.Now()),
+	}, nil
+}
+
+func (e *Endpoint) agree(conn *tls.Conn, dialled bool) (uint16, error) {
+	if dialled {
+		if err := writeHello(conn, e.o.Versions); err != nil {
+			return 0, err
+		}
+	}
+	theirs, err := readHello(conn)
+	if err != nil {
+		return 0, err
+	}
+	if !dialled {
+		// Also when there is no common version: the other must know why.
+		if err := writeHello(conn, e.o.Versions); err != nil {
+			return 0, err
+		}
+	}
+	return e.o.Versions.common(theirs)
+}
+
+// Serve accepts links until ctx ends, and calls accept for each in a goroutine
+// of its own. It closes the link when accept returns, and returns after all.
+func (e *Endpoint) Serve(ctx context.Context, accept func(context.Context, *Link)) error {
+	listener, err := e.o.Transport.Listen(ctx)
+	if err != nil {
+		return fmt.Errorf("listen for peers: %w", err)
+	}
+	return e.ServeOn(ctx, listener, accept)
+}
+
+// ServeOn is Serve on a listener that is open already; it closes it.
+func (e *Endpoint) ServeOn(ctx context.Context, listener net.Listener, accept func(context.Context, *Link)) error {
+	stop := context.AfterFunc(ctx, func() { listener.Close() })
+	defer stop()
+	defer listener.Close()
+	var children sync.WaitGroup
+	defer children.Wait()
+	slots := make(chan struct{}, maxHandshakes)
+	for {
+		raw, err := listener.Accept()
+		if ctx.Err() != nil {
+			if raw != nil {
+				raw.Close()
+			}
+			return nil
+		}
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return fmt.Errorf("accept peers: %w", err)
+			}
+			e.o.Logger.Warn("accept peer", "error", err)
+			<-e.o.Clock.After(acceptPause)
+			continue
+		}
+		slots <- struct{}{}
+		children.Go(func() {
+			link := e.admit(ctx, raw)
+			<-slots
+			if link == nil {
+				return
+			}
+			defer link.Close()
+			accept(ctx, link)
+		})
+	}
+}
+
+func (e *Endpoint) admit(ctx context.Context, raw net.Conn) *Link {
+	ctx, cancel := context.WithTimeout(ctx, handshakeFor)
+	defer cancel()
+	link, err := e.open(ctx, raw, tls.Server(raw, e.o.Identity.server()), false)
+	if err != nil {
+		e.o.Logger.Debug("refused a connection", "from", raw.RemoteAddr().String(), "error", err)
+		return nil
+	}
+	return link
+}
