@@ -72,8 +72,11 @@ func (w *worker) status(pod *v1.Pod) v1.PodStatus {
 		}
 	}
 	st.Phase = phase(pod, w.slots, initDone)
-	if terminal(before.Phase) {
+	switch {
+	case terminal(before.Phase):
 		st.Phase, st.Reason, st.Message = before.Phase, before.Reason, before.Message
+	case w.expired && !slices.ContainsFunc(w.slots, (*slot).running):
+		st.Phase, st.Reason, st.Message = v1.PodFailed, reasonDeadline, messageDeadline
 	}
 	st.Conditions = conditions(pod, before.Conditions, &st, w.box.ready, initDone)
 	return st

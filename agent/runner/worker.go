@@ -40,6 +40,7 @@ type worker struct {
 	box       sandbox
 	admitted  bool
 	rejected  *rejection
+	expired   bool // it was active for longer than it may be
 	startTime time.Time
 	sent      *v1.PodStatus
 	stop      *stopping
@@ -172,12 +173,13 @@ func (w *worker) step(ctx context.Context) time.Time {
 		return time.Time{}
 	case removed || pod.DeletionTimestamp != nil:
 		next = w.stopStep(ctx, pod, removed)
-	case w.rejected != nil || w.finished(pod):
+	case w.rejected != nil || w.finished(pod) || w.expire(pod):
 		next = w.releaseStep(ctx, pod)
 	case !w.admit(pod):
 		next = w.releaseStep(ctx, pod)
 	default:
 		next = earlier(w.startStep(ctx, pod), w.overdueKills(pod))
+		next = earlier(next, w.activeUntil(pod))
 		if w.box.ready {
 			next = earlier(next, w.refreshStep(ctx, pod))
 		}
