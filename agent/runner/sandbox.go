@@ -138,6 +138,9 @@ func (w *worker) makeGroup(pod *v1.Pod) error {
 	requests := resource.PodRequests(pod, resource.PodResourcesOptions{})
 	limits := resource.PodLimits(pod, resource.PodResourcesOptions{})
 	for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
+		if pod.Spec.Resources != nil && !pod.Spec.Resources.Limits.Name(name, "").IsZero() {
+			continue // the pod's own limit holds, whatever its containers say
+		}
 		for i := range pod.Spec.Containers {
 			if q := pod.Spec.Containers[i].Resources.Limits[name]; q.IsZero() {
 				delete(limits, name)

@@ -82,15 +82,35 @@ func pod(path string, s *api.PodSpec) []string {
 	n.when(s.HostUsers != nil && !*s.HostUsers, "hostUsers", refused)
 	n.when(s.SecurityContext != nil && s.SecurityContext.SELinuxOptions != nil, "securityContext.seLinuxOptions", noEffect)
 	n.when(s.SecurityContext != nil && s.SecurityContext.AppArmorProfile != nil, "securityContext.appArmorProfile", noEffect)
+	n.when(s.SecurityContext != nil && s.SecurityContext.WindowsOptions != nil, "securityContext.windowsOptions", noEffect)
+	n.when(s.SecurityContext != nil && s.SecurityContext.FSGroupChangePolicy != nil, "securityContext.fsGroupChangePolicy", noEffect)
+	n.when(s.SecurityContext != nil && s.SecurityContext.SupplementalGroupsPolicy != nil, "securityContext.supplementalGroupsPolicy", noEffect)
+	n.when(s.Subdomain != "", "subdomain", "there is no cluster DNS in this version of shoal to answer for it")
+	n.when(s.SetHostnameAsFQDN != nil && *s.SetHostnameAsFQDN, "setHostnameAsFQDN", noEffect)
+	n.when(s.DNSPolicy == api.DNSClusterFirstWithHostNet, "dnsPolicy", "there is no cluster DNS in this version of shoal; the host's resolver is used")
+	placement(n, s)
 	n.when(s.RuntimeClassName != nil, "runtimeClassName", refused)
 	n.when(len(s.ResourceClaims) > 0, "resourceClaims", refused)
 	n.when(len(s.EphemeralContainers) > 0, "ephemeralContainers", refused)
 	for i, v := range s.Volumes {
 		n.when(!volumeWorks(&v.VolumeSource), fmt.Sprintf("volumes[%d]", i), "this volume type is "+refused)
+		n.when(v.EmptyDir != nil && v.EmptyDir.SizeLimit != nil && v.EmptyDir.Medium == api.StorageMediumDefault, fmt.Sprintf("volumes[%d].emptyDir.sizeLimit", i), "not enforced on disk by this version of shoal")
 	}
 	containers(n, "initContainers", s.InitContainers, s)
 	containers(n, "containers", s.Containers, s)
 	return n.said
+}
+
+// placement names wishes that the scheduler does not score. Demands are met.
+func placement(n *notes, s *api.PodSpec) {
+	const notScored = "not scored by this version of shoal; required terms are honoured"
+	if a := s.Affinity; a != nil {
+		n.when(a.PodAffinity != nil && len(a.PodAffinity.PreferredDuringSchedulingIgnoredDuringExecution) > 0, "affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution", notScored)
+		n.when(a.PodAntiAffinity != nil && len(a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution) > 0, "affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution", notScored)
+	}
+	for i, c := range s.TopologySpreadConstraints {
+		n.when(c.WhenUnsatisfiable == api.ScheduleAnyway, fmt.Sprintf("topologySpreadConstraints[%d].whenUnsatisfiable", i), "ScheduleAnyway is "+notScored)
+	}
 }
 
 func volumeWorks(v *api.VolumeSource) bool {
@@ -108,7 +128,12 @@ func containers(n *notes, list string, all []api.Container, s *api.PodSpec) {
 		if sc := c.SecurityContext; sc != nil {
 			n.when(sc.SELinuxOptions != nil, field("securityContext.seLinuxOptions"), noEffect)
 			n.when(sc.AppArmorProfile != nil, field("securityContext.appArmorProfile"), noEffect)
+			n.when(sc.WindowsOptions != nil, field("securityContext.windowsOptions"), noEffect)
 		}
+		for j, m := range c.VolumeMounts {
+			n.when(m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != api.RecursiveReadOnlyDisabled, field(fmt.Sprintf("volumeMounts[%d].recursiveReadOnly", j)), noEffect)
+		}
+		n.when(len(c.RestartPolicyRules) > 0, field("restartPolicyRules"), noEffect)
 		for name := range c.Resources.Limits {
 			n.when(!resourceWorks(name), field("resources"), fmt.Sprintf("%s counts for placement only", name))
 		}
