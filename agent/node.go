@@ -43,6 +43,7 @@ type node struct {
 	mu             sync.Mutex
 	alloc          v1.ResourceList // guarded by mu
 	runtimeVersion string          // as last heard; only touched by run
+	renewed        time.Time       // when the lease was; only touched by run
 }
 
 func newNode(o Options, kube kubernetes.Interface, client *containerd.Client) *node {
@@ -65,7 +66,11 @@ func (n *node) run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		problem := n.probe(ctx)
 		wait := nodeRefresh
-		if err := n.sync(ctx, problem); err != nil && ctx.Err() == nil {
+		err := n.sync(ctx, problem)
+		if err == nil {
+			err = n.renewLease(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
 			n.o.Logger.Warn("node status could not be written, will retry", "error", err)
 			wait = min(100*time.Millisecond<<min(failures, 10), 10*time.Second)
 			failures++
@@ -113,6 +118,7 @@ func (n *node) sync(ctx context.Context, problem string) error {
 	nodes := n.kube.CoreV1().Nodes()
 	live, err := nodes.Get(ctx, n.o.NodeName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
+		want.Status.Conditions = stampConditions(nil, want.Status.Conditions)
 		live, err = nodes.Create(ctx, want, metav1.CreateOptions{})
 	}
 	if err != nil {
@@ -216,7 +222,7 @@ func stampConditions(before, now []v1.NodeCondition) []v1.NodeCondition {
 	for i := range out {
 		out[i].LastHeartbeatTime, out[i].LastTransitionTime = stamp, stamp
 		for _, old := range before {
-			if old.Type != out[i].Type || old.Status != out[i].Status {
+			if old.Type != out[i].Type || old.Status != out[i].Status || old.LastTransitionTime.IsZero() {
 				continue
 			}
 			out[i].LastTransitionTime = old.LastTransitionTime

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 )
 
@@ -87,5 +88,5 @@ func Detach(dataDir string, out io.Writer) error {
 	}
 	_ = cmd.Wait()
 	text, _ := io.ReadAll(said)
-	return errors.New("the daemon did not start:\n" + string(text))
+	return errors.New("the daemon did not start: " + strings.TrimPrefix(strings.TrimSpace(string(text)), "error: "))
 }
