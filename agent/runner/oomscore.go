@@ -33,7 +33,7 @@ func (o *oomScore) probe(log *slog.Logger) {
 	}
 	if err := os.WriteFile(file, []byte(strconv.Itoa(own-1)), 0); err != nil {
 		o.floor = own
-		log.Warn("container oom scores are clamped: lowering them needs CAP_SYS_RESOURCE", "lowest", own)
+		log.Info("container oom scores are clamped: lowering them needs CAP_SYS_RESOURCE", "lowest", own)
 		return
 	}
 	_ = os.WriteFile(file, []byte(strconv.Itoa(own)), 0)
