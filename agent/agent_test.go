@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -335,7 +336,8 @@ func (h *host) execs(config *rest.Config, client kubernetes.Interface) {
 		h.t.Errorf("exec cat: %q, %v", out, err)
 	}
 	_, err = h.exec(config, client, "web", nil, "sh", "-c", "exit 3")
-	if code, ok := err.(utilexec.CodeExitError); !ok || code.Code != 3 {
+	var code utilexec.CodeExitError
+	if !errors.As(err, &code) || code.Code != 3 {
 		h.t.Errorf("exec of a failing command: %v", err)
 	}
 	if _, err := h.exec(config, client, "web", nil, "/no/such"); err == nil {

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-func get(t *testing.T, ctx context.Context, h http.HandlerFunc) *http.Response {
+func get(ctx context.Context, t *testing.T, h http.HandlerFunc) *http.Response {
 	t.Helper()
 	transport := newInproc()
 	transport.bind(h)
@@ -25,7 +25,7 @@ func get(t *testing.T, ctx context.Context, h http.HandlerFunc) *http.Response {
 }
 
 func TestInprocCarriesStatusHeaderAndBody(t *testing.T) {
-	resp := get(t, t.Context(), func(w http.ResponseWriter, r *http.Request) {
+	resp := get(t.Context(), t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Kind", r.URL.Path)
 		w.WriteHeader(http.StatusTeapot)
 		w.Header().Set("Late", "lost")
@@ -39,7 +39,7 @@ func TestInprocCarriesStatusHeaderAndBody(t *testing.T) {
 
 func TestInprocStreamsWhileTheHandlerRuns(t *testing.T) {
 	next := make(chan string)
-	resp := get(t, t.Context(), func(w http.ResponseWriter, _ *http.Request) {
+	resp := get(t.Context(), t, func(w http.ResponseWriter, _ *http.Request) {
 		w.(http.Flusher).Flush()
 		for line := range next {
 			_, _ = io.WriteString(w, line)
@@ -62,7 +62,7 @@ func TestInprocStreamsWhileTheHandlerRuns(t *testing.T) {
 
 func TestInprocClosingTheBodyEndsTheHandler(t *testing.T) {
 	ended := make(chan error, 1)
-	resp := get(t, t.Context(), func(w http.ResponseWriter, r *http.Request) {
+	resp := get(t.Context(), t, func(w http.ResponseWriter, r *http.Request) {
 		w.(http.Flusher).Flush()
 		<-r.Context().Done()
 		_, err := io.WriteString(w, "late")
@@ -76,7 +76,7 @@ func TestInprocClosingTheBodyEndsTheHandler(t *testing.T) {
 
 func TestInprocAFullBufferHoldsTheHandlerBack(t *testing.T) {
 	const size = 4 * maxInprocBuffer
-	resp := get(t, t.Context(), func(w http.ResponseWriter, _ *http.Request) {
+	resp := get(t.Context(), t, func(w http.ResponseWriter, _ *http.Request) {
 		chunk := strings.Repeat("x", maxInprocBuffer)
 		for range size / maxInprocBuffer {
 			_, _ = io.WriteString(w, chunk)
@@ -102,7 +102,7 @@ func TestInprocCancelledRequestReturns(t *testing.T) {
 }
 
 func TestInprocAPanickingHandlerEndsTheBody(t *testing.T) {
-	resp := get(t, t.Context(), func(w http.ResponseWriter, _ *http.Request) {
+	resp := get(t.Context(), t, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "half")
 		panic(http.ErrAbortHandler)
 	})

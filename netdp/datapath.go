@@ -185,7 +185,7 @@ func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
 func verifierError(err error) error {
 	var verdict *ebpf.VerifierError
 	if errors.As(err, &verdict) {
-		return fmt.Errorf("load programs: %+v", verdict)
+		return fmt.Errorf("load programs: %+v", verdict) //nolint:errorlint // only %+v prints the whole log
 	}
 	return fmt.Errorf("load programs: %w", err)
 }

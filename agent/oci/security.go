@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/containers"
-	"github.com/containerd/containerd/v2/pkg/cap"
+	capabilities "github.com/containerd/containerd/v2/pkg/cap"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	v1 "k8s.io/api/core/v1"
@@ -81,7 +81,7 @@ func withCapabilities(want *v1.Capabilities) oci.SpecOpts {
 		// ALL first, single ones after: drop ALL with an added one keeps
 		// that one, add ALL with a dropped one loses it.
 		if has(add, "CAP_ALL") {
-			if err := oci.WithCapabilities(cap.Known())(ctx, c, r, s); err != nil {
+			if err := oci.WithCapabilities(capabilities.Known())(ctx, c, r, s); err != nil {
 				return err
 			}
 		}

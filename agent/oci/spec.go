@@ -198,7 +198,8 @@ func withMounts(in Input) oci.SpecOpts {
 			Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
 			Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"},
 		})
-		s.Mounts = append(kept, in.Mounts...)
+		kept = append(kept, in.Mounts...)
+		s.Mounts = kept
 		if in.Namespaces.Net == "" {
 			bindSysfs(s)
 		}

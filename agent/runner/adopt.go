@@ -146,7 +146,7 @@ func (w *worker) instanceOf(pod *v1.Pod, s *slot, f found) *instance {
 		id: f.record.ID, attempt: f.attempt(), pidfd: -1, startedAt: f.record.CreatedAt,
 		imageName: f.record.Labels[labelImage], imageID: f.record.Labels[labelImageID], stopSig: unix.SIGTERM,
 	}
-	if at, ok := startedAt(pod, s, inst.id); ok {
+	if at, ok := startedAt(pod, inst.id); ok {
 		inst.startedAt = at
 	}
 	if text := f.record.Labels[labelExit]; text != "" {
@@ -180,7 +180,7 @@ func readyBefore(pod *v1.Pod, s *slot) (started, ready bool) {
 	return s.spec.StartupProbe == nil, s.spec.ReadinessProbe == nil
 }
 
-func startedAt(pod *v1.Pod, s *slot, id string) (time.Time, bool) {
+func startedAt(pod *v1.Pod, id string) (time.Time, bool) {
 	all := append(append([]v1.ContainerStatus{}, pod.Status.ContainerStatuses...), pod.Status.InitContainerStatuses...)
 	for _, cs := range all {
 		if cs.ContainerID == "containerd://"+id && cs.State.Running != nil {
@@ -209,7 +209,7 @@ func (w *worker) resume(pod *v1.Pod) {
 }
 
 // watchAdopted waits for the exits of what was adopted running.
-func (w *worker) watchAdopted(ctx context.Context) {
+func (w *worker) watchAdopted() {
 	for _, s := range w.slots {
 		if !s.running() {
 			continue

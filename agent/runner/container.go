@@ -204,7 +204,7 @@ func (w *worker) createRecord(ctx context.Context, pod *v1.Pod, s *slot, p *prep
 			labelPodUID: string(pod.UID), labelPodName: pod.Name, labelPodNS: pod.Namespace,
 			labelContainer: s.spec.Name, labelAttempt: strconv.Itoa(int(attempt)),
 			labelImage: s.image.Name, labelImageID: s.image.ID,
-			labelGrace: strconv.Itoa(int(grace(pod, false).Seconds())),
+			labelGrace: strconv.Itoa(int(grace(pod).Seconds())),
 		},
 	}
 	spec, err := w.spec(ctx, pod, s, record, env, mounts)

@@ -33,7 +33,7 @@ func (w *worker) postStart(pod *v1.Pod, s *slot) {
 			s.hookPending = false
 			if err != nil {
 				w.r.Sink.Event(pod, v1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed: "+err.Error())
-				w.killSoon(pod, s, grace(pod, false))
+				w.killSoon(pod, s, grace(pod))
 				return
 			}
 			s.ready = s.started && s.probed

@@ -109,7 +109,7 @@ func (p *pins) makeOnThread(podUID, hostname string, uts bool) error {
 // there and the mount is not.
 func pinned(path string) bool {
 	var st unix.Statfs_t
-	return unix.Statfs(path, &st) == nil && int64(st.Type) == unix.NSFS_MAGIC
+	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
 }
 
 // drop lets the pod's namespaces go.

@@ -94,7 +94,7 @@ func (w *worker) probe(ctx context.Context, pod *v1.Pod, s *slot, kind probeKind
 			}
 			if !early {
 				if verdict, changed := t.add(ok); changed || (!ok && verdict == failing && kind != probeReadiness) {
-					w.tell(func(w *worker) { w.onProbe(ctx, pod, s, inst, kind, p, verdict == passing, detail) })
+					w.tell(func(w *worker) { w.onProbe(ctx, pod, s, inst, kind, p, verdict == passing) })
 				}
 				if !ok {
 					w.r.Sink.Event(pod, v1.EventTypeWarning, "Unhealthy", kind.String()+" probe failed: "+detail)
@@ -158,7 +158,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 }
 
 // onProbe acts on a probe's verdict.
-func (w *worker) onProbe(ctx context.Context, pod *v1.Pod, s *slot, inst *instance, kind probeKind, p *v1.Probe, ok bool, detail string) {
+func (w *worker) onProbe(ctx context.Context, pod *v1.Pod, s *slot, inst *instance, kind probeKind, p *v1.Probe, ok bool) {
 	if s.current != inst || inst.exit != nil || w.stop != nil {
 		return
 	}

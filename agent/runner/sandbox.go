@@ -331,8 +331,7 @@ func checkSupported(pod *v1.Pod) error {
 func checkContainers(pod *v1.Pod) error {
 	all := append(append([]v1.Container{}, pod.Spec.InitContainers...), pod.Spec.Containers...)
 	for _, c := range all {
-		switch {
-		case len(c.VolumeDevices) > 0:
+		if len(c.VolumeDevices) > 0 {
 			return fmt.Errorf("container %s: volumeDevices is %w here", c.Name, volume.ErrUnsupported)
 		}
 	}

@@ -61,7 +61,7 @@ func (w *worker) status(pod *v1.Pod) v1.PodStatus {
 		st.Conditions = pod.Status.Conditions
 		return st
 	}
-	w.fillIPs(pod, before, &st)
+	w.fillIPs(before, &st)
 	initDone := w.initDone()
 	for _, s := range w.slots {
 		cs := w.containerStatus(pod, s, initDone)
@@ -82,7 +82,7 @@ func (w *worker) status(pod *v1.Pod) v1.PodStatus {
 	return st
 }
 
-func (w *worker) fillIPs(pod *v1.Pod, before *v1.PodStatus, st *v1.PodStatus) {
+func (w *worker) fillIPs(before *v1.PodStatus, st *v1.PodStatus) {
 	ips := w.podIPs()
 	if len(ips) == 0 {
 		st.PodIP, st.PodIPs = before.PodIP, before.PodIPs
@@ -226,7 +226,7 @@ func conditions(pod *v1.Pod, before []v1.PodCondition, st *v1.PodStatus, sandbox
 		notReadyReason(done, st.Phase), notReadyMessage(done, unready))
 	ready := condition(v1.PodReady, containersReady.Status == v1.ConditionTrue, containersReady.Reason, containersReady.Message)
 	if ready.Status == v1.ConditionTrue {
-		if missing := closedGates(pod, before); len(missing) > 0 {
+		if missing := closedGates(pod); len(missing) > 0 {
 			ready = condition(v1.PodReady, false, "ReadinessGatesNotReady", strings.Join(missing, ", "))
 		}
 	}
@@ -284,7 +284,7 @@ func notReadyMessage(done bool, names []string) string {
 	return "containers with unready status: [" + strings.Join(names, " ") + "]"
 }
 
-func closedGates(pod *v1.Pod, conditions []v1.PodCondition) []string {
+func closedGates(pod *v1.Pod) []string {
 	var out []string
 	for _, gate := range pod.Spec.ReadinessGates {
 		open := slices.ContainsFunc(pod.Status.Conditions, func(c v1.PodCondition) bool {

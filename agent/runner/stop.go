@@ -22,7 +22,6 @@ const minGrace = time.Second
 // stopping is a pod on its way out.
 type stopping struct {
 	deadline time.Time
-	killed   bool // SIGKILL was sent
 	cleaning bool
 	clean    bool
 	failures int
@@ -30,7 +29,7 @@ type stopping struct {
 }
 
 // grace is how long the pod's containers get from now.
-func grace(pod *v1.Pod, removed bool) time.Duration {
+func grace(pod *v1.Pod) time.Duration {
 	seconds := int64(30)
 	if pod.Spec.TerminationGracePeriodSeconds != nil {
 		seconds = *pod.Spec.TerminationGracePeriodSeconds
@@ -42,13 +41,13 @@ func grace(pod *v1.Pod, removed bool) time.Duration {
 }
 
 // stopStep ends the pod's containers, cleans up and reports it gone.
-func (w *worker) stopStep(ctx context.Context, pod *v1.Pod, removed bool) time.Time {
+func (w *worker) stopStep(ctx context.Context, pod *v1.Pod) time.Time {
 	if w.stop == nil {
-		w.stop = &stopping{deadline: now().Add(grace(pod, removed))}
+		w.stop = &stopping{deadline: now().Add(grace(pod))}
 	}
 	st := w.stop
 	// A later delete may shorten the wait, never lengthen it.
-	if d := now().Add(grace(pod, removed)); d.Before(st.deadline) {
+	if d := now().Add(grace(pod)); d.Before(st.deadline) {
 		st.deadline = d
 	}
 	if next, waiting := w.stopContainers(pod); waiting {
@@ -71,7 +70,7 @@ func (w *worker) stopStep(ctx context.Context, pod *v1.Pod, removed bool) time.T
 // releaseStep frees what a finished pod held; its logs stay.
 func (w *worker) releaseStep(ctx context.Context, pod *v1.Pod) time.Time {
 	if w.stop == nil {
-		w.stop = &stopping{deadline: now().Add(grace(pod, false))}
+		w.stop = &stopping{deadline: now().Add(grace(pod))}
 	}
 	if next, waiting := w.stopContainers(pod); waiting {
 		return next
@@ -132,7 +131,7 @@ func (w *worker) signal(pod *v1.Pod, s *slot, kill bool) {
 	}
 	inst.killing = true
 	inst.endProbes()
-	if !kill && w.preStop(pod, s, grace(pod, false)) {
+	if !kill && w.preStop(pod, s, grace(pod)) {
 		return
 	}
 	inst.signalled = true

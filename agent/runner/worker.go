@@ -121,7 +121,7 @@ func (w *worker) run(ctx context.Context) {
 	defer w.jobs.Wait()
 	defer w.closeFDs()
 	defer cancel()
-	w.watchAdopted(ctx)
+	w.watchAdopted()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -172,7 +172,7 @@ func (w *worker) step(ctx context.Context) time.Time {
 		}
 		return time.Time{}
 	case removed || pod.DeletionTimestamp != nil:
-		next = w.stopStep(ctx, pod, removed)
+		next = w.stopStep(ctx, pod)
 	case w.rejected != nil || w.finished(pod) || w.expire(pod):
 		next = w.releaseStep(ctx, pod)
 	case !w.admit(pod):

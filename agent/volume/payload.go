@@ -143,14 +143,14 @@ func (v *Volumes) projection(ctx context.Context, pod *v1.Pod, s v1.VolumeProjec
 	case s.DownwardAPI != nil:
 		return downward(pod, s.DownwardAPI.Items, mode)
 	case s.ServiceAccountToken != nil:
-		return v.token(ctx, pod, s.ServiceAccountToken, mode)
+		return v.token(ctx, pod, s.ServiceAccountToken)
 	}
 	return nil, fmt.Errorf("projected source: %w", ErrUnsupported)
 }
 
 // token asks for a token bound to the pod. Its file is readable by the
 // pod's own user only where that is known, as with the kubelet.
-func (v *Volumes) token(ctx context.Context, pod *v1.Pod, src *v1.ServiceAccountTokenProjection, mode int32) (files, error) {
+func (v *Volumes) token(ctx context.Context, pod *v1.Pod, src *v1.ServiceAccountTokenProjection) (files, error) {
 	seconds := int64(defaultTokenSeconds)
 	if src.ExpirationSeconds != nil {
 		seconds = *src.ExpirationSeconds
@@ -168,7 +168,7 @@ func (v *Volumes) token(ctx context.Context, pod *v1.Pod, src *v1.ServiceAccount
 	if err != nil {
 		return nil, fmt.Errorf("token of service account %s/%s: %w", pod.Namespace, pod.Spec.ServiceAccountName, err)
 	}
-	mode = 0o644
+	mode := int32(0o644)
 	if sc := pod.Spec.SecurityContext; sc != nil && sc.FSGroup != nil {
 		mode = 0o600
 	}

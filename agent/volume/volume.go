@@ -52,7 +52,7 @@ func Open(dataDir string, source Source) (*Volumes, error) {
 	if err := unix.Statfs(v.secrets, &st); err != nil {
 		return nil, fmt.Errorf("open volumes: %w", err)
 	}
-	if int64(st.Type) == unix.TMPFS_MAGIC && isMountPoint(v.secrets) {
+	if st.Type == unix.TMPFS_MAGIC && isMountPoint(v.secrets) {
 		return v, nil
 	}
 	if err := unix.Mount("tmpfs", v.secrets, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0750"); err != nil {
