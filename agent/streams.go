@@ -114,7 +114,7 @@ func (s *streams) PortForward(ctx context.Context, _, _ string, port int32, stre
 	}()
 	_, err = io.Copy(stream, conn)
 	_ = stream.Close()
-	_ = <-done // the other direction's end says nothing the client has not seen
+	<-done //nolint:errcheck // the other direction's end says nothing the client has not seen
 	if err != nil && !errors.Is(err, syscall.ECONNRESET) {
 		return err
 	}

@@ -320,7 +320,7 @@ func TestRunEnds(t *testing.T) {
 	if err := link.Run(ctx, nil); err != nil {
 		t.Errorf("after cancel: %v", err)
 	}
-	_ = <-ended // how the far end saw it is its own matter
+	<-ended //nolint:errcheck // how the far end saw it is its own matter
 	if err := link.Send(Frame{Kind: FirstKind}); !errors.Is(err, ErrClosed) {
 		t.Errorf("send on a closed link: %v", err)
 	}
