@@ -143,7 +143,10 @@ func (s *containerdServer) stop() {
 	if s == nil {
 		return
 	}
-	defer func() { _ = os.Remove(s.pidFile) }()
+	defer func() {
+		_ = os.Remove(s.pidFile)
+		_ = os.Remove(DefaultContainerd + ".ttrpc") // containerd leaves this socket behind
+	}()
 	if err := unix.Kill(s.pid, unix.SIGTERM); errors.Is(err, unix.ESRCH) {
 		return
 	}
