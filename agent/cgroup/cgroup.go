@@ -249,15 +249,19 @@ func (t *Tree) Pods() map[string]v1.PodQOSClass {
 	return out
 }
 
-// RemoveRoot takes away the groups above the pods once no pod is left.
+// RemoveRoot takes away the groups above the pods once no pod is left. A group
+// somebody else's processes are in stays.
 func (t *Tree) RemoveRoot() error {
 	t.qosOnce.Lock()
 	defer t.qosOnce.Unlock()
 	t.qosMade = map[v1.PodQOSClass]bool{}
 	var errs []error
 	for _, dir := range t.dirs(t.root) {
-		if t.root != "/" {
-			errs = append(errs, removeTree(dir))
+		if t.root == "/" {
+			continue
+		}
+		if err := removeTree(dir); !errors.Is(err, syscall.EBUSY) {
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)

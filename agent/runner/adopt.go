@@ -42,6 +42,15 @@ func (r *Runner) discover(ctx context.Context) error {
 		}
 		byID[id] = p
 	}
+	known := map[string]bool{}
+	for _, record := range records {
+		known[record.ID] = true
+	}
+	// One that was prepared ahead, of a container that was never made. Nobody
+	// prepares any before discover returns.
+	if err := r.removeSnapshots(ctx, func(_, key string) bool { return !known[key] }); err != nil {
+		return err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, record := range records {
@@ -203,8 +212,10 @@ func (w *worker) resume(pod *v1.Pod) {
 		}
 		ready, started := s.ready, s.started
 		w.up(pod, s)
-		// What was ready stays so until its probe says otherwise.
-		s.ready, s.started, s.probed = ready, started, ready
+		// What was ready stays so until its probe says otherwise. What the API had
+		// not heard of, because the daemon died in between, is as up says: without
+		// a probe nothing would ever say it again.
+		s.ready, s.started, s.probed = s.ready || ready, s.started || started, s.probed || ready
 	}
 }
 

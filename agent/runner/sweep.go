@@ -156,10 +156,16 @@ func (r *Runner) sweepSandboxes(ctx context.Context, known map[string]bool) erro
 
 // sweepSnapshots removes root file systems that no container came to use.
 func (r *Runner) sweepSnapshots(ctx context.Context, known map[string]bool) error {
+	return r.removeSnapshots(ctx, func(uid, _ string) bool { return !known[uid] })
+}
+
+// removeSnapshots removes the root file systems of pods that are stale, which
+// is told the pod's uid and the snapshot's key.
+func (r *Runner) removeSnapshots(ctx context.Context, isStale func(uid, key string) bool) error {
 	service := r.Client.SnapshotService(r.Snapshotter)
 	var stale []string
 	err := service.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
-		if uid := info.Labels[labelPodUID]; uid != "" && !known[uid] {
+		if uid := info.Labels[labelPodUID]; uid != "" && isStale(uid, info.Name) {
 			stale = append(stale, info.Name)
 		}
 		return nil

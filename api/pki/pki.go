@@ -126,7 +126,7 @@ func ensureAuthority(certPath, keyPath, name string, now time.Time) (*authority,
 	if err == nil {
 		return &authority{cert, key}, nil
 	}
-	if !os.IsNotExist(err) {
+	if !os.IsNotExist(err) || exists(certPath) || exists(keyPath) {
 		return nil, fmt.Errorf("read certificate authority %s: %w; restore it from a backup, or remove the data directory to start a new cell", certPath, err)
 	}
 	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -223,7 +223,7 @@ func sign(template, parent *x509.Certificate, pub crypto.PublicKey, signer crypt
 
 func ensureSigningKey(keyPath, pubPath string) error {
 	key, err := loadKey(keyPath)
-	if os.IsNotExist(err) {
+	if os.IsNotExist(err) && !exists(pubPath) {
 		fresh, genErr := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if genErr != nil {
 			return fmt.Errorf("generate service account key: %w", genErr)
@@ -231,13 +231,20 @@ func ensureSigningKey(keyPath, pubPath string) error {
 		key, err = fresh, saveKey(keyPath, fresh)
 	}
 	if err != nil {
-		return fmt.Errorf("read service account key %s: %w", keyPath, err)
+		return fmt.Errorf("read service account key %s: %w; restore it from a backup: every token issued so far was signed with it", keyPath, err)
 	}
 	der, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
 		return fmt.Errorf("encode service account public key: %w", err)
 	}
 	return writePEM(pubPath, "PUBLIC KEY", der, 0o644)
+}
+
+// exists tells a file that was lost from one that was never made: its other
+// half is still there.
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 func load(certPath, keyPath string) (*x509.Certificate, crypto.Signer, error) {

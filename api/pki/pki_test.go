@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"net"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -96,6 +97,21 @@ func TestPrivateKeysAreNotReadableByOthers(t *testing.T) {
 		}
 		if info.Mode().Perm() != 0o600 {
 			t.Errorf("%s has mode %o", path, info.Mode().Perm())
+		}
+	}
+}
+
+func TestALostHalfIsReportedNotReplaced(t *testing.T) {
+	for _, name := range []string{"ca.crt", "ca.key", "sa.key"} {
+		dir := t.TempDir()
+		if _, err := Ensure(dir, names(), time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Ensure(dir, names(), time.Now()); err == nil {
+			t.Errorf("%s was lost and made anew without a word", name)
 		}
 	}
 }

@@ -79,10 +79,31 @@ func (c Config) complete() (Config, error) {
 			return c, err
 		}
 		c.NodeIP = ip.String()
-	} else if _, err := netip.ParseAddr(c.NodeIP); err != nil {
-		return c, fmt.Errorf("--node-ip %q is not an IP address", c.NodeIP)
+	} else if err := checkNodeIP(c.NodeIP); err != nil {
+		return c, err
 	}
 	return c, nil
+}
+
+// checkNodeIP accepts an IPv4 address of this host that others can reach.
+func checkNodeIP(text string) error {
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		return fmt.Errorf("--node-ip %q is not an IP address", text)
+	}
+	if !addr.Is4() || addr.IsUnspecified() || addr.IsLoopback() || addr.IsMulticast() {
+		return fmt.Errorf("--node-ip %s: pods and other hosts could not reach it; give an IPv4 address of this host's network", addr)
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return fmt.Errorf("list this host's addresses: %w", err)
+	}
+	for _, a := range addrs {
+		if prefix, err := netip.ParsePrefix(a.String()); err == nil && prefix.Addr() == addr {
+			return nil
+		}
+	}
+	return fmt.Errorf("--node-ip %s is not on this host; see `ip addr`", addr)
 }
 
 func orDefault(value, fallback string) string {

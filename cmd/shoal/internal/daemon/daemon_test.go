@@ -41,6 +41,9 @@ func TestBadConfigurationSaysWhatToChange(t *testing.T) {
 	}{
 		{Config{Name: "Not_A_Name"}, "--name"},
 		{Config{Name: "n", NodeIP: "nowhere"}, "--node-ip"},
+		{Config{Name: "n", NodeIP: "203.0.113.9"}, "not on this host"},
+		{Config{Name: "n", NodeIP: "127.0.0.1"}, "--node-ip"},
+		{Config{Name: "n", NodeIP: "2001:db8::1"}, "--node-ip"},
 		{Config{Name: "n", APIAddr: "6443"}, "--api-addr"},
 	} {
 		if _, err := test.config.complete(); err == nil || !strings.Contains(err.Error(), test.names) {
