@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
@@ -132,4 +135,38 @@ func TestStopAllKeepsObjects(t *testing.T) {
 		t.Errorf("last state: %+v", l)
 	}
 	b.remove(p)
+}
+
+// TestAdoptionAfterADeathInMidStart: the daemon died before the API heard that
+// the container was up, and after the next one's root file system was prepared.
+func TestAdoptionAfterADeathInMidStart(t *testing.T) {
+	b := newBed(t)
+	p := pod("early", sleeper)
+	b.runner.Set(p)
+	b.phase(p, v1.PodRunning)
+	b.stop()
+
+	p.Status = b.last(p.UID)
+	no := false
+	for i := range p.Status.ContainerStatuses {
+		p.Status.ContainerStatuses[i].Ready, p.Status.ContainerStatuses[i].Started = false, &no
+	}
+	stray := "stray-" + string(p.UID)
+	service := b.runner.Client.SnapshotService(b.runner.Snapshotter)
+	ctx := namespaces.WithNamespace(context.Background(), b.runner.Namespace)
+	if _, err := service.Prepare(ctx, stray, "", snapshots.WithLabels(map[string]string{labelPodUID: string(p.UID)})); err != nil {
+		t.Fatal(err)
+	}
+	b.record.mu.Lock()
+	clear(b.status)
+	b.record.mu.Unlock()
+	b.start()
+	b.runner.Set(p)
+	waitFor(t, "the adopted container being ready", func() bool {
+		all := b.last(p.UID).ContainerStatuses
+		return len(all) == 1 && all[0].Ready
+	})
+	if _, err := service.Stat(ctx, stray); !errdefs.IsNotFound(err) {
+		t.Errorf("a root file system without a container: %v, want it removed", err)
+	}
 }
