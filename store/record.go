@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"shoal/store/vector"
 )
 
 // Record is what the store keeps under one key, and what peers exchange.
@@ -36,9 +38,8 @@ type Stamp struct {
 	Fields []byte
 }
 
-// Actor is one incarnation of a peer: random, drawn when its directory is
-// first opened and kept there. A peer that lost its disk is a new actor.
-type Actor uint64
+// Actor is one incarnation of a peer.
+type Actor = vector.Actor
 
 // Before orders stamps: by reading, then by actor so that all peers agree.
 func (s Stamp) Before(o Stamp) bool {

@@ -1,6 +1,12 @@
 package reconcile
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"errors"
+)
+
+// ErrCorrupt is wrapped by every decoding failure.
+var ErrCorrupt = errors.New("corrupt reconciliation message")
 
 // decoder reads wire forms; after the first failure it reads nothing more.
 type decoder struct {

@@ -1,13 +1,8 @@
-// Package reconcile finds what one peer has and another lacks, for little
-// traffic. It has two ways to do so:
-//
-//   - A Vector says which sequence numbers of which actors are held, gaps
-//     included. Comparing two of them names the deltas to fetch. This is the
-//     way for peers whose logs still hold those deltas.
-//   - A Session finds the differing keys of two sets of (key, version) by
-//     exchanging fingerprints of ranges and splitting those that differ
-//     (Meyer, "Range-Based Set Reconciliation", 2023). This is the way for a
-//     peer far behind, whose gaps no log covers any more.
+// Package reconcile finds what one peer has and another lacks when no log covers
+// the difference any more, for little traffic: a Session finds the differing keys
+// of two sets of (key, version) by exchanging fingerprints of ranges and splitting
+// those that differ (Meyer, "Range-Based Set Reconciliation", 2023). Peers whose
+// logs still hold the difference compare version vectors instead (store/vector).
 //
 // What always holds: all of it is pure and deterministic; what a decoder
 // accepts has a canonical form and stays within this package's limits; the

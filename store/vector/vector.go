@@ -1,4 +1,4 @@
-package reconcile
+package vector
 
 import (
 	"encoding/binary"
@@ -9,8 +9,15 @@ import (
 	"sort"
 )
 
-// Actor is one incarnation of a peer.
+// Actor is one incarnation of a peer: random, drawn when its directory is first
+// opened and kept there. A peer that lost its disk is a new actor.
 type Actor uint64
+
+// Dot names one delta: which actor made it, and its how many-th it is.
+type Dot struct {
+	Actor    Actor
+	Sequence uint64
+}
 
 // Span is the sequence numbers First to Last, both included. Sequences begin
 // at 1.
@@ -34,7 +41,7 @@ const (
 )
 
 // ErrCorrupt is wrapped by every decoding failure.
-var ErrCorrupt = errors.New("corrupt reconciliation message")
+var ErrCorrupt = errors.New("corrupt version vector")
 
 // ErrTooManyGaps says that a vector cannot take another gap; the caller must
 // reconcile by sets and then Close.
