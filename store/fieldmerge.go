@@ -173,3 +173,43 @@ func laterWhole(a, b *Record) Record {
 	}
 	return *a
 }
+
+// stampFields returns the stamps of a record after a local write over before:
+// the write is the latest of what it changed, and no other stamp names that
+// any more. stamp must be later than all of before's.
+func stampFields(m FieldMerger, key string, before *Record, after []byte, stamp Stamp) []Stamp {
+	fields, ok := m.Changed(key, before.Value, after)
+	if ok && len(fields) == 0 {
+		return before.Stamps
+	}
+	if !ok || len(fields) > maxFieldSetBytes {
+		return []Stamp{{Time: stamp.Time, Actor: stamp.Actor}}
+	}
+	var stamps []Stamp
+	for _, s := range canonicalStamps(before.Stamps) {
+		if len(s.Fields) > 0 {
+			if s.Fields = m.Subtract(s.Fields, fields); len(s.Fields) == 0 {
+				continue
+			}
+		}
+		stamps = append(stamps, s)
+	}
+	stamp.Fields = fields
+	return boundStamps(append(stamps, stamp))
+}
+
+// collapseStamps makes the writes that every member has part of the base, up to
+// the first that is not stable. That tells no peer anything new: for a member
+// that holds a write, it is the same whether a field counts as written by it
+// or by a later one that all hold as well.
+func collapseStamps(stamps []Stamp, stable func(Stamp) bool) []Stamp {
+	stamps = canonicalStamps(stamps)
+	last := 0
+	for last+1 < len(stamps) && stable(stamps[last+1]) {
+		last++
+	}
+	if last == 0 {
+		return stamps
+	}
+	return append([]Stamp{{Time: stamps[last].Time, Actor: stamps[last].Actor}}, stamps[last+1:]...)
+}
