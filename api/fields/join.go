@@ -103,8 +103,9 @@ const (
 )
 
 // join makes one state of two that know the same latest write of the node
-// itself. What neither claims is base's.
-func join(base, other side, parent string) side {
+// itself. What neither claims is base's. path is the elements of the node's path, one
+// after the other.
+func join(base, other side, path string) side {
 	if other.claims == nil || len(other.claims.kids) == 0 {
 		return base
 	}
@@ -126,7 +127,7 @@ func join(base, other side, parent string) side {
 	changes := make(map[string]*tree)
 	for elem := range other.claims.kids {
 		b, o := base.kid(elem), other.kid(elem)
-		switch won := joinKid(b, o, parent, elem); {
+		switch won := joinKid(b, o, path, elem); {
 		case won == b:
 		default:
 			if won.claims == nil {
@@ -140,8 +141,9 @@ func join(base, other side, parent string) side {
 	return side{out, assemble(shape, base, other, out, changes)}
 }
 
-func joinKid(b, o side, parent, elem string) side {
-	if parent == metadataElem && elem == generationElem {
+func joinKid(b, o side, path, elem string) side {
+	// No other path reads like the object's own metadata.
+	if path == metadataElem && elem == generationElem {
 		return greater(b, o)
 	}
 	switch c := cmp.Compare(o.claims.rankOf(), b.claims.rankOf()); {
@@ -150,7 +152,7 @@ func joinKid(b, o side, parent, elem string) side {
 	case c < 0:
 		return b
 	}
-	return join(b, o, elem)
+	return join(b, o, path+elem)
 }
 
 // greater is the rule of metadata.generation.

@@ -62,10 +62,10 @@ func (m *Merger) Changed(key string, before, after []byte) (fields []byte, ok bo
 	if err != nil || a.typ != b.typ {
 		return nil, false
 	}
-	changed := diff(b.root, a.root)
+	changed := b.diff(a)
 	fields = changed.encode()
 	// Other bytes with the same fields differ in something unknown.
-	if changed.named || len(fields) == 0 || len(fields) > maxChangedBytes {
+	if changed.named || changed.deep(0) || len(fields) == 0 || len(fields) > maxChangedBytes {
 		return nil, false
 	}
 	return fields, true
@@ -134,7 +134,7 @@ func (m *Merger) Join(key string, base, other *store.Record, writes []store.Stam
 	if err != nil {
 		return nil, nil, fmt.Errorf("join %s: %w", key, err)
 	}
-	joined := join(side{bc, b.root}, side{oc, o.root}, "")
+	joined := join(side{bc, b.open()}, side{oc, o.open()}, "")
 	if value, err = m.encode(b, joined.at); err != nil {
 		return nil, nil, fmt.Errorf("join %s: %w", key, err)
 	}

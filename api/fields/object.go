@@ -26,11 +26,29 @@ var envelope = []byte("k8s\x00")
 
 // object is a stored value with its fields.
 type object struct {
-	root *tree
+	root *tree // made when asked for by open
 	// gvk and plan are zero for what is stored as JSON.
 	gvk  schema.GroupVersionKind
-	typ  runtime.TypeMeta
-	plan *plan
+	typ   runtime.TypeMeta
+	plan  *plan
+	typed reflect.Value // pointer to what was decoded; zero for JSON
+}
+
+// open makes the object's tree.
+func (o *object) open() *tree {
+	if o.root == nil {
+		o.root = o.plan.flatten(o.typed)
+		o.root.fixed = true
+	}
+	return o.root
+}
+
+// diff names what after, of the same type, has changed in o.
+func (o *object) diff(after *object) set {
+	if o.plan == nil {
+		return diff(o.root, after.root)
+	}
+	return o.plan.diff(o.typed, after.typed)
 }
 
 // protobuf is what every type of the built-in API has.
@@ -65,12 +83,8 @@ func (m *Merger) parseProtobuf(raw []byte) (o *object, err error) {
 	if err := typed.Unmarshal(unknown.Raw); err != nil {
 		return nil, fmt.Errorf("parse %s: %w", o.gvk, err)
 	}
-	v := reflect.ValueOf(typed)
-	o.plan = planOf(v.Type())
-	if o.root = o.plan.flatten(v); o.root == nil {
-		return nil, fmt.Errorf("parse %s: %w", o.gvk, errShape)
-	}
-	o.root.fixed = true
+	o.typed = reflect.ValueOf(typed)
+	o.plan = planOf(o.typed.Type())
 	return o, nil
 }
 
@@ -115,7 +129,7 @@ func (m *Merger) lossless(o *object, value []byte) error {
 	if o.plan == nil {
 		return nil
 	}
-	again, err := m.encode(o, o.root)
+	again, err := m.encode(o, o.open())
 	if err != nil {
 		return err
 	}

@@ -16,10 +16,15 @@ import (
 type plan struct {
 	kind    kind
 	pointer bool        // the type is a pointer to what kind says
-	fields  []planField // of a structure, sorted by element
+	fields  *fieldList  // of a structure
 	item    *plan       // of a list's items; nil for a set's
-	keys    []int       // places in item.fields of a list's key fields
+	keys    [][]int     // of a list's items, the key fields' indexes
 	content bool        // items have no fields of their own
+}
+
+// fieldList is what plans of one struct type share; a type may hold itself.
+type fieldList struct {
+	sorted []planField // by element
 }
 
 type planField struct {
@@ -30,9 +35,9 @@ type planField struct {
 
 var (
 	planLock sync.Mutex
-	// plans is guarded by planLock and holds at most one plan for each struct
+	// structs is guarded by planLock and has at most one entry for each struct
 	// type of the API.
-	plans = map[reflect.Type]*plan{}
+	structs = map[reflect.Type]*fieldList{}
 )
 
 // planOf returns the plan of the pointer to a struct that an API object is.
@@ -57,9 +62,7 @@ func compile(t reflect.Type, rule string) *plan {
 	case rule == ruleAtomic || isScalar(elem):
 		return leafPlan
 	case elem.Kind() == reflect.Struct:
-		p := *compileStruct(elem)
-		p.pointer = pointer
-		return &p
+		return &plan{kind: structure, pointer: pointer, fields: compileStruct(elem)}
 	case pointer:
 		return leafPlan
 	case t.Kind() == reflect.Map && t.Key().Kind() == reflect.String:
@@ -76,18 +79,18 @@ func isScalar(t reflect.Type) bool {
 	return t.Implements(marshaler) || reflect.PointerTo(t).Implements(marshaler)
 }
 
-func compileStruct(t reflect.Type) *plan {
-	if p := plans[t]; p != nil {
-		return p
+func compileStruct(t reflect.Type) *fieldList {
+	if l := structs[t]; l != nil {
+		return l
 	}
-	p := &plan{kind: structure}
+	l := &fieldList{}
+	structs[t] = l
 	for _, f := range structFields(t) {
 		sub := compile(f.typ, rules[typeName(t)+"."+f.name])
-		p.fields = append(p.fields, planField{fieldElem + f.name, f.index, sub})
+		l.sorted = append(l.sorted, planField{fieldElem + f.name, f.index, sub})
 	}
-	slices.SortFunc(p.fields, func(a, b planField) int { return strings.Compare(a.elem, b.elem) })
-	plans[t] = p
-	return p
+	slices.SortFunc(l.sorted, func(a, b planField) int { return strings.Compare(a.elem, b.elem) })
+	return l
 }
 
 func compileList(item reflect.Type, rule string) *plan {
@@ -101,12 +104,14 @@ func compileList(item reflect.Type, rule string) *plan {
 	if p.item.kind != structure || p.item.pointer {
 		return leafPlan
 	}
+	// Not of item's plan, which is not yet complete if it is what we are in.
+	all := structFields(item)
 	for name := range strings.SplitSeq(names, ",") {
-		i := slices.IndexFunc(p.item.fields, func(f planField) bool { return f.elem == fieldElem+name })
+		i := slices.IndexFunc(all, func(f structField) bool { return f.name == name })
 		if i < 0 {
 			return leafPlan
 		}
-		p.keys = append(p.keys, i)
+		p.keys = append(p.keys, all[i].index)
 	}
 	return p
 }
@@ -154,10 +159,10 @@ func (p *plan) flatten(v reflect.Value) *tree {
 			v = v.Elem()
 		}
 		t := &tree{kind: structure, fixed: !p.pointer}
-		t.kids = make([]kid, 0, len(p.fields))
-		for i := range p.fields {
-			if sub := p.fields[i].plan.flatten(v.FieldByIndex(p.fields[i].index)); sub != nil {
-				t.kids = append(t.kids, kid{p.fields[i].elem, sub})
+		t.kids = make([]kid, 0, len(p.fields.sorted))
+		for _, f := range p.fields.sorted {
+			if sub := f.plan.flatten(field(v, f.index)); sub != nil {
+				t.kids = append(t.kids, kid{f.elem, sub})
 			}
 		}
 		return t
@@ -209,8 +214,8 @@ func (p *plan) key(item reflect.Value) string {
 		return string(appendKey(nil, item))
 	}
 	var key []byte
-	for _, i := range p.keys {
-		key = appendKey(key, item.FieldByIndex(p.item.fields[i].index))
+	for _, index := range p.keys {
+		key = appendKey(key, field(item, index))
 	}
 	return string(key)
 }
@@ -271,11 +276,12 @@ func (p *plan) build(t *tree, dst reflect.Value) error {
 
 func (p *plan) buildFields(t *tree, dst reflect.Value) error {
 	for _, k := range t.kids {
-		i, ok := slices.BinarySearchFunc(p.fields, k.elem, func(f planField, elem string) int { return strings.Compare(f.elem, elem) })
+		i, ok := slices.BinarySearchFunc(p.fields.sorted, k.elem, func(f planField, elem string) int { return strings.Compare(f.elem, elem) })
 		if !ok {
 			return fmt.Errorf("build %s: no field %q: %w", dst.Type(), k.elem, errShape)
 		}
-		if err := p.fields[i].plan.build(k.tree, dst.FieldByIndex(p.fields[i].index)); err != nil {
+		f := &p.fields.sorted[i]
+		if err := f.plan.build(k.tree, field(dst, f.index)); err != nil {
 			return err
 		}
 	}

@@ -62,6 +62,16 @@ func (s *set) attach(elem string, branch *set) {
 	}
 }
 
+// deep: s has a path longer than can be decoded.
+func (s *set) deep(depth int) bool {
+	for _, k := range s.kids {
+		if depth > maxDepth || k.deep(depth+1) {
+			return true
+		}
+	}
+	return false
+}
+
 // encode gives the one form of s, and nil if s is empty: format byte, then per
 // node, from the root: count of branches | branches in byte order, each:
 // length of the element × 2, plus 1 if named | element | node, unless named.

@@ -1,6 +1,10 @@
 package fields
 
-import "reflect"
+import (
+	"reflect"
+	"slices"
+	"strings"
+)
 
 // kind says how a node of an object branches.
 type kind uint8
@@ -29,11 +33,18 @@ type kid struct {
 	*tree
 }
 
-// find returns the branch elem, or nil. Lists are searched from end to end:
-// who looks up many of their items makes an index.
+// find returns the branch elem, or nil. Lists are not sorted and searched from
+// end to end: who looks up many of their items makes an index.
 func (t *tree) find(elem string) *tree {
 	if t == nil {
 		return nil
+	}
+	if t.kind != list {
+		i, ok := slices.BinarySearchFunc(t.kids, elem, func(k kid, elem string) int { return strings.Compare(k.elem, elem) })
+		if !ok {
+			return nil
+		}
+		return t.kids[i].tree
 	}
 	for i := range t.kids {
 		if t.kids[i].elem == elem {
@@ -58,13 +69,21 @@ func (t *tree) index() map[string]int {
 // sameValue compares leaves. It may call equal values different, which costs a
 // field named without need, and never the other way round.
 func sameValue(a, b reflect.Value) bool {
-	if a.Kind() == reflect.Pointer && b.Kind() == reflect.Pointer && !a.IsNil() && !b.IsNil() {
+	if a.Kind() == reflect.Pointer && b.Kind() == reflect.Pointer {
+		if a.IsNil() || b.IsNil() {
+			return a.IsNil() && b.IsNil()
+		}
 		a, b = a.Elem(), b.Elem()
 	}
 	if a.Kind() != b.Kind() {
 		return false
 	}
 	switch a.Kind() {
+	case reflect.Slice, reflect.Map:
+		// Empty and nil are one to the API.
+		if a.Len() == 0 && b.Len() == 0 {
+			return true
+		}
 	case reflect.String:
 		return a.String() == b.String()
 	case reflect.Bool:
