@@ -1,8 +1,6 @@
 package gossip
 
 import (
-	"encoding/binary"
-	"hash/fnv"
 	"time"
 
 	"shoal/gossip/plumtree"
@@ -42,13 +40,8 @@ func (c *Core) compare(l *link, urgent bool, now time.Duration) {
 
 func (c *Core) summary() summary {
 	s := c.o.Store
-	h := fnv.New64a()
-	var b [8]byte
-	for _, f := range s.Fingerprints() {
-		binary.BigEndian.PutUint64(b[:], f)
-		h.Write(b[:])
-	}
-	return summary{Actor: s.Actor(), Digest: s.VectorDigest(), Fingerprint: h.Sum64(), Floor: s.Floor()}
+	prints := s.Fingerprints()
+	return summary{Actor: s.Actor(), Digest: s.VectorDigest(), Fingerprint: prints.Root(), Floor: s.Floor()}
 }
 
 // heardCompare answers with a summary if both hold the same, else with a

@@ -100,8 +100,10 @@ func (c *Core) answer(l *link, w Work, then func(Result)) error {
 func (c *Core) heardDeltas(l *link, a answer, bytes int, now time.Duration) error {
 	asked := l.fetch.asked
 	for i := range a.Deltas {
-		if d := a.Deltas[i].Dot; !asked.Has(d.Actor, d.Sequence) {
-			return c.unasked(l, bytes) // too late
+		for _, d := range a.Deltas[i].Dots() {
+			if !asked.Has(d.Actor, d.Sequence) {
+				return c.unasked(l, bytes) // too late
+			}
 		}
 	}
 	if len(asked) == 0 {
@@ -116,7 +118,9 @@ func (c *Core) heardDeltas(l *link, a answer, bytes int, now time.Duration) erro
 	if len(a.Deltas) > 0 {
 		c.counts.FetchedDeltas += uint64(len(a.Deltas))
 		for i := range a.Deltas {
-			c.tree.Observe(idOf(a.Deltas[i].Dot))
+			for _, d := range a.Deltas[i].Dots() {
+				c.tree.Observe(idOf(d))
+			}
 		}
 		c.merge(l, a.Deltas, bytes, nil)
 	}

@@ -14,8 +14,7 @@ const (
 	// stateKeys and stateKeyBytes bound the keys of one question.
 	stateKeys     = 1024
 	stateKeyBytes = 128 << 10
-	// frameDeltas bounds the deltas of one frame: many small ones fit into
-	// answerBytes.
+	// frameDeltas bounds the deltas of one frame; the smallest takes 20 bytes.
 	frameDeltas = 1 << 16
 	// holdBytes may wait to be merged for one link before it is not read any
 	// more, overBytes before it is cut: a driver that goes on reading lets

@@ -104,11 +104,11 @@ func (c *Core) checkPush(l *link, m plumtree.Message, now time.Duration) error {
 	if !l.pushes.take(cost, now) {
 		return fmt.Errorf("pushes records faster than %d a second", pushRate)
 	}
-	delta, err := store.DecodeDelta(m.Payload)
+	delta, err := decodeDelta(m.Payload)
 	if err != nil {
 		return err
 	}
-	if idOf(delta.Dot) != id || id.Actor == 0 || id.Sequence == 0 || id.Sequence > maxSequence {
+	if idOf(delta.Dot) != id || len(delta.Also) > 0 {
 		return fmt.Errorf("a record under another's dot: %w", ErrCorrupt)
 	}
 	return nil
@@ -120,7 +120,7 @@ func (c *Core) flushTree() {
 		c.send(e.To, kindTree, plumtree.Append(nil, e.Message), false)
 	}
 	for _, d := range out.Deliver {
-		delta, err := store.DecodeDelta(d.Payload)
+		delta, err := decodeDelta(d.Payload)
 		if err != nil {
 			continue // checked before it got here
 		}
@@ -137,9 +137,7 @@ func (c *Core) merge(l *link, deltas []store.Delta, bytes int, then func(error, 
 		l.pending += bytes
 	}
 	for i := range deltas {
-		if deltas[i].Dot.Sequence != 0 {
-			m.dots = append(m.dots, deltas[i].Dot)
-		}
+		m.dots = append(m.dots, deltas[i].Dots()...)
 	}
 	c.merges[c.token] = m
 	c.out.Merge = append(c.out.Merge, Merge{Token: c.token, From: m.from, Bytes: bytes, Deltas: deltas})

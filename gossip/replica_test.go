@@ -96,7 +96,7 @@ func digestOf(key string, rec store.Record) uint64 {
 	return h.Sum64()
 }
 
-func (r *replica) Fingerprints() (f [256]uint64) {
+func (r *replica) Fingerprints() (f store.Fingerprints) {
 	for k, rec := range r.records {
 		if rec.Live() {
 			d := digestOf(k, rec)
@@ -122,7 +122,9 @@ func (r *replica) Merge(_ context.Context, deltas []store.Delta) error {
 			r.records[d.Key] = rec
 			r.clock = max(r.clock, uint64(rec.Stamp().Time))
 		}
-		r.note(d.Dot, d.Key)
+		for _, dot := range d.Dots() {
+			r.note(dot, d.Key)
+		}
 	}
 	return nil
 }
@@ -161,7 +163,7 @@ func (r *replica) Deltas(want vector.Vector, maxBytes int) ([]store.Delta, vecto
 func (r *replica) Digests(context.Context) ([]store.KeyDigest, vector.Vector, uint64, error) {
 	out := make([]store.KeyDigest, 0, len(r.records))
 	for k, rec := range r.records {
-		out = append(out, store.KeyDigest{Key: k, Digest: digestOf(k, rec)})
+		out = append(out, store.KeyDigest{Key: k, Digest: store.Digest(digestOf(k, rec))})
 	}
 	slices.SortFunc(out, func(a, b store.KeyDigest) int { return cmp.Compare(a.Key, b.Key) })
 	return out, r.held, r.floor, nil

@@ -19,7 +19,7 @@ type Store interface {
 	// VectorDigest is equal for equal vectors alone.
 	VectorDigest() uint64
 	Floor() uint64
-	Fingerprints() [256]uint64
+	Fingerprints() store.Fingerprints
 	// Report takes in what another actor says it holds.
 	Report(peer vector.Actor, v vector.Vector)
 

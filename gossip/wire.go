@@ -1,7 +1,6 @@
 package gossip
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -209,62 +208,51 @@ func decodeAnswer(data []byte) (answer, error) {
 	return a, d.end("answer")
 }
 
-// appendDeltas appends each key's state once, with all of the dots that it is
-// sent for: the length of the delta with the first dot, it, a count of further
-// dots, these.
+// appendDeltas appends the length of each delta and it.
 func appendDeltas(dst []byte, deltas []store.Delta) []byte {
-	first := make(map[string]int, len(deltas))
-	more := make(map[int][]store.Dot)
-	for i := range deltas {
-		at, known := first[deltas[i].Key]
-		if !known || deltas[i].Void() || !sameState(&deltas[at].Record, &deltas[i].Record) {
-			first[deltas[i].Key] = i
-			continue
-		}
-		more[at] = append(more[at], deltas[i].Dot)
-		more[i] = nil
-	}
 	var buf []byte
 	for i := range deltas {
-		dots, known := more[i]
-		if known && dots == nil {
-			continue
-		}
 		buf = store.AppendDelta(buf[:0], &deltas[i])
 		dst = binary.AppendUvarint(dst, uint64(len(buf)))
 		dst = append(dst, buf...)
-		dst = binary.AppendUvarint(dst, uint64(len(dots)))
-		for _, dot := range dots {
-			dst = binary.BigEndian.AppendUint64(dst, uint64(dot.Actor))
-			dst = binary.AppendUvarint(dst, dot.Sequence)
-		}
 	}
 	return dst
-}
-
-func sameState(a, b *store.Record) bool {
-	return a.CausalLength == b.CausalLength && a.UID == b.UID && len(a.Stamps) == len(b.Stamps) &&
-		a.Stamp().Time == b.Stamp().Time && a.Stamp().Actor == b.Stamp().Actor && bytes.Equal(a.Value, b.Value)
 }
 
 // deltas reads to the end.
 func (d *decoder) deltas() []store.Delta {
 	var deltas []store.Delta
 	for len(d.data) > 0 {
-		delta, err := store.DecodeDelta(d.bytes(stream.MaxFrameBytes))
-		more := d.uvarint(frameDeltas)
-		if d.err != nil || err != nil || delta.Dot.Sequence > maxSequence || delta.Void() && more > 0 ||
-			uint64(len(deltas))+more >= frameDeltas {
+		data := d.bytes(stream.MaxFrameBytes)
+		if d.err != nil || len(deltas) >= frameDeltas {
 			d.fail()
 			return nil
 		}
-		deltas = append(deltas, delta)
-		for range more {
-			delta.Dot = store.Dot{Actor: vector.Actor(d.fixed64()), Sequence: d.uvarint(maxSequence)}
-			deltas = append(deltas, delta)
+		delta, err := decodeDelta(data)
+		if err != nil {
+			d.err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+			return nil
 		}
+		deltas = append(deltas, delta)
 	}
 	return deltas
+}
+
+// decodeDelta refuses what an honest peer does not send.
+func decodeDelta(data []byte) (store.Delta, error) {
+	delta, err := store.DecodeDelta(data)
+	if err != nil {
+		return store.Delta{}, err
+	}
+	for _, dot := range delta.Dots() {
+		if dot.Actor == 0 || dot.Sequence == 0 || dot.Sequence > maxSequence {
+			return store.Delta{}, fmt.Errorf("dot %d of actor %x: %w", dot.Sequence, uint64(dot.Actor), ErrCorrupt)
+		}
+	}
+	if store.ScopeOf(delta.Key) == store.HostScope {
+		return store.Delta{}, fmt.Errorf("%s is another host's own: %w", delta.Key, ErrCorrupt)
+	}
+	return delta, nil
 }
 
 // setStep is a message of a set session, or its first, which opens it.

@@ -143,7 +143,7 @@ func digests(ctx context.Context, s Store) Result {
 	}
 	entries := make([]reconcile.Entry, len(keys))
 	for i, k := range keys {
-		entries[i] = reconcile.Entry{Key: k.Key, Version: k.Digest}
+		entries[i] = reconcile.Entry{Key: k.Key, Version: uint64(k.Digest)}
 	}
 	return Result{set: reconcile.NewSet(entries), vector: v, floor: floor}
 }
