@@ -76,6 +76,9 @@ func (l *peerLink) bye(why error) {
 	time.AfterFunc(byeFor, l.cancel)
 }
 
+// retire lets requests that are under way end before the link does.
+func (l *peerLink) retire() { time.AfterFunc(byeFor, func() { l.end(errReplaced) }) }
+
 func (l *peerLink) ending() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -243,14 +246,14 @@ func (n *Node) attach(l *peerLink, now time.Duration) {
 	if was := n.linkTo(l.Peer); was != nil {
 		smallerDials := n.o.Name < l.Peer
 		if was.dialled != l.dialled && l.dialled != smallerDials && time.Since(was.began) < raceFor {
-			l.end(errReplaced)
+			l.retire()
 			if tree {
 				n.core.Connect(peer, true, now)
 			}
 			return
 		}
 		tree = tree || was.tree
-		was.end(errReplaced)
+		was.retire()
 		n.core.Disconnect(peer, now)
 	}
 	l.tree = tree
