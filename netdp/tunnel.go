@@ -30,6 +30,11 @@ const (
 	looseRPFilter = "2"
 )
 
+// tunnelAddress is there because the loose filter refuses everything on a
+// device without an address. Its scope is the host, so nothing is ever sent
+// from it.
+var tunnelAddress = netip.AddrFrom4([4]byte{169, 254, 115, 1})
+
 // ensureTunnel makes the device when a host needs it. 0: none does.
 func (d *Datapath) ensureTunnel(routes []HostRoute) (index int, err error) {
 	mtu := 0
@@ -100,6 +105,9 @@ func (d *Datapath) makeTunnel(mtu int) (netlink.Link, error) {
 			)
 		}),
 		named("set ARP off on "+tunnelDevice, d.nl.LinkSetARPOff(link)),
+		named("set address of "+tunnelDevice, d.nl.AddrAdd(link, &netlink.Addr{
+			IPNet: hostNet(tunnelAddress), Scope: unix.RT_SCOPE_HOST,
+		})),
 		d.filterTunnel(link.Attrs().Index),
 		d.raiseTunnel(link),
 	)
