@@ -31,6 +31,7 @@ struct frontend_key {
 };
 
 #define FRONTEND_OUTSIDE 1 /* may be called by other machines */
+#define FRONTEND_EXACT 2   /* these get only what the Maglev table has */
 
 struct frontend {
 	__u32 service;

@@ -32,8 +32,13 @@ static __always_inline __u32 flow_hash(const struct packet *p)
 	return mix(h, (__u32)bpf_ntohs(p->sport) << 16 | bpf_ntohs(p->dport));
 }
 
-static __always_inline struct backend *pick_maglev(const struct packet *p, __u32 service, __u32 *id)
+/* Entries that are looked at when the table is being changed. */
+#define MAGLEV_TRIES 4
+
+static __always_inline struct backend *pick_maglev(const struct packet *p, const struct frontend *fe,
+						   __u32 *id)
 {
+	__u32 service = fe->service;
 	struct service *svc = bpf_map_lookup_elem(&services, &service);
 	struct maglev_chunk *chunk;
 	struct maglev_key key;
@@ -43,8 +48,9 @@ static __always_inline struct backend *pick_maglev(const struct packet *p, __u32
 	if (!svc)
 		return 0;
 	size = svc->maglev;
-	if (size) {
-		entry = flow_hash(p) % size;
+	entry = flow_hash(p);
+	for (int i = 0; size && i < MAGLEV_TRIES; i++, entry++) {
+		entry %= size;
 		key.service = service;
 		key.chunk = entry / MAGLEV_CHUNK;
 		chunk = bpf_map_lookup_elem(&maglev, &key);
@@ -55,6 +61,8 @@ static __always_inline struct backend *pick_maglev(const struct packet *p, __u32
 				return b;
 		}
 	}
+	if (fe->flags & FRONTEND_EXACT)
+		return 0;
 	return pick_backend(service, id); /* the table is being changed */
 }
 
@@ -161,7 +169,7 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 		fresh = *f;
 		return forward(skb, p, &key, &fresh);
 	}
-	b = pick_maglev(p, fe->service, &fresh.backend);
+	b = pick_maglev(p, fe, &fresh.backend);
 	if (!b || b->addr[2] != V4_MAPPED)
 		return VERDICT_PASS; /* nobody listens: the stack says so */
 	fresh.addr = b->addr[3];
