@@ -88,3 +88,19 @@ func podMTUs() (link, route int, err error) {
 	}
 	return eth.Attrs().MTU, route, err
 }
+
+// widen gives the lab's uplink a larger network, and a gateway to another one.
+func widen(addr, far, gateway string) error {
+	link, err := netlink.LinkByName(labUplink)
+	if err != nil {
+		return err
+	}
+	a, err := netlink.ParseAddr(addr)
+	if err != nil {
+		return err
+	}
+	if err := netlink.AddrAdd(link, a); err != nil {
+		return err
+	}
+	return netlink.RouteAdd(&netlink.Route{Dst: ipNet(netip.MustParsePrefix(far)), Gw: netip.MustParseAddr(gateway).AsSlice()})
+}
