@@ -19,8 +19,8 @@
 
 /* When a port may be taken from a connection that was not heard of for so
  * long. After a close, the backend keeps the pair for 60 s (TIME_WAIT). UDP as
- * in the kernel's own tracking of streams; an open TCP connection must not be
- * idle for longer than five days there, one hour and more of keep-alive here. */
+ * in the kernel's own tracking of streams. An open TCP connection that is idle
+ * for longer than the default keep-alive (2 h) may lose it, if ports run out. */
 #define NAT_CLOSED_SECONDS 60
 #define NAT_UDP_SECONDS 120
 #define NAT_TCP_SECONDS (3 * 3600)
@@ -71,54 +71,72 @@ static __always_inline int nat_is(const struct nat *n, const struct packet *p)
 	       n->called_port == p->dport;
 }
 
+struct nat_search {
+	struct flow_key key;
+	struct nat fresh;
+	__u32 found;
+};
+
+/* One try at a random port. A callback and no loop in place: the verifier looks
+ * at it once and not eighty times. */
+static long nat_try(__u32 index, struct nat_search *s)
+{
+	__u32 count = (__u32)nat_port_max - nat_port_min + 1;
+	struct nat *n;
+
+	(void)index;
+	s->key.dport = bpf_htons((__u16)(nat_port_min + bpf_get_prandom_u32() % count));
+	n = bpf_map_lookup_elem(&nats, &s->key);
+	if (n && !nat_expired(n, s->key.proto, s->fresh.seen_seconds))
+		return 0;
+	if (n && bpf_map_delete_elem(&nats, &s->key))
+		return 0; /* somebody else was faster */
+	if (bpf_map_update_elem(&nats, &s->key, &s->fresh, BPF_NOEXIST))
+		return 0;
+	s->found = 1;
+	return 1;
+}
+
 /*
  * The port of ours from which this connection calls its backend: the one it
  * has, or one that is free. 0: none is.
  */
 static __always_inline __be16 nat_port(const struct packet *p, const struct flow *f)
 {
-	struct flow_key key = {
-		.src = f->addr,
-		.dst = node_ipv4,
-		.sport = f->port,
-		.dport = f->nat_port,
-		.proto = p->proto,
-		.direction = FLOW_REPLY,
+	struct nat_search s = {
+		.key = {
+			.src = f->addr,
+			.dst = node_ipv4,
+			.sport = f->port,
+			.dport = f->nat_port,
+			.proto = p->proto,
+			.direction = FLOW_REPLY,
+		},
+		.fresh = {
+			.client = p->src,
+			.called = p->dst,
+			.client_port = p->sport,
+			.called_port = p->dport,
+			.seen_seconds = now_seconds(),
+		},
 	};
-	struct nat fresh = {
-		.client = p->src,
-		.called = p->dst,
-		.client_port = p->sport,
-		.called_port = p->dport,
-		.seen_seconds = now_seconds(),
-	};
-	__u32 count = (__u32)nat_port_max - nat_port_min + 1;
 	struct nat *n;
 
 	if (f->nat_port) {
-		n = bpf_map_lookup_elem(&nats, &key);
+		n = bpf_map_lookup_elem(&nats, &s.key);
 		if (n && nat_is(n, p)) {
 			/* A SYN begins anew on an old pair of ports. */
 			if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && n->closing)
 				n->closing = 0;
-			nat_seen(n, p, NAT_CLIENT_DONE, fresh.seen_seconds);
+			nat_seen(n, p, NAT_CLIENT_DONE, s.fresh.seen_seconds);
 			return f->nat_port;
 		}
 		/* It made room for others (LRU), and nobody took the port. */
-		if (!n && !bpf_map_update_elem(&nats, &key, &fresh, BPF_NOEXIST))
+		if (!n && !bpf_map_update_elem(&nats, &s.key, &s.fresh, BPF_NOEXIST))
 			return f->nat_port;
 	}
-	for (int i = 0; i < NAT_TRIES; i++) {
-		key.dport = bpf_htons((__u16)(nat_port_min + bpf_get_prandom_u32() % count));
-		n = bpf_map_lookup_elem(&nats, &key);
-		if (n && !nat_expired(n, p->proto, fresh.seen_seconds))
-			continue;
-		if (n && bpf_map_delete_elem(&nats, &key))
-			continue; /* somebody else was faster */
-		if (!bpf_map_update_elem(&nats, &key, &fresh, BPF_NOEXIST))
-			return key.dport;
-	}
-	return 0;
+	bpf_loop(NAT_TRIES, nat_try, &s, 0);
+	return s.found ? s.key.dport : 0;
 }
 
 /* Where a packet to an address leaves this host. */
