@@ -2,15 +2,19 @@ package netdp
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -103,6 +107,46 @@ func TestLargePacketsFit(t *testing.T) {
 	}
 }
 
+// Large datagrams and transfers also arrive by a node port whose backend is
+// behind the tunnel: the caller outside knows nothing of its overhead.
+func TestLargePacketsByNodePort(t *testing.T) {
+	c := newCell(t, "near1", "near2", "far3")
+	c.meet()
+	for _, h := range c.hosts[1:] {
+		ns, ip := h.pod(h.dp, "sink")
+		c.countTCP(ns, ":80")
+		c.measureUDP(ns, ":80")
+		for _, proto := range []Proto{TCP, UDP} {
+			c.must(c.hosts[0].dp.SetService(Service{Key: proto.String(), Proto: proto, Frontends: []Frontend{{Port: 30080}},
+				Backends: []Backend{{Addr: netip.AddrPortFrom(ip, 80)}}}))
+		}
+		to := c.hosts[0].ip.String() + ":30080"
+		payload := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+		conn, err := dial(c.outside, "tcp4", to)
+		c.must(err)
+		c.must(conn.SetDeadline(deadline()))
+		_, err = conn.Write(payload)
+		c.must(err)
+		c.must(conn.(*net.TCPConn).CloseWrite())
+		answer, err := io.ReadAll(conn)
+		if err != nil || !bytes.Equal(answer, payload) {
+			t.Errorf("%s: %d bytes came back by TCP, %v", h.name, len(answer), err)
+		}
+		_ = conn.Close()
+		udp, err := dial(c.outside, "udp4", to)
+		c.must(err)
+		c.must(udp.SetDeadline(deadline()))
+		_, err = udp.Write(payload[:1472])
+		c.must(err)
+		buf := make([]byte, 100)
+		n, err := udp.Read(buf)
+		if err != nil || string(buf[:n]) != "1472" {
+			t.Errorf("%s: the datagram came as %q, %v", h.name, buf[:n], err)
+		}
+		_ = udp.Close()
+	}
+}
+
 // countTCP sends back what it got, once it has all.
 func (c *cell) countTCP(ns namespace, addr string) {
 	c.t.Helper()
@@ -128,7 +172,18 @@ func (c *cell) countTCP(ns namespace, addr string) {
 	}()
 }
 
+// measureUDP answers with the length of what came.
+func (c *cell) measureUDP(ns namespace, addr string) {
+	c.t.Helper()
+	c.answerUDP(ns, addr, func(datagram []byte) []byte { return []byte(strconv.Itoa(len(datagram))) })
+}
+
 func (c *cell) serveBigUDP(ns namespace, addr string) {
+	c.t.Helper()
+	c.answerUDP(ns, addr, func(datagram []byte) []byte { return datagram })
+}
+
+func (c *cell) answerUDP(ns namespace, addr string, answer func([]byte) []byte) {
 	c.t.Helper()
 	var pc net.PacketConn
 	c.must(ns.do(func() (err error) {
@@ -143,7 +198,7 @@ func (c *cell) serveBigUDP(ns namespace, addr string) {
 			if err != nil {
 				return
 			}
-			if _, err := pc.WriteTo(buf[:n], from); err != nil {
+			if _, err := pc.WriteTo(answer(buf[:n]), from); err != nil {
 				return
 			}
 		}
@@ -452,6 +507,71 @@ func TestTunnelTakesNothingFromStrangers(t *testing.T) {
 	n, _, err = pc.ReadFrom(buf)
 	if err != nil || string(buf[:n]) != "again" {
 		t.Errorf("got %q, %v", buf[:n], err)
+	}
+}
+
+// A link that goes down and comes back takes the routes with it.
+func TestLinkFlap(t *testing.T) {
+	c := newCell(t, "near1", "near2")
+	first := c.hosts[0]
+	pods := c.servers()
+	ctx, cancel := context.WithCancel(context.Background())
+	changed, done := make(chan struct{}, 1), make(chan error, 1)
+	go func() {
+		done <- first.dp.WatchLinks(ctx, func() {
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		})
+	}()
+	await := func() {
+		t.Helper()
+		select {
+		case <-changed:
+			c.must(first.dp.SetHosts(c.others(first)))
+		case <-time.After(ioTimeout):
+			t.Fatal("no change was noticed")
+		}
+	}
+	c.meet()
+	flap := func(up bool) error {
+		link, err := netlink.LinkByName(cellLink)
+		if err != nil {
+			return err
+		}
+		if up {
+			return netlink.LinkSetUp(link)
+		}
+		return netlink.LinkSetDown(link)
+	}
+	// The watch may begin a moment later than this test goes on.
+	for begun := false; !begun; {
+		c.must(first.host.do(func() error { return errors.Join(setMTU(cellLink, 1499), setMTU(cellLink, 1500)) }))
+		select {
+		case <-changed:
+			begun = true
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	c.must(first.host.do(func() error { return flap(false) }))
+	await()
+	if have, err := first.dp.hostRoutes(); err != nil || len(have) != 0 {
+		t.Errorf("%d routes while the link is down, %v", len(have), err)
+	}
+	c.must(first.host.do(func() error { return flap(true) }))
+	for deadline := deadline(); c.path(first, "near2").Path != PathDirect; {
+		await()
+		if time.Now().After(deadline) {
+			t.Fatalf("the way is %+v", c.path(first, "near2"))
+		}
+	}
+	if _, err := c.askFrom(first, pods[0].ns, "tcp4", pods[1].ip.String()+":80"); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	// refreshInterval bounds how long an interface that came back, or a route
-	// that somebody removed, stays unnoticed.
+	// refreshInterval bounds how long a route that somebody removed stays
+	// unnoticed; what happens to interfaces is noticed at once.
 	refreshInterval = 30 * time.Second
 	// settleTime lets Nodes that change together (a rack that starts) be set
 	// together; a new host's pods need longer than that to start.
@@ -33,6 +33,7 @@ const (
 // Datapath is what the Controller writes to.
 type Datapath interface {
 	SetHosts([]netdp.Host) error
+	WatchLinks(ctx context.Context, changed func()) error
 }
 
 // Controller follows Nodes.
@@ -88,6 +89,12 @@ func (c *Controller) Run(ctx context.Context) error {
 	if !cache.WaitForCacheSync(ctx.Done(), c.handler.HasSynced) {
 		return nil
 	}
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		c.watchLinks(ctx)
+	}()
+	defer func() { <-watching }()
 	for {
 		next := refreshInterval
 		if err := c.set(); err != nil {
@@ -96,6 +103,26 @@ func (c *Controller) Run(ctx context.Context) error {
 		}
 		if !c.pause(ctx, next) {
 			return nil
+		}
+	}
+}
+
+// watchLinks begins again after a failure (the kernel's messages came faster
+// than they were read), and has the hosts set then, since some were missed.
+func (c *Controller) watchLinks(ctx context.Context) {
+	for {
+		err := c.dp.WatchLinks(ctx, c.wake)
+		if ctx.Err() != nil {
+			return
+		}
+		c.log.Warn("watch interfaces", "error", err)
+		timer := time.NewTimer(retryInterval)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+			c.wake()
 		}
 	}
 }

@@ -78,6 +78,11 @@ func (r *recorder) SetHosts(hosts []netdp.Host) error {
 	return nil
 }
 
+func (r *recorder) WatchLinks(ctx context.Context, _ func()) error {
+	<-ctx.Done()
+	return nil
+}
+
 func (r *recorder) await(t *testing.T, want string) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
