@@ -74,7 +74,7 @@ type DatapathNat struct {
 	ClientPort  uint16
 	CalledPort  uint16
 	SeenSeconds uint32
-	Closing     uint32
+	State       uint32
 }
 
 type DatapathPod struct {

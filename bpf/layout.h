@@ -130,11 +130,13 @@ struct nat {
 	__be16 client_port;
 	__be16 called_port;
 	__u32 seen_seconds; /* since boot, of the last packet */
-	__u32 closing;	    /* NAT_CLIENT_DONE, NAT_BACKEND_DONE */
+	__u32 state;	    /* of TCP */
 };
 
 #define NAT_CLIENT_DONE 1
 #define NAT_BACKEND_DONE 2
+#define NAT_ANSWERED 4
+#define NAT_OPEN 8 /* the client has heard the answer */
 
 /* Which pods are on a host that is reached by the tunnel, by range. */
 struct range_key {

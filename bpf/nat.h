@@ -18,12 +18,16 @@
 #define NAT_TRIES 80
 
 /* When a port may be taken from a connection that was not heard of for so
- * long. After a close, the backend keeps the pair for 60 s (TIME_WAIT). UDP as
+ * long. One that was never open counts little, or a flood of SYNs from forged
+ * addresses would hold all ports. After a close, the backend keeps the pair for 60 s (TIME_WAIT). UDP as
  * in the kernel's own tracking of streams. An open TCP connection that is idle
  * for longer than the default keep-alive (2 h) may lose it, if ports run out. */
+#define NAT_OPENING_SECONDS 10
 #define NAT_CLOSED_SECONDS 60
 #define NAT_UDP_SECONDS 120
 #define NAT_TCP_SECONDS (3 * 3600)
+
+#define NAT_DONE (NAT_CLIENT_DONE | NAT_BACKEND_DONE)
 
 #define AF_INET 2
 
@@ -45,24 +49,33 @@ static __always_inline int nat_expired(const struct nat *n, __u8 proto, __u32 no
 
 	if (proto == PROTO_UDP)
 		return idle > NAT_UDP_SECONDS;
-	if (n->closing == (NAT_CLIENT_DONE | NAT_BACKEND_DONE))
+	if (!(n->state & NAT_OPEN))
+		return idle > NAT_OPENING_SECONDS;
+	if ((n->state & NAT_DONE) == NAT_DONE)
 		return idle > NAT_CLOSED_SECONDS;
 	return idle > NAT_TCP_SECONDS;
 }
 
-/* Writes only when something changed: the entry is shared by all processors. */
+/* done is the side that sent. Writes only when something changed: the entry is
+ * shared by all processors. */
 static __always_inline void nat_seen(struct nat *n, const struct packet *p, __u32 done, __u32 now)
 {
+	__u32 state = n->state;
+
 	if (n->seen_seconds != now)
 		n->seen_seconds = now;
 	if (p->proto != PROTO_TCP)
 		return;
+	if (done == NAT_BACKEND_DONE)
+		state |= NAT_ANSWERED;
+	else if (state & NAT_ANSWERED && !(p->tcp_flags & TCP_SYN))
+		state |= NAT_OPEN;
 	if (p->tcp_flags & TCP_RST)
-		done = NAT_CLIENT_DONE | NAT_BACKEND_DONE;
-	else if (!(p->tcp_flags & TCP_FIN))
-		return;
-	if ((n->closing & done) != done)
-		__sync_fetch_and_or(&n->closing, done);
+		state |= NAT_DONE;
+	else if (p->tcp_flags & TCP_FIN)
+		state |= done;
+	if (state != n->state)
+		__sync_fetch_and_or(&n->state, state);
 }
 
 static __always_inline int nat_is(const struct nat *n, const struct packet *p)
@@ -126,8 +139,8 @@ static __always_inline __be16 nat_port(const struct packet *p, const struct flow
 		n = bpf_map_lookup_elem(&nats, &s.key);
 		if (n && nat_is(n, p)) {
 			/* A SYN begins anew on an old pair of ports. */
-			if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && n->closing)
-				n->closing = 0;
+			if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && n->state & NAT_DONE)
+				n->state = 0;
 			nat_seen(n, p, NAT_CLIENT_DONE, s.fresh.seen_seconds);
 			return f->nat_port;
 		}

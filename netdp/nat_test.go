@@ -86,7 +86,7 @@ func TestPassedOn(t *testing.T) {
 }
 
 // fillNATs takes all ports towards a backend, last heard of some time ago.
-func (l *lab) fillNATs(d *Datapath, backend netip.AddrPort, proto Proto, closing uint32, idleSeconds int64) {
+func (l *lab) fillNATs(d *Datapath, backend netip.AddrPort, proto Proto, state uint32, idleSeconds int64) {
 	l.t.Helper()
 	var now unix.Timespec
 	l.must(unix.ClockGettime(unix.CLOCK_MONOTONIC, &now))
@@ -95,32 +95,37 @@ func (l *lab) fillNATs(d *Datapath, backend netip.AddrPort, proto Proto, closing
 	for port := natPortMin; port <= natPortMax; port++ {
 		keys = append(keys, bpf.DatapathFlowKey{Src: podKey(backend.Addr()), Dst: podKey(netip.MustParseAddr(labHostIP)),
 			Sport: wirePort(backend.Port()), Dport: wirePort(uint16(port)), Proto: uint8(proto), Direction: 1})
-		values = append(values, bpf.DatapathNat{Client: 1, SeenSeconds: uint32(now.Sec - idleSeconds), Closing: closing})
+		values = append(values, bpf.DatapathNat{Client: 1, SeenSeconds: uint32(now.Sec - idleSeconds), State: state})
 	}
 	_, err := d.maps[bpf.DatapathMapNats].BatchUpdate(keys, values, &ebpf.BatchOptions{})
 	l.must(err)
 }
 
 func TestPortsAreTakenAgain(t *testing.T) {
+	const answered, open = 4, 4 | 8
 	backend := netip.MustParseAddrPort("10.64.8.7:80")
 	for _, c := range []struct {
-		name    string
-		proto   Proto
-		closing uint32
-		idle    int64
-		taken   bool
+		name  string
+		proto Proto
+		state uint32
+		idle  int64
+		taken bool
 	}{
-		{"TCP in use", TCP, 0, 3600, false},
-		{"TCP forgotten", TCP, 0, 3*3600 + 5, true},
-		{"TCP half closed", TCP, 1, 3600, false},
-		{"TCP just closed", TCP, 3, 50, false},
-		{"TCP closed", TCP, 3, 65, true},
+		{"TCP in use", TCP, open, 3600, false},
+		{"TCP forgotten", TCP, open, 3*3600 + 5, true},
+		{"TCP half closed", TCP, open | 1, 3600, false},
+		{"TCP just closed", TCP, open | 3, 50, false},
+		{"TCP closed", TCP, open | 3, 65, true},
+		{"TCP just begun", TCP, 0, 5, false},
+		{"TCP never answered", TCP, 0, 15, true},
+		{"TCP answered, but from a forged address", TCP, answered, 15, true},
+		{"TCP refused", TCP, answered | 3, 15, true},
 		{"UDP in use", UDP, 0, 100, false},
 		{"UDP silent", UDP, 0, 125, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l, d := natLab(t, backend.String())
-			l.fillNATs(d, backend, c.proto, c.closing, c.idle)
+			l.fillNATs(d, backend, c.proto, c.state, c.idle)
 			in := frame{src: labOutsideIP + ":40000", dst: labHostIP + ":30080", proto: c.proto, flags: flagSYN}
 			verdict, out := l.runProgram(d, bpf.DatapathProgUplinkIngress, l.linkIndex(d, labUplink), in.bytes())
 			if want := map[bool]uint32{true: verdictRedirect, false: verdictDrop}[c.taken]; verdict != want {
@@ -157,16 +162,16 @@ func TestCloseIsSeen(t *testing.T) {
 				_, out := l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, in.bytes())
 				src, _ = frameEnds(out)
 			}
-			state := func() (closing uint32) {
+			state := func() (now uint32) {
 				n := 0
 				l.must(readMap(d.maps[bpf.DatapathMapNats], func(_ bpf.DatapathFlowKey, v bpf.DatapathNat) {
-					closing = v.Closing
+					now = v.State
 					n++
 				}))
 				if n != 1 {
 					t.Errorf("%d entries", n)
 				}
-				return closing
+				return now
 			}
 			for _, flags := range c.client {
 				send(flags)
@@ -175,10 +180,15 @@ func TestCloseIsSeen(t *testing.T) {
 				answer := frame{src: backend.String(), dst: src.String(), proto: TCP, flags: flags}
 				l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, answer.bytes())
 			}
-			if got := state(); got != c.want {
-				t.Errorf("closing is %d, want %d", got, c.want)
+			if c.want == 0 {
+				if send(flagACK); state() != 4|8 {
+					t.Errorf("answered and acknowledged, state is %d", state())
+				}
 			}
-			if send(flagSYN); state() != 0 {
+			if got := state() & 3; got != c.want {
+				t.Errorf("done is %d, want %d", got, c.want)
+			}
+			if send(flagSYN); state()&3 != 0 {
 				t.Error("a new SYN did not begin it again")
 			}
 		})

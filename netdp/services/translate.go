@@ -3,6 +3,7 @@ package services
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -93,12 +94,14 @@ type candidate struct {
 	addr               netip.AddrPort
 	ready, terminating bool // terminating: and it still serves
 	local              bool
+	// Hints of trafficDistribution: it has some, and this node is among them.
+	hinted, hintedHere bool
 }
 
 // backends are the endpoints that serve the port, for callers inside and
 // outside each by its policy. What serves neither keeps the connections it has.
-func backends(svc *corev1.Service, port corev1.ServicePort, slices []*discoveryv1.EndpointSlice, policy trafficPolicy) []netdp.Backend {
-	all := candidates(svc, port, slices, policy.node)
+func backends(svc *corev1.Service, port corev1.ServicePort, endpoints []*discoveryv1.EndpointSlice, policy trafficPolicy) []netdp.Backend {
+	all := candidates(svc, port, endpoints, policy.node)
 	inside, outside := usable(all, policy.inside), usable(all, policy.outside)
 	out := make([]netdp.Backend, 0, len(all))
 	for _, c := range all {
@@ -118,11 +121,18 @@ func backends(svc *corev1.Service, port corev1.ServicePort, slices []*discoveryv
 
 // usable tells which endpoints get new connections. As in kube-proxy, ready
 // ones do; when there is none (with a local policy: none on this node), those
-// that terminate but still serve do.
+// that terminate but still serve do. Where every ready one says for which nodes it
+// is meant, and some are meant for this one, these are preferred (KEP-3015).
 func usable(all []candidate, localOnly bool) func(candidate) bool {
-	anyReady := false
+	anyReady, allHinted, anyHere := false, true, false
 	for _, c := range all {
 		anyReady = anyReady || c.ready && (c.local || !localOnly)
+		if c.ready {
+			allHinted, anyHere = allHinted && c.hinted, anyHere || c.hintedHere
+		}
+	}
+	if !localOnly && allHinted && anyHere {
+		return func(c candidate) bool { return c.ready && c.hintedHere }
 	}
 	return func(c candidate) bool {
 		if localOnly && !c.local {
@@ -132,9 +142,9 @@ func usable(all []candidate, localOnly bool) func(candidate) bool {
 	}
 }
 
-func candidates(svc *corev1.Service, port corev1.ServicePort, slices []*discoveryv1.EndpointSlice, node string) []candidate {
+func candidates(svc *corev1.Service, port corev1.ServicePort, endpoints []*discoveryv1.EndpointSlice, node string) []candidate {
 	var out []candidate
-	for _, s := range slices {
+	for _, s := range endpoints {
 		number, ok := slicePort(s, port)
 		if !ok || s.AddressType == discoveryv1.AddressTypeFQDN || !sameFamily(svc, s) {
 			continue
@@ -144,7 +154,9 @@ func candidates(svc *corev1.Service, port corev1.ServicePort, slices []*discover
 			if !ok {
 				continue
 			}
+			hinted, here := nodeHints(ep, node)
 			out = append(out, candidate{
+				hinted: hinted, hintedHere: here,
 				addr:        netip.AddrPortFrom(addr, number),
 				ready:       isTrue(ep.Conditions.Ready, true),
 				terminating: isTrue(ep.Conditions.Terminating, false) && isTrue(ep.Conditions.Serving, false),
@@ -153,6 +165,13 @@ func candidates(svc *corev1.Service, port corev1.ServicePort, slices []*discover
 		}
 	}
 	return out
+}
+
+func nodeHints(ep discoveryv1.Endpoint, node string) (hinted, here bool) {
+	if ep.Hints == nil || len(ep.Hints.ForNodes) == 0 {
+		return false, false
+	}
+	return true, slices.ContainsFunc(ep.Hints.ForNodes, func(f discoveryv1.ForNode) bool { return f.Name == node })
 }
 
 // slicePort finds the number that the service's port has in a slice: by name,

@@ -61,6 +61,11 @@ func on(node string, ep discoveryv1.Endpoint) discoveryv1.Endpoint {
 	return ep
 }
 
+func hinted(node string, ep discoveryv1.Endpoint) discoveryv1.Endpoint {
+	ep.Hints = &discoveryv1.EndpointHints{ForNodes: []discoveryv1.ForNode{{Name: node}}}
+	return ep
+}
+
 // render is one line for each port: frontends -> backends.
 func render(services []netdp.Service) string {
 	var lines []string
@@ -138,6 +143,12 @@ func TestTranslate(t *testing.T) {
 		{"external policy local, the one here terminates", service(outside), []*discoveryv1.EndpointSlice{slice(
 			on("there", endpoint("10.64.1.1", "ready")), on("here", endpoint("10.64.0.1", "serving terminating")))},
 			"default/web:80/TCP TCP: 10.0.0.10:80, node port 30080, local -> 10.64.1.1:8080 inside, 10.64.0.1:8080 outside"},
+		{"hints for nodes", service(), []*discoveryv1.EndpointSlice{slice(
+			hinted("here", endpoint("10.64.0.1", "ready")), hinted("there", endpoint("10.64.1.1", "ready")), endpoint("10.64.1.2", ""))},
+			one + "10.64.0.1:8080, 10.64.1.1:8080 draining, 10.64.1.2:8080 draining"},
+		{"hints for other nodes only", service(), []*discoveryv1.EndpointSlice{slice(hinted("there", endpoint("10.64.1.1", "ready")))}, one + "10.64.1.1:8080"},
+		{"hints on some", service(), []*discoveryv1.EndpointSlice{slice(
+			hinted("here", endpoint("10.64.0.1", "ready")), endpoint("10.64.1.1", "ready"))}, one + "10.64.0.1:8080, 10.64.1.1:8080"},
 		{"several slices", service(), []*discoveryv1.EndpointSlice{
 			slice(endpoint("10.64.0.1", "ready serving")), slice(endpoint("10.64.0.2", "ready serving")),
 		}, one + "10.64.0.1:8080, 10.64.0.2:8080"},
