@@ -43,6 +43,8 @@ func checkKernel() error {
 		{"socket storage at connect", "5.9", helper(ebpf.CGroupSockAddr, asm.FnSkStorageGet)},
 		{"network namespace cookies", "5.14", helper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie)},
 		{"error codes from cgroup programs", "5.18", helper(ebpf.CGroupSockAddr, asm.FnSetRetval)},
+		{"loops by callback", "5.17", helper(ebpf.SchedCLS, asm.FnLoop)},
+		{"longest-prefix maps", "4.11", func() error { return features.HaveMapType(ebpf.LPMTrie) }},
 		{"redirect to a peer device", "5.10", helper(ebpf.SchedCLS, asm.FnRedirectPeer)},
 	} {
 		err := need.probe()
