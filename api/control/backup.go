@@ -34,7 +34,7 @@ func (s *Server) backup(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusTooManyRequests, fmt.Sprintf("%d backups are being taken from this peer already; try again later, or ask another with --peer", maxBackups))
 		return
 	}
-	defer leave(s.backups)
+	defer exit(s.backups)
 	ctx, cancel := context.WithTimeout(r.Context(), backupTimeout)
 	defer cancel()
 	files, err := s.Host.CellFiles()
@@ -114,4 +114,3 @@ func (g *stallGuard) Write(b []byte) (int, error) {
 	}
 	return g.writer.Write(b)
 }
-

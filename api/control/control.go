@@ -49,8 +49,11 @@ type Host interface {
 	CellFiles() (map[string][]byte, error)
 	// RemoveNode deletes the Node object; a missing one is no error.
 	RemoveNode(ctx context.Context, name string) error
-	// Quit begins to end the daemon, with its pods or without, and returns.
-	Quit(keepPods bool)
+	// Depart stops this host's pods, unless they are kept, ends its agent and
+	// deletes its Node object. The API and gossip go on.
+	Depart(ctx context.Context, keepPods bool) error
+	// Quit begins to end the daemon and returns.
+	Quit()
 }
 
 // Members is what gossip knows. A cell without gossip has one peer: nil.
@@ -82,8 +85,10 @@ type Options struct {
 const (
 	// maxBodyBytes: the requests there are have a name or two.
 	maxBodyBytes = 64 << 10
-	// actTimeout bounds one question or deed; a leave waits for others to hear.
+	// actTimeout bounds one question or deed.
 	actTimeout = 30 * time.Second
+	// leaveTimeout has room for pods that take their grace period to stop.
+	leaveTimeout = 10 * time.Minute
 	// maxRequests and maxBackups are served at once; a backup reads the whole
 	// store, two at a time are one by hand beside one by timer.
 	maxRequests, maxBackups = 32, 2
@@ -103,10 +108,10 @@ func New(o Options) *Server {
 		o.Now = time.Now
 	}
 	s := &Server{Options: o, mux: http.NewServeMux(), requests: make(chan struct{}, maxRequests), backups: make(chan struct{}, maxBackups)}
-	s.mux.Handle("GET "+v1.StatusPath, s.act(s.status))
-	s.mux.Handle("POST "+v1.LeavePath, s.act(s.leave))
-	s.mux.Handle("POST "+v1.ForgetPath, s.act(s.forget))
-	s.mux.Handle("POST "+v1.RotateKeysPath, s.act(s.rotateKeys))
+	s.mux.Handle("GET "+v1.StatusPath, s.act(actTimeout, s.status))
+	s.mux.Handle("POST "+v1.LeavePath, s.act(leaveTimeout, s.leave))
+	s.mux.Handle("POST "+v1.ForgetPath, s.act(actTimeout, s.forget))
+	s.mux.Handle("POST "+v1.RotateKeysPath, s.act(actTimeout, s.rotateKeys))
 	s.mux.HandleFunc("GET "+v1.BackupPath, s.backup)
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, fmt.Sprintf("%s %s is nothing this peer knows; is it of an older release?", r.Method, r.URL.Path))
@@ -130,16 +135,16 @@ func refusef(status int, format string, args ...any) error {
 }
 
 // act bounds a request that is answered with one JSON document.
-func (s *Server) act(do func(r *http.Request) (any, error)) http.Handler {
+func (s *Server) act(limit time.Duration, do func(r *http.Request) (any, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !enter(s.requests) {
 			refuse(w, http.StatusTooManyRequests, "this peer answers too many such requests already; try again")
 			return
 		}
-		defer leave(s.requests)
-		deadline := time.Now().Add(actTimeout)
+		defer exit(s.requests)
+		deadline := time.Now().Add(limit)
 		control := http.NewResponseController(w)
-		_ = control.SetReadDeadline(deadline) // not every transport has deadlines; the context bounds the work
+		_ = control.SetReadDeadline(time.Now().Add(actTimeout)) // not every transport has deadlines; the context bounds the work
 		ctx, cancel := context.WithDeadline(r.Context(), deadline)
 		defer cancel()
 		r = r.WithContext(ctx)
@@ -165,7 +170,7 @@ func enter(slots chan struct{}) bool {
 	}
 }
 
-func leave(slots chan struct{}) { <-slots }
+func exit(slots chan struct{}) { <-slots }
 
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	status := http.StatusInternalServerError

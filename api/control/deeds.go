@@ -26,20 +26,20 @@ func (s *Server) leave(r *http.Request) (any, error) {
 		return nil, refusef(http.StatusConflict, "%s, %s: nothing would be left of it\nTo stop it use `shoal stop --pods`; to end it remove its data directory after that.", onePeer, self)
 	}
 	s.Logger.Info("leaving the cell", "user", user(r), "keepPods", request.KeepPods)
-	// The Node goes first, while this peer can still tell the others: without
-	// it its pods are deleted and made anew elsewhere.
-	if err := s.Host.RemoveNode(r.Context(), self); err != nil {
-		return nil, fmt.Errorf("remove node %s: %w; nothing was done, try again", self, err)
+	// The Node goes while this peer can still tell the others: without it its
+	// pods are deleted, and made anew elsewhere.
+	if err := s.Host.Depart(r.Context(), request.KeepPods); err != nil {
+		return nil, fmt.Errorf("take %s out of service: %w; it is still a member: try again, or stop the daemon and run `shoal node forget %s` elsewhere", self, err, self)
 	}
 	if err := s.Members.Leave(r.Context()); err != nil {
-		return nil, fmt.Errorf("leave the cell: %w; the node object of %s is gone already: try again, or stop the daemon and run `shoal node forget %s` elsewhere", err, self, self)
+		return nil, fmt.Errorf("tell the cell: %w; stop the daemon and run `shoal node forget %s` elsewhere", err, self)
 	}
-	s.Host.Quit(request.KeepPods)
-	pods := "its pods are being stopped"
+	s.Host.Quit()
+	pods := "its pods are stopped and start elsewhere"
 	if request.KeepPods {
 		pods = "its containers go on without a cell"
 	}
-	return v1.Answer{Message: fmt.Sprintf("%s has left the cell; %s", self, pods)}, nil
+	return v1.Answer{Message: fmt.Sprintf("%s has left the cell and its daemon ends; %s", self, pods)}, nil
 }
 
 // others counts the peers that are there beside this one.
@@ -64,7 +64,7 @@ func (s *Server) forget(r *http.Request) (any, error) {
 	i := slices.IndexFunc(peers, func(p v1.Peer) bool { return p.Name == request.Name })
 	switch {
 	case i < 0:
-		return nil, refusef(http.StatusNotFound, "no peer is called %q; there are: %s", request.Name, names(peers))
+		return nil, refusef(http.StatusNotFound, "no peer is called %q; there are: %s\nIf only its Node object is left, remove that with `shoal delete node %s`.", request.Name, names(peers), request.Name)
 	case peers[i].Name == s.Host.Self().Name && len(peers) == 1:
 		return nil, refusef(http.StatusConflict, "%s, %s: there is none to forget", onePeer, request.Name)
 	case peers[i].State == v1.Alive:

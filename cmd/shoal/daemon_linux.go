@@ -53,6 +53,7 @@ func (c *StartCmd) Run() error {
 	config := daemon.Config{
 		Name: c.Name, DataDir: c.DataDir, APIAddr: c.APIAddr, NodeIP: c.NodeIP, AgentPort: c.AgentPort,
 		Containerd: c.Containerd, ContainerdNamespace: c.ContainerdNamespace, CgroupRoot: c.CgroupRoot, LogFormat: c.LogFormat,
+		Version: version,
 	}
 	if c.WriteKubeconfig {
 		path, err := userKubeconfig()

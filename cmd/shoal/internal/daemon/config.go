@@ -32,6 +32,8 @@ type Config struct {
 	LogFormat           string `json:"logFormat"`
 	// WriteKubeconfig names a kubeconfig to merge the cell into; empty for none.
 	WriteKubeconfig string `json:"-"`
+	// Version is the release of this binary.
+	Version string `json:"-"`
 }
 
 // Defaults of every flag; a host needs none.
