@@ -20,6 +20,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"shoal/cmd/shoal/internal/daemon"
 	"shoal/netdp"
 )
 
@@ -136,19 +137,34 @@ func loadable(name string) bool {
 
 func lookContainerd(ctx context.Context, h *host) Finding {
 	socket := h.Config.Containerd
-	client, err := containerd.New(socket, containerd.WithTimeout(2*time.Second))
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+	if err != nil {
+		return judgeNoContainerd(socket, err)
+	}
+	_ = conn.Close()
+	client, err := containerd.New(socket, containerd.WithTimeout(dialTimeout))
 	if err == nil {
 		defer func() { _ = client.Close() }()
-		version, err := client.Version(ctx)
-		if err == nil {
+		var version containerd.Version
+		if version, err = client.Version(ctx); err == nil {
 			return ok("containerd %s at %s", version.Version, socket)
 		}
-		return fail("systemctl restart containerd", "what listens at %s does not answer as containerd: %v", socket, err)
 	}
-	if path, err := exec.LookPath("containerd"); err == nil {
+	return fail("systemctl restart containerd", "what listens at %s does not answer as containerd: %v", socket, err)
+}
+
+// judgeNoContainerd: at its usual place the daemon starts one.
+func judgeNoContainerd(socket string, err error) Finding {
+	path, missing := exec.LookPath("containerd")
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return skip("needs root")
+	case missing != nil:
+		return fail("apt-get install containerd", "none answers at %s and none is installed", socket)
+	case socket == daemon.DefaultContainerd:
 		return ok("none answers at %s; the daemon starts %s", socket, path)
 	}
-	return fail("apt-get install containerd", "none answers at %s and none is installed", socket)
+	return fail("systemctl start containerd", "none answers at %s: %v", socket, err)
 }
 
 func lookRunc(ctx context.Context, _ *host) Finding {
