@@ -20,6 +20,9 @@ import (
 type DaemonCommands struct {
 	Start StartCmd `cmd:"" group:"daemon" help:"Start this host's daemon."`
 	Stop  StopCmd  `cmd:"" group:"daemon" help:"Stop this host's daemon; its pods go on."`
+
+	Doctor  DoctorCmd  `cmd:"" group:"daemon" help:"Check what this host needs to run shoal."`
+	Restore RestoreCmd `cmd:"" group:"daemon" help:"Make a cell from a backup."`
 }
 
 // StartCmd is `shoal start`.
@@ -53,6 +56,7 @@ func (c *StartCmd) Run() error {
 	config := daemon.Config{
 		Name: c.Name, DataDir: c.DataDir, APIAddr: c.APIAddr, NodeIP: c.NodeIP, AgentPort: c.AgentPort,
 		Containerd: c.Containerd, ContainerdNamespace: c.ContainerdNamespace, CgroupRoot: c.CgroupRoot, LogFormat: c.LogFormat,
+		Version: version,
 	}
 	if c.WriteKubeconfig {
 		path, err := userKubeconfig()
