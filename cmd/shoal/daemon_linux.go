@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"shoal/cmd/shoal/internal/daemon"
+	"shoal/cmd/shoal/internal/lab"
 
 	// The log writer of containers is this binary, entered before the Go
 	// runtime starts.
@@ -20,6 +21,7 @@ import (
 type DaemonCommands struct {
 	Start StartCmd `cmd:"" group:"daemon" help:"Start this host's daemon."`
 	Stop  StopCmd  `cmd:"" group:"daemon" help:"Stop this host's daemon; its pods go on."`
+	Lab   lab.Cmd  `cmd:"" group:"daemon" help:"Run several peers on this machine, to try and to test."`
 }
 
 // StartCmd is `shoal start`.
