@@ -136,16 +136,24 @@ func (l *Lab) filter(p *peer) error {
 	if p.Slow != nil {
 		verdict = actShot
 	}
-	if err := attach(link, netlink.HANDLE_MIN_INGRESS, asm.Instructions{asm.Mov.Imm(asm.R0, verdict), asm.Return()}); err != nil {
+	if err := attach(link, netlink.HANDLE_MIN_INGRESS, always(verdict)); err != nil {
 		return fmt.Errorf("slow link of %s: %w", p.Name, err)
 	}
 	return nil
+}
+
+// always is a program with one answer.
+func always(verdict int32) asm.Instructions {
+	return asm.Instructions{asm.Mov.Imm(asm.R0, verdict), asm.Return()}
 }
 
 // dropFrom is a program that drops the frames of some peers, which it knows by
 // their source address.
 func (l *Lab) dropFrom(peers []int) asm.Instructions {
 	const sourceOffset, length = 6, 6
+	if len(peers) == 0 {
+		return always(actOK)
+	}
 	prefix := l.hardware(0)
 	program := asm.Instructions{
 		asm.Mov.Imm(asm.R2, sourceOffset),

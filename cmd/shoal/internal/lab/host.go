@@ -30,6 +30,8 @@ const (
 	// readyWithin bounds the start of a daemon, which gives up by itself before,
 	// on a machine whose cores are shared by all peers.
 	readyWithin = 5 * time.Minute
+	// reachWithin bounds the wait for a daemon that is ready to be so over its link.
+	reachWithin = time.Minute
 	// tailBytes is how much of a log an error quotes.
 	tailBytes = 2048
 
@@ -61,8 +63,32 @@ func (l *Lab) boot(ctx context.Context, p *peer, progress *steps) error {
 	if err := l.bootDaemon(ctx, p); err != nil {
 		return err
 	}
+	if err := l.awaitAPI(ctx, p); err != nil {
+		return err
+	}
 	progress.say("%s is ready at https://%s:%s", p.Name, p.Address, apiPort)
 	return nil
+}
+
+// awaitAPI returns once this machine finds a peer ready. Over a bad link that
+// may be never, and whoever made it bad knows that the daemon said it was ready.
+func (l *Lab) awaitAPI(ctx context.Context, p *peer) error {
+	if p.Slow != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, reachWithin)
+	defer cancel()
+	for {
+		answer := l.ask(ctx, p)
+		if answer == APIReady {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("reach %s at https://%s:%s from this machine: %s (%w); see %s", p.Name, p.Address, apiPort, answer, ctx.Err(), l.dataPath(p, daemonLog))
+		case <-time.After(poll):
+		}
+	}
 }
 
 // bootHost makes a host without a daemon, with its link and what the record

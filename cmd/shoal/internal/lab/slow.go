@@ -62,7 +62,11 @@ func (l *Lab) Slow(ctx context.Context, n int, shape Shape) error {
 			return err
 		}
 		p.Slow = &shape
-		return l.slow(ctx, p)
+		if err := l.slow(ctx, p); err != nil {
+			p.Slow = nil
+			return errors.Join(err, l.unslow(ctx, p), l.filter(p))
+		}
+		return nil
 	})
 }
 
