@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"shoal/cmd/shoal/internal/daemon"
-	"shoal/cmd/shoal/internal/lab"
+	"shoal/cmd/shoal/lab"
 
 	// The log writer of containers is this binary, entered before the Go
 	// runtime starts.

@@ -51,7 +51,7 @@ func (s Shape) check() error {
 // Slow delays and loses what a peer sends and receives, to and from everybody.
 func (l *Lab) Slow(ctx context.Context, n int, shape Shape) error {
 	return l.change(ctx, func() error {
-		p, err := l.peer(n)
+		p, err := l.state.peer(n)
 		if err != nil {
 			return err
 		}
@@ -70,7 +70,7 @@ func (l *Lab) Slow(ctx context.Context, n int, shape Shape) error {
 	})
 }
 
-func (l *Lab) relayGroup(n int) string { return filepath.Join(l.group(), "relay-"+strconv.Itoa(n)) }
+func (l *Lab) relayGroup(n int) string { return filepath.Join(l.Group(), "relay-"+strconv.Itoa(n)) }
 
 // slow puts a relay into a peer's link, as its record says: see relay.go. The
 // kernel's netem would do the same, and is left out of many kernels.

@@ -152,12 +152,14 @@ func (h hierarchies) processes(group string) ([]int, error) {
 func (h hierarchies) remove(ctx context.Context, group string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goneWithin)
 	defer cancel()
+	killed := map[process]bool{}
 	for {
 		pids, err := h.processes(group)
 		if err != nil {
 			return err
 		}
 		for _, pid := range pids {
+			killed[processOf(pid)] = true
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 		dirs, err := h.dirs(group)
@@ -167,6 +169,12 @@ func (h hierarchies) remove(ctx context.Context, group string) error {
 		for _, dir := range dirs {
 			if rmErr := os.Remove(dir); rmErr != nil && !errors.Is(rmErr, fs.ErrNotExist) {
 				err = errors.Join(err, rmErr)
+			}
+		}
+		// A process leaves its group a little before it is gone.
+		for p := range killed {
+			if err == nil && p.alive() {
+				err = fmt.Errorf("process %d does not end", p.Pid)
 			}
 		}
 		if err == nil {

@@ -103,20 +103,37 @@ func resolve(dir string) (string, error) {
 	return dir, nil
 }
 
-func (l *Lab) load() error {
+// read returns the record as it is now.
+func (l *Lab) read() (*state, error) {
 	data, err := os.ReadFile(filepath.Join(l.Dir, stateFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w in %s; start one with `sudo shoal lab up`, or name another with --dir", ErrNoLab, l.Dir)
+		return nil, fmt.Errorf("%w in %s; start one with `sudo shoal lab up`, or name another with --dir", ErrNoLab, l.Dir)
 	}
 	if err != nil {
-		return fmt.Errorf("read lab: %w", err)
+		return nil, fmt.Errorf("read lab: %w", err)
 	}
-	var s state
-	if err := json.Unmarshal(data, &s); err != nil {
-		return fmt.Errorf("read lab %s: %w; take the lab down with `sudo shoal lab down`", filepath.Join(l.Dir, stateFile), err)
+	s := new(state)
+	if err := json.Unmarshal(data, s); err != nil {
+		return nil, fmt.Errorf("read lab %s: %w; take the lab down with `sudo shoal lab down`", filepath.Join(l.Dir, stateFile), err)
 	}
-	l.state = s
-	return nil
+	return s, nil
+}
+
+// peer finds a peer by its number.
+func (s *state) peer(n int) (*peer, error) {
+	if n < 1 || n > len(s.Peers) {
+		return nil, fmt.Errorf("there is no peer %d: this lab has peers 1 to %d", n, len(s.Peers))
+	}
+	return s.Peers[n-1], nil
+}
+
+// peer finds a peer in the record.
+func (l *Lab) peer(n int) (*peer, error) {
+	s, err := l.read()
+	if err != nil {
+		return nil, err
+	}
+	return s.peer(n)
 }
 
 // save replaces lab.json; the caller holds the lock and mu.

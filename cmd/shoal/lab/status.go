@@ -51,24 +51,23 @@ type Status struct {
 
 // Peers tells how every peer is, by asking them.
 func (l *Lab) Peers(ctx context.Context) ([]Status, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.load(); err != nil {
+	now, err := l.read()
+	if err != nil {
 		return nil, err
 	}
-	statuses := make([]Status, len(l.state.Peers))
-	problems := make([]error, len(l.state.Peers))
+	statuses := make([]Status, len(now.Peers))
+	problems := make([]error, len(now.Peers))
 	var asked sync.WaitGroup
-	for i, p := range l.state.Peers {
-		asked.Go(func() { statuses[i], problems[i] = l.status(ctx, p) })
+	for i, p := range now.Peers {
+		asked.Go(func() { statuses[i], problems[i] = l.status(ctx, now, p) })
 	}
 	asked.Wait()
 	return statuses, errors.Join(problems...)
 }
 
-func (l *Lab) status(ctx context.Context, p *peer) (Status, error) {
+func (l *Lab) status(ctx context.Context, now *state, p *peer) (Status, error) {
 	s := Status{Number: p.Number, Name: p.Name, Address: p.Address, Killed: p.Killed || !p.Init.alive(), Slow: p.Slow, API: APIDead}
-	for _, c := range l.state.Cuts {
+	for _, c := range now.Cuts {
 		if c.To == p.Number {
 			s.CutFrom = append(s.CutFrom, c.From)
 		}
@@ -137,11 +136,6 @@ func (l *Lab) memory(group string) (int64, error) {
 // Kubeconfig returns the administrator's kubeconfig of a peer, for use on this
 // machine and inside the lab.
 func (l *Lab) Kubeconfig(n int) ([]byte, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.load(); err != nil {
-		return nil, err
-	}
 	p, err := l.peer(n)
 	if err != nil {
 		return nil, err
@@ -175,8 +169,6 @@ func (l *Lab) config(p *peer) (*rest.Config, error) {
 
 // Address is where a peer is reached, from this machine and from the others.
 func (l *Lab) Address(n int) (netip.Addr, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	p, err := l.peer(n)
 	if err != nil {
 		return netip.Addr{}, err
@@ -191,12 +183,11 @@ func (l *Lab) LogPath(n int) string { return l.dataPath(&peer{Number: n}, daemon
 // environment and shoal in PATH. prepare may set the command's input and output
 // before it starts; the caller waits for it. ctx ends it.
 func (l *Lab) Exec(ctx context.Context, n int, argv []string, prepare func(*exec.Cmd)) (*exec.Cmd, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.load(); err != nil {
+	now, err := l.read()
+	if err != nil {
 		return nil, err
 	}
-	p, err := l.peer(n)
+	p, err := now.peer(n)
 	if err != nil {
 		return nil, err
 	}
@@ -206,7 +197,7 @@ func (l *Lab) Exec(ctx context.Context, n int, argv []string, prepare func(*exec
 	if !p.Init.alive() {
 		return nil, fmt.Errorf("%s does not run; bring it back with `sudo shoal lab start %d`", p.Name, n)
 	}
-	cmd := l.command(ctx, argv)
+	cmd := command(ctx, now.Shoal, argv)
 	if prepare != nil {
 		prepare(cmd)
 	}

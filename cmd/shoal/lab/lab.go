@@ -62,7 +62,7 @@ type Lab struct {
 	id     string
 	groups hierarchies
 	mu     sync.Mutex // guards state
-	state  state
+	state  *state     // as the change under way sees it; everything else reads the record
 }
 
 // Up makes a lab and returns once every peer's API answers and its node is
@@ -87,7 +87,7 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	if err := l.clearRemains(ctx); err != nil {
 		return nil, err
 	}
-	l.state = state{Shoal: o.Shoal, Subnet: o.Subnet, Memory: o.Memory, Separate: o.Separate}
+	l.state = &state{Shoal: o.Shoal, Subnet: o.Subnet, Memory: o.Memory, Separate: o.Separate}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.remove(ctx))
@@ -205,15 +205,16 @@ func Open(dir string) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l, l.load()
+	_, err = l.read()
+	return l, err
 }
 
 // clearRemains makes sure that there is no lab, and takes away what is left of
 // one that a crash of the machine or of an `up` ended.
 func (l *Lab) clearRemains(ctx context.Context) error {
-	err := l.load()
-	if err == nil && l.state.Complete && l.hasBridge() {
-		return fmt.Errorf("%w in %s, of %d peers; take it down with `sudo shoal lab down`, or give another --dir", ErrExists, l.Dir, len(l.state.Peers))
+	old, err := l.read()
+	if err == nil && old.Complete && l.hasBridge() {
+		return fmt.Errorf("%w in %s, of %d peers; take it down with `sudo shoal lab down`, or give another --dir", ErrExists, l.Dir, len(old.Peers))
 	}
 	if errors.Is(err, ErrNoLab) {
 		entries, err := os.ReadDir(l.Dir)
@@ -253,7 +254,7 @@ func Down(ctx context.Context, dir string) error {
 		return err
 	}
 	defer release()
-	if err := l.load(); errors.Is(err, ErrNoLab) {
+	if _, err := l.read(); errors.Is(err, ErrNoLab) {
 		return l.release(ctx) // somebody's directory, which is not ours to touch
 	}
 	return l.remove(ctx)
@@ -265,7 +266,7 @@ func (l *Lab) Down(ctx context.Context) error { return Down(ctx, l.Dir) }
 // release ends everything of the lab that runs and gives back what the kernel
 // holds for it. It goes by names only.
 func (l *Lab) release(ctx context.Context) error {
-	return errors.Join(l.groups.remove(ctx, l.group()), l.unplug(ctx, l.isLink))
+	return errors.Join(l.groups.remove(ctx, l.Group()), l.unplug(ctx, l.isLink))
 }
 
 func (l *Lab) remove(ctx context.Context) error {
@@ -280,7 +281,8 @@ func (l *Lab) remove(ctx context.Context) error {
 func (l *Lab) change(ctx context.Context, what func() error) error {
 	release, err := lock(ctx, l.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return l.load() // says that there is no lab
+		_, err := l.read() // says that there is no lab
+		return err
 	}
 	if err != nil {
 		return err
@@ -288,7 +290,7 @@ func (l *Lab) change(ctx context.Context, what func() error) error {
 	defer release()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.load(); err != nil {
+	if l.state, err = l.read(); err != nil {
 		return err
 	}
 	if !l.hasBridge() {
@@ -297,13 +299,6 @@ func (l *Lab) change(ctx context.Context, what func() error) error {
 	return errors.Join(what(), l.save())
 }
 
-// group is the control group of the whole lab, below the root of every hierarchy.
-func (l *Lab) group() string { return "/shoal-lab-" + l.id }
-
-// peer finds a peer by its number; the caller holds mu.
-func (l *Lab) peer(n int) (*peer, error) {
-	if n < 1 || n > len(l.state.Peers) {
-		return nil, fmt.Errorf("there is no peer %d: this lab has peers 1 to %d", n, len(l.state.Peers))
-	}
-	return l.state.Peers[n-1], nil
-}
+// Group is the control group of the whole lab, below the root of every
+// hierarchy: every process of the lab is in it, and none of anybody else.
+func (l *Lab) Group() string { return "/shoal-lab-" + l.id }

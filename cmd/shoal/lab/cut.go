@@ -29,7 +29,7 @@ func (l *Lab) Cut(ctx context.Context, peers ...int) error {
 			return errors.New("cut: no peer given")
 		}
 		for _, n := range peers {
-			if _, err := l.peer(n); err != nil {
+			if _, err := l.state.peer(n); err != nil {
 				return err
 			}
 		}
@@ -54,8 +54,8 @@ func (l *Lab) CutOneWay(ctx context.Context, from, to []int) error {
 		var cuts []direction
 		for _, a := range from {
 			for _, b := range to {
-				_, errA := l.peer(a)
-				_, errB := l.peer(b)
+				_, errA := l.state.peer(a)
+				_, errB := l.state.peer(b)
 				if err := errors.Join(errA, errB); err != nil {
 					return err
 				}
@@ -148,14 +148,19 @@ func always(verdict int32) asm.Instructions {
 }
 
 // dropFrom is a program that drops the frames of some peers, which it knows by
-// their source address.
+// their source address. It lets ARP pass, so that a cut in one direction stays
+// one: without answers to it the other direction would die within a minute.
 func (l *Lab) dropFrom(peers []int) asm.Instructions {
+	arp := int32(binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ARP)))
 	const sourceOffset, length = 6, 6
 	if len(peers) == 0 {
 		return always(actOK)
 	}
+	const protocolOffset = 16 // in struct __sk_buff
 	prefix := l.hardware(0)
 	program := asm.Instructions{
+		asm.LoadMem(asm.R2, asm.R1, protocolOffset, asm.Word),
+		asm.JEq.Imm(asm.R2, arp, "pass"),
 		asm.Mov.Imm(asm.R2, sourceOffset),
 		asm.Mov.Reg(asm.R3, asm.R10),
 		asm.Add.Imm(asm.R3, -8),

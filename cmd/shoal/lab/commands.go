@@ -87,6 +87,9 @@ func (c *UpCmd) Run(ctx context.Context, streams genericiooptions.IOStreams) err
 	if err != nil {
 		return fmt.Errorf("--memory %q: want a size such as 400Mi: %w", c.Memory, err)
 	}
+	if c.Nodes == 0 || memory.IsZero() { // which would mean the default below
+		return errors.New("--nodes and --memory cannot be 0")
+	}
 	_, err = Up(ctx, Options{Dir: c.Dir, Nodes: c.Nodes, Memory: memory.Value(), Subnet: c.Subnet, Separate: c.Separate, Progress: streams.Out})
 	return err
 }

@@ -32,6 +32,9 @@ const (
 	readyWithin = 5 * time.Minute
 	// reachWithin bounds the wait for a daemon that is ready to be so over its link.
 	reachWithin = time.Minute
+	// softPercent of a host's memory is the most a daemon's heap shall take; the
+	// rest is for containerd and pods.
+	softPercent = 70
 	// tailBytes is how much of a log an error quotes.
 	tailBytes = 2048
 
@@ -52,7 +55,7 @@ func (l *Lab) dataPath(p *peer, name string) string {
 
 // peerGroup is a host's control group; its own processes are in a group below,
 // because a group of version 2 holds processes or groups and not both.
-func (l *Lab) peerGroup(n int) string { return filepath.Join(l.group(), strconv.Itoa(n)) }
+func (l *Lab) peerGroup(n int) string { return filepath.Join(l.Group(), strconv.Itoa(n)) }
 func (l *Lab) hostGroup(n int) string { return filepath.Join(l.peerGroup(n), "host") }
 
 // boot starts a host and its daemon.
@@ -177,7 +180,7 @@ func (l *Lab) bootDaemon(ctx context.Context, p *peer) error {
 	// The daemon tells on descriptor 3 that it is ready, as it does `shoal start
 	// --detach`. The soft limit makes it collect garbage before the group's
 	// limit makes the kernel kill it.
-	cmd.Env = append(l.environment(), "SHOAL_BACKGROUND=1", "GOMEMLIMIT="+strconv.FormatInt(l.state.Memory/2, 10))
+	cmd.Env = append(environment(l.state.Shoal), "SHOAL_BACKGROUND=1", "GOMEMLIMIT="+strconv.FormatInt(l.state.Memory*softPercent/100, 10))
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{write}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -202,8 +205,8 @@ func (l *Lab) bootDaemon(ctx context.Context, p *peer) error {
 
 // environment is what a host's processes find; PATH has the peers' own shoal
 // first.
-func (l *Lab) environment() []string {
-	environment := []string{"PATH=" + filepath.Dir(l.state.Shoal) + ":" + os.Getenv("PATH"), "HOME=/root", "KUBECONFIG=" + kubeconfig}
+func environment(shoal string) []string {
+	environment := []string{"PATH=" + filepath.Dir(shoal) + ":" + os.Getenv("PATH"), "HOME=/root", "KUBECONFIG=" + kubeconfig}
 	for _, name := range []string{"TERM", "LANG", "LC_ALL"} {
 		if value, ok := os.LookupEnv(name); ok {
 			environment = append(environment, name+"="+value)
@@ -224,7 +227,7 @@ func (l *Lab) joinFlags(ctx context.Context, p *peer) ([]string, error) {
 		return nil, nil
 	}
 	var stdout, stderr strings.Builder
-	cmd := l.command(ctx, []string{l.state.Shoal, "token", "create"})
+	cmd := command(ctx, l.state.Shoal, []string{l.state.Shoal, "token", "create"})
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := l.groups.spawn(cmd, l.hostGroup(first.Number), first.Init.Pid); err != nil {
 		return nil, fmt.Errorf("make a token for %s: %w", p.Name, err)
@@ -241,15 +244,15 @@ func (l *Lab) joinFlags(ctx context.Context, p *peer) ([]string, error) {
 
 // command is a command line for a host; its program is looked for in the host's
 // PATH.
-func (l *Lab) command(ctx context.Context, argv []string) *exec.Cmd {
+func command(ctx context.Context, shoal string, argv []string) *exec.Cmd {
 	program := argv[0]
-	if beside := filepath.Join(filepath.Dir(l.state.Shoal), program); !strings.Contains(program, "/") {
+	if beside := filepath.Join(filepath.Dir(shoal), program); !strings.Contains(program, "/") {
 		if info, err := os.Stat(beside); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 			program = beside
 		}
 	}
 	cmd := exec.CommandContext(ctx, program, argv[1:]...)
-	cmd.Env = l.environment()
+	cmd.Env = environment(shoal)
 	return cmd
 }
 
@@ -257,7 +260,7 @@ func (l *Lab) command(ctx context.Context, argv []string) *exec.Cmd {
 // network are gone at once, and its link with them. Its disk stays.
 func (l *Lab) Kill(ctx context.Context, n int) error {
 	return l.change(ctx, func() error {
-		p, err := l.peer(n)
+		p, err := l.state.peer(n)
 		if err != nil {
 			return err
 		}
@@ -275,7 +278,7 @@ func (l *Lab) Kill(ctx context.Context, n int) error {
 // runs without one.
 func (l *Lab) Start(ctx context.Context, n int) error {
 	return l.change(ctx, func() error {
-		p, err := l.peer(n)
+		p, err := l.state.peer(n)
 		if err != nil {
 			return err
 		}
