@@ -125,7 +125,8 @@ func (h hierarchies) dirs(group string) ([]string, error) {
 	return dirs, nil
 }
 
-// processes are the ids of all processes in a group or below it.
+// processes are the ids of all processes in a group or below it, but for this
+// one, of which a thread is in there while it starts something.
 func (h hierarchies) processes(group string) ([]int, error) {
 	dirs, err := h.dirs(group)
 	if err != nil {
@@ -138,7 +139,7 @@ func (h hierarchies) processes(group string) ([]int, error) {
 			continue // went away
 		}
 		for field := range strings.FieldsSeq(string(text)) {
-			if pid, err := strconv.Atoi(field); err == nil && pid > 1 {
+			if pid, err := strconv.Atoi(field); err == nil && pid > 1 && pid != os.Getpid() {
 				pids = append(pids, pid)
 			}
 		}

@@ -8,7 +8,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -31,7 +33,19 @@ func (h hierarchies) spawn(cmd *exec.Cmd, group string, host int) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
-		result <- h.spawnHere(cmd, group, host)
+		if unix.Gettid() != unix.Getpid() {
+			result <- h.spawnHere(cmd, group, host)
+			return
+		}
+		// The first thread does not end before the program does, and its
+		// namespaces are what /proc/self shows. While it is held, others run.
+		inner := make(chan error, 1)
+		go func() {
+			runtime.LockOSThread()
+			inner <- h.spawnHere(cmd, group, host)
+		}()
+		result <- <-inner
+		runtime.UnlockOSThread()
 	}()
 	return <-result
 }
@@ -43,10 +57,11 @@ func (h hierarchies) spawnHere(cmd *exec.Cmd, group string, host int) error {
 		}
 	}
 	if h.memory != "" {
-		tasks := filepath.Join(h.memory, group, "tasks")
-		if err := os.WriteFile(tasks, []byte(strconv.Itoa(unix.Gettid())), 0); err != nil {
-			return fmt.Errorf("join control group: %w", err)
+		back, err := h.joinMemory(group)
+		if err != nil {
+			return err
 		}
+		defer back()
 	}
 	dir, err := os.Open(filepath.Join(h.unified, group))
 	if err != nil {
@@ -64,6 +79,37 @@ func (h hierarchies) spawnHere(cmd *exec.Cmd, group string, host int) error {
 		}
 	}
 	return cmd.Start()
+}
+
+// joinMemory moves the calling thread to a group of the version 1 memory
+// controller; what it returns moves it back, since a process counts as a member
+// of every group that one of its threads is in.
+func (h hierarchies) joinMemory(group string) (back func(), err error) {
+	own, err := os.ReadFile("/proc/thread-self/cgroup")
+	if err != nil {
+		return nil, fmt.Errorf("find this program's control group: %w", err)
+	}
+	home := ""
+	for line := range strings.Lines(string(own)) {
+		// ID:CONTROLLERS:PATH
+		if parts := strings.SplitN(strings.TrimSpace(line), ":", 3); len(parts) == 3 && slices.Contains(strings.Split(parts[1], ","), "memory") {
+			home = parts[2]
+		}
+	}
+	thread := []byte(strconv.Itoa(unix.Gettid()))
+	// Opened now: in the host's namespaces the path may be another.
+	old, err := os.OpenFile(filepath.Join(h.memory, home, "tasks"), os.O_WRONLY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open this program's control group: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(h.memory, group, "tasks"), thread, 0); err != nil {
+		_ = old.Close()
+		return nil, fmt.Errorf("join control group: %w", err)
+	}
+	return func() {
+		_, _ = old.Write(thread)
+		_ = old.Close()
+	}, nil
 }
 
 // enter takes the calling thread into the namespaces of a process.
