@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"shoal/cmd/shoal/internal/daemon"
+	"shoal/cmd/shoal/lab"
 
 	// The log writer of containers is this binary, entered before the Go
 	// runtime starts.
@@ -23,6 +24,7 @@ type DaemonCommands struct {
 
 	Doctor  DoctorCmd  `cmd:"" group:"daemon" help:"Check what this host needs to run shoal."`
 	Restore RestoreCmd `cmd:"" group:"daemon" help:"Make a cell from a backup."`
+	Lab     lab.Cmd    `cmd:"" group:"daemon" help:"Run several peers on this machine, to try and to test."`
 }
 
 // StartCmd is `shoal start`.
