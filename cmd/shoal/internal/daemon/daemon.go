@@ -239,7 +239,7 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	}
 	scheduler := sched.New(sched.Options{Client: schedClient, Informers: informers, Logger: p.log.With("part", "sched")})
 	services := netservices.New(p.datapath, informers, p.config.Name, p.log.With("part", "services"))
-	if p.agent, err = p.newAgent(p.server.ClientConfig("shoal-agent")); err != nil {
+	if p.agent, err = p.newAgent(p.server.NodeClientConfig("shoal-agent")); err != nil {
 		return err
 	}
 	ca, err := os.ReadFile(p.files.CA)
