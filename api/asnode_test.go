@@ -12,7 +12,6 @@ import (
 )
 
 func TestANodeActsAsItselfOnly(t *testing.T) {
-	peer.Informers().Start(t.Context().Done())
 	node := clientset(t, peer.NodeClientConfig("agent"))
 	who, err := node.AuthenticationV1().SelfSubjectReviews().Create(t.Context(), &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 	if err != nil || who.Status.UserInfo.Username != "system:node:host1" {
@@ -54,7 +53,6 @@ func TestANodeActsAsItselfOnly(t *testing.T) {
 }
 
 func TestANodeReadsTheSecretsOfItsPodsOnly(t *testing.T) {
-	peer.Informers().Start(t.Context().Done())
 	node := clientset(t, peer.NodeClientConfig("agent"))
 	namespace, err := peer.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "secrets"}}, metav1.CreateOptions{})
 	if err != nil {

@@ -40,6 +40,11 @@ const (
 
 var form = regexp.MustCompile(`^([a-z0-9]{6})\.([a-z0-9]{16})\.([A-Za-z0-9_-]{43})$`)
 
+var idForm = regexp.MustCompile(`^[a-z0-9]{6}$`)
+
+// ValidID reports whether id may be a token's.
+func ValidID(id string) bool { return idForm.MatchString(id) }
+
 // ErrForm says that a text is not a join token.
 var ErrForm = errors.New("not a join token")
 

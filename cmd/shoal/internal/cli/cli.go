@@ -32,6 +32,7 @@ type Commands struct {
 	Run     RunCmd     `cmd:"" group:"basics" help:"Run an image as a deployment."`
 	Service ServiceCmd `cmd:"" group:"basics" help:"Print the URL of a service and open it in a browser."`
 	Image   ImageCmd   `cmd:"" group:"basics" help:"Load, pull, list and remove images on the nodes."`
+	Token   TokenCmd   `cmd:"" group:"cluster" help:"Make, list and revoke the tokens hosts join with."`
 	Help    HelpCmd    `cmd:"" group:"settings" help:"Show the help of a command."`
 }
 
