@@ -2,10 +2,6 @@ package cli
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -23,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"shoal/api/pki"
 	"shoal/gossip/join/token"
 )
 
@@ -135,8 +132,8 @@ func (c *TokenCreateCmd) hosts(ctx context.Context, client kubernetes.Interface)
 // maxJoinHosts in a printed command; one that answers is enough.
 const maxJoinHosts = 5
 
-// cellID is the hash of the cell's authority, in the form of pki.CellID: from
-// the ConfigMap every namespace has, else from the kubeconfig.
+// cellID is pki.CellID of the cell's authority: from the ConfigMap every
+// namespace has, else from the kubeconfig.
 func cellID(ctx context.Context, config *rest.Config, client kubernetes.Interface) (string, error) {
 	var data []byte
 	root, err := client.CoreV1().ConfigMaps(token.Namespace).Get(ctx, "kube-root-ca.crt", metav1.GetOptions{})
@@ -153,16 +150,14 @@ func cellID(ctx context.Context, config *rest.Config, client kubernetes.Interfac
 		}
 		data = copied.CAData
 	}
-	block, _ := pem.Decode(data)
-	if block == nil {
+	if len(data) == 0 {
 		return "", errors.New("the kubeconfig does not name the cell's certificate authority; use the one at /var/lib/shoal/admin.kubeconfig on a host of the cell")
 	}
-	ca, err := x509.ParseCertificate(block.Bytes)
+	ca, err := pki.ReadCA(data)
 	if err != nil {
-		return "", fmt.Errorf("read the cell's certificate authority: %w", err)
+		return "", err
 	}
-	sum := sha256.Sum256(ca.RawSubjectPublicKeyInfo)
-	return base64.RawURLEncoding.EncodeToString(sum[:]), nil
+	return pki.CellID(ca), nil
 }
 
 // TokenLsCmd is `shoal token ls`.
