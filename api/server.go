@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -23,6 +24,7 @@ import (
 	"k8s.io/kubernetes/pkg/controlplane/controller/defaultservicecidr"
 	"k8s.io/kubernetes/pkg/controlplane/controller/kubernetesservice"
 
+	"shoal/api/pki"
 	apistorage "shoal/api/storage"
 )
 
@@ -40,6 +42,7 @@ type Server struct {
 	informers informers.SharedInformerFactory
 	inproc    *inproc
 	loopback  *rest.Config
+	node      *pki.Pair // this node's certificate
 	ledgers   *ledgers
 	log       *slog.Logger
 }
@@ -78,6 +81,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		informers: config.KubeAPIs.ControlPlane.VersionedInformers,
 		inproc:    newInproc(),
 		loopback:  config.KubeAPIs.ControlPlane.Generic.LoopbackClientConfig,
+		node:      pki.NewPair(o.PKI.Node, o.PKI.NodeKey),
 		ledgers:   ledgers,
 		log:       o.Logger,
 	}
@@ -206,10 +210,21 @@ func (s *Server) Run(ctx context.Context) error {
 // Its requests stay in the process. Rate limits are off: the component's own
 // work queues bound it, and the server's limits apply to it as to anybody.
 func (s *Server) ClientConfig(component string) *rest.Config {
+	config := clientConfig(component, s.inproc)
+	config.BearerToken = s.loopback.BearerToken
+	return config
+}
+
+// NodeClientConfig is ClientConfig for what acts as this host's node: it may do
+// what Kubernetes lets a node do, and no more.
+func (s *Server) NodeClientConfig(component string) *rest.Config {
+	return clientConfig(component, asNode{s.inproc, s.node})
+}
+
+func clientConfig(component string, transport http.RoundTripper) *rest.Config {
 	return &rest.Config{
 		Host:          "http://shoal.internal",
-		Transport:     s.inproc,
-		BearerToken:   s.loopback.BearerToken,
+		Transport:     transport,
 		UserAgent:     component,
 		QPS:           -1,
 		ContentConfig: rest.ContentConfig{AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json", ContentType: "application/vnd.kubernetes.protobuf"},

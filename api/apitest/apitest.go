@@ -8,6 +8,11 @@ package apitest
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"log/slog"
 	"net"
@@ -17,6 +22,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
 	"shoal/api"
@@ -86,7 +92,31 @@ func Start(ctx context.Context, dir string, log *slog.Logger, extend ...func(*ap
 	if err := p.AwaitReady(ready); err != nil {
 		return nil, errors.Join(err, p.Stop())
 	}
+	// The Node authorizer and NodeRestriction know pods and nodes from these.
+	p.Informers().Start(ctx.Done())
 	return p, nil
+}
+
+// AsNode is the configuration of a client that acts as the node called name,
+// over TLS with a certificate of its own.
+func (p *Peer) AsNode(name string) (*rest.Config, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := pki.NewIssuer(p.PKI).SignNode(key.Public(), name, nil, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return &rest.Config{Host: p.URL, TLSClientConfig: rest.TLSClientConfig{
+		CAFile:   p.PKI.CA,
+		CertData: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}),
+		KeyData:  pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}),
+	}}, nil
 }
 
 // Stop ends the server and closes its store.

@@ -26,15 +26,11 @@ import (
 )
 
 // extra are the paths served beside the Kubernetes API.
-func (p *peer) extra() (map[string]http.Handler, error) {
-	cell, err := pki.CellID(p.files.CA)
-	if err != nil {
-		return nil, err
-	}
+func (p *peer) extra() map[string]http.Handler {
 	server := control.New(control.Options{
-		Cell: cell, Store: p.db, Host: &controlHost{p}, Logger: p.log.With("part", "control"),
+		Cell: p.identity.Cell, Store: p.db, Host: &controlHost{p}, Logger: p.log.With("part", "control"),
 	})
-	return map[string]http.Handler{v1.Prefix: server}, nil
+	return map[string]http.Handler{v1.Prefix: server}
 }
 
 // controlHost tells package control about this host.
