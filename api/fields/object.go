@@ -28,7 +28,7 @@ var envelope = []byte("k8s\x00")
 type object struct {
 	root *tree // made when asked for by open
 	// gvk and plan are zero for what is stored as JSON.
-	gvk  schema.GroupVersionKind
+	gvk   schema.GroupVersionKind
 	typ   runtime.TypeMeta
 	plan  *plan
 	typed reflect.Value // pointer to what was decoded; zero for JSON

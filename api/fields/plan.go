@@ -15,11 +15,11 @@ import (
 // again. A plan does not change once it is made.
 type plan struct {
 	kind    kind
-	pointer bool        // the type is a pointer to what kind says
-	fields  *fieldList  // of a structure
-	item    *plan       // of a list's items; nil for a set's
-	keys    [][]int     // of a list's items, the key fields' indexes
-	content bool        // items have no fields of their own
+	pointer bool       // the type is a pointer to what kind says
+	fields  *fieldList // of a structure
+	item    *plan      // of a list's items; nil for a set's
+	keys    [][]int    // of a list's items, the key fields' indexes
+	content bool       // items have no fields of their own
 }
 
 // fieldList is what plans of one struct type share; a type may hold itself.
