@@ -17,6 +17,6 @@
 //
 // api/storage is the caller for everything the Kubernetes API shows. The
 // package knows nothing of Kubernetes: keys are registry paths, values bytes.
-// Carrying records between peers is gossip's work; merging two records field
-// by field needs their schema and is not done here.
+// Carrying records between peers is gossip's work; which fields an object has
+// is asked of a FieldMerger, which api/fields is.
 package store

@@ -192,8 +192,8 @@ func TestStampsAreBounded(t *testing.T) {
 	if !bytes.Equal(form, store.AppendRecord(nil, &ba)) {
 		t.Error("differs the other way round")
 	}
-	if len(ab.Stamps) > store.MaxStamps {
-		t.Errorf("%d stamps", len(ab.Stamps))
+	if len(ab.Stamps) != store.MaxStamps {
+		t.Errorf("%d stamps, want %d", len(ab.Stamps), store.MaxStamps)
 	}
 	if _, err := store.DecodeRecord(form); err != nil {
 		t.Error(err)
