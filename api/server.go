@@ -69,6 +69,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		return nil, fmt.Errorf("configure API server: %w", err)
 	}
 	replaceStorage(config, o)
+	exemptExtra(config, o)
 	ledgers, err := openLedgers(ctx, o)
 	if err != nil {
 		return nil, err
@@ -83,6 +84,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	if s.chain, err = s.build(config, o); err != nil {
 		return nil, fmt.Errorf("build API server chain: %w", err)
 	}
+	s.mountExtra(o)
 	return s, nil
 }
 

@@ -34,7 +34,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	if peer, err = apitest.Start(context.Background(), dir, slog.New(slog.DiscardHandler)); err != nil {
+	if peer, err = apitest.Start(context.Background(), dir, slog.New(slog.DiscardHandler), mountExtra); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -46,8 +46,9 @@ type Peer struct {
 	served chan error
 }
 
-// Start serves the API until Stop. Everything it keeps is below dir.
-func Start(ctx context.Context, dir string, log *slog.Logger) (*Peer, error) {
+// Start serves the API until Stop. Everything it keeps is below dir. extend, if
+// any, may add to the options once the store is open.
+func Start(ctx context.Context, dir string, log *slog.Logger, extend ...func(*api.Options)) (*Peer, error) {
 	klog.SetLogger(logr.FromSlogHandler(log.Handler()))
 	loopback := net.IPv4(127, 0, 0, 1)
 	files, err := pki.Ensure(filepath.Join(dir, "pki"), pki.Names{Node: "host1", DNS: []string{"localhost"}, IPs: []net.IP{loopback}}, time.Now())
@@ -64,10 +65,14 @@ func Start(ctx context.Context, dir string, log *slog.Logger) (*Peer, error) {
 	}
 	p := &Peer{DB: db, PKI: files, URL: "https://" + listener.Addr().String(), served: make(chan error, 1)}
 	ctx, p.stop = context.WithCancel(ctx)
-	p.Server, err = api.New(ctx, api.Options{
+	options := api.Options{
 		DB: db, PKI: files, Listener: listener, Advertise: published, NodeName: "host1",
 		AgentPort: 10250, ServiceCIDR: api.DefaultServiceCIDR, Logger: log,
-	})
+	}
+	for _, e := range extend {
+		e(&options)
+	}
+	p.Server, err = api.New(ctx, options)
 	if err == nil {
 		p.Client, err = kubernetes.NewForConfig(p.ClientConfig("apitest"))
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"shoal/cmd/shoal/internal/daemon"
+	"shoal/cmd/shoal/lab"
 
 	// The log writer of containers is this binary, entered before the Go
 	// runtime starts.
@@ -20,6 +21,10 @@ import (
 type DaemonCommands struct {
 	Start StartCmd `cmd:"" group:"daemon" help:"Start this host's daemon."`
 	Stop  StopCmd  `cmd:"" group:"daemon" help:"Stop this host's daemon; its pods go on."`
+
+	Doctor  DoctorCmd  `cmd:"" group:"daemon" help:"Check what this host needs to run shoal."`
+	Restore RestoreCmd `cmd:"" group:"daemon" help:"Make a cell from a backup."`
+	Lab     lab.Cmd    `cmd:"" group:"daemon" help:"Run several peers on this machine, to try and to test."`
 }
 
 // StartCmd is `shoal start`.
@@ -53,6 +58,7 @@ func (c *StartCmd) Run() error {
 	config := daemon.Config{
 		Name: c.Name, DataDir: c.DataDir, APIAddr: c.APIAddr, NodeIP: c.NodeIP, AgentPort: c.AgentPort,
 		Containerd: c.Containerd, ContainerdNamespace: c.ContainerdNamespace, CgroupRoot: c.CgroupRoot, LogFormat: c.LogFormat,
+		Version: version,
 	}
 	if c.WriteKubeconfig {
 		path, err := userKubeconfig()

@@ -32,6 +32,8 @@ type Config struct {
 	LogFormat           string `json:"logFormat"`
 	// WriteKubeconfig names a kubeconfig to merge the cell into; empty for none.
 	WriteKubeconfig string `json:"-"`
+	// Version is the release of this binary.
+	Version string `json:"-"`
 }
 
 // Defaults of every flag; a host needs none.
@@ -212,6 +214,28 @@ func (c Config) save() error {
 		return fmt.Errorf("encode daemon configuration: %w", err)
 	}
 	return pki.WriteFile(filepath.Join(c.DataDir, configFile), append(data, '\n'), 0o600)
+}
+
+// Planned returns the configuration of the daemon that last ran on dataDir, or
+// where none has, how one would run.
+func Planned(dataDir string) (Config, error) {
+	c, err := Load(dataDir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		c, err = Config{DataDir: dataDir}, nil
+	}
+	if err != nil {
+		return c, err
+	}
+	c.DataDir = orDefault(c.DataDir, DefaultDataDir)
+	c.APIAddr = orDefault(c.APIAddr, DefaultAPIAddr)
+	c.Containerd = orDefault(c.Containerd, DefaultContainerd)
+	if c.AgentPort == 0 {
+		c.AgentPort = DefaultAgentPort
+	}
+	if ip, err := defaultNodeIP(c.APIAddr); err == nil && c.NodeIP == "" {
+		c.NodeIP = ip.String()
+	}
+	return c, nil
 }
 
 // Load returns the configuration of the daemon that last ran on dataDir.

@@ -46,6 +46,8 @@ import (
 const (
 	// readyTimeout bounds the wait for the API to answer after a start.
 	readyTimeout = 60 * time.Second
+	// pkiDir and storeDir are below the data directory.
+	pkiDir, storeDir = "pki", "store"
 	// stopTimeout bounds an orderly stop; beyond it the process exits anyway.
 	stopTimeout = 20 * time.Second
 )
@@ -98,6 +100,9 @@ type peer struct {
 	server     *api.Server
 	datapath   *netdp.Datapath
 	agent      *agent.Agent
+
+	quit      context.CancelFunc // ends the daemon
+	departure atomic.Pointer[departure]
 }
 
 func (p *peer) run(ctx context.Context, ready func(), drain <-chan struct{}) (err error) {
@@ -107,6 +112,7 @@ func (p *peer) run(ctx context.Context, ready func(), drain <-chan struct{}) (er
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	p.quit = cancel
 	group, ctx := errgroup.WithContext(ctx)
 	// The API goes last: what stops before it still wants to write.
 	apiCtx, stopAPI := context.WithCancel(context.WithoutCancel(ctx))
@@ -150,9 +156,9 @@ func (p *peer) open(ctx context.Context) (err error) {
 	if p.listener, err = listen(ctx, c.APIAddr); err != nil {
 		return err
 	}
-	if err := p.progress.step("certificates in "+filepath.Join(c.DataDir, "pki"), func() (err error) {
+	if err := p.progress.step("certificates in "+filepath.Join(c.DataDir, pkiDir), func() (err error) {
 		service := api.DefaultServiceCIDR.Addr().Next()
-		p.files, err = pki.Ensure(filepath.Join(c.DataDir, "pki"), c.pkiNames(service.AsSlice()), time.Now())
+		p.files, err = pki.Ensure(filepath.Join(c.DataDir, pkiDir), c.pkiNames(service.AsSlice()), time.Now())
 		return err
 	}); err != nil {
 		return err
@@ -179,9 +185,13 @@ func (p *peer) open(ctx context.Context) (err error) {
 		return err
 	}
 	nodeIP := netip.MustParseAddr(c.NodeIP)
+	extra, err := p.extra()
+	if err != nil {
+		return err
+	}
 	if p.server, err = api.New(ctx, api.Options{
 		DB: p.db, PKI: p.files, Listener: p.listener, Advertise: nodeIP, NodeName: c.Name,
-		AgentPort: c.AgentPort, ServiceCIDR: api.DefaultServiceCIDR, Logger: p.log.With("part", "api"),
+		AgentPort: c.AgentPort, ServiceCIDR: api.DefaultServiceCIDR, Logger: p.log.With("part", "api"), Extra: extra,
 	}); err != nil {
 		return err
 	}
@@ -252,7 +262,7 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	})
 	group.Go(func() error { return named("scheduler", scheduler.Run(ctx)) })
 	group.Go(func() error { return named("services", services.Run(ctx)) })
-	group.Go(func() error { return named("agent", p.agent.Run(ctx)) })
+	p.startAgent(ctx, group, schedClient.CoreV1().Nodes())
 	informers.Start(ctx.Done())
 	if err := p.progress.step("node "+p.config.Name+" registered", func() error { return p.waitNode(ctx, schedClient) }); err != nil {
 		return err
