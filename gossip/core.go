@@ -101,6 +101,9 @@ type Core struct {
 	nextSnapshot time.Duration
 	giving       int
 
+	// adoptions wait for what is held back; one for each session and snapshot.
+	adoptions []adoption
+
 	suspects []*suspect
 	alarm    *Alarm
 	counts   Counters
