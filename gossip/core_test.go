@@ -146,6 +146,24 @@ func TestJoinerTakesASnapshot(t *testing.T) {
 	t.Logf("equal after %v", took)
 }
 
+// TestSkewedJoiner: what is held back delays the end of a snapshot, and no more.
+func TestSkewedJoiner(t *testing.T) {
+	n := newNetwork(t, 14, 3, 100)
+	n.join()
+	for i := range 1000 {
+		n.write(n.peers[i%3], fmt.Sprintf("/registry/pods/%d", i), "x")
+	}
+	n.mustConverge(20 * time.Second)
+	r := newReplica(99, 100)
+	r.skewed = 6 // seconds, longer than a session without progress
+	fresh := n.add("peer-99", r)
+	n.join()
+	n.mustConverge(20 * time.Second)
+	if c := fresh.core.counts; c.Snapshots != 1 || c.SnapshotsFailed != 0 {
+		t.Errorf("%+v", c)
+	}
+}
+
 // TestSnapshotSurvivesItsSender: the first sender dies on the way.
 func TestSnapshotSurvivesItsSender(t *testing.T) {
 	n := newNetwork(t, 12, 4, 100)

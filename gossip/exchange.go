@@ -15,7 +15,13 @@ func (c *Core) exchange(now time.Duration) {
 		c.nextExchange = never
 		return
 	}
-	c.compareWith(c.members[c.o.Random.IntN(len(c.members))].Name, now)
+	i := c.o.Random.IntN(len(c.members))
+	if c.members[i].Name == c.o.Self {
+		i = (i + 1) % len(c.members)
+	}
+	if p := c.members[i].Name; p != c.o.Self {
+		c.compareWith(p, now)
+	}
 }
 
 func (c *Core) compareWith(p plumtree.Peer, now time.Duration) {

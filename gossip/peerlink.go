@@ -126,7 +126,7 @@ func (n *Node) openGates() {
 
 // accept is called by the endpoint for each link others make.
 func (n *Node) accept(ctx context.Context, l *stream.Link) {
-	if err := n.runLink(ctx, l, false, false); err != nil && ctx.Err() == nil {
+	if err := n.runLink(ctx, l, false, false); ctx.Err() == nil && !expected(err) {
 		n.log.Info("link ended", "peer", l.Peer, "error", err)
 	}
 }
@@ -389,7 +389,7 @@ func (n *Node) dial(ctx context.Context, peer string, tree bool) {
 	d.active = true
 	n.running.Go(func() {
 		err := n.dialAndRun(ctx, p, tree)
-		if ctx.Err() == nil && err != nil && !errors.Is(err, errIdle) && !errors.Is(err, errReplaced) {
+		if ctx.Err() == nil && !expected(err) {
 			n.log.Info("link ended", "peer", peer, "error", err)
 		}
 		n.do(ctx, func(time.Duration) {
@@ -398,12 +398,17 @@ func (n *Node) dial(ctx context.Context, peer string, tree bool) {
 			switch {
 			case errors.Is(err, errRefused):
 				d.next = time.Now().Add(retryMost)
-			case err != nil && !errors.Is(err, errIdle) && !errors.Is(err, errReplaced):
+			case !expected(err):
 				d.next = time.Now().Add(min(retryMost, retryLeast<<min(d.failures, 8)))
 				d.failures++
 			}
 		})
 	})
+}
+
+// expected ends of links need no words.
+func expected(err error) bool {
+	return err == nil || errors.Is(err, errIdle) || errors.Is(err, errReplaced) || errors.Is(err, errFailed)
 }
 
 func (n *Node) dialAndRun(ctx context.Context, p Peer, tree bool) error {

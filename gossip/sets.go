@@ -206,15 +206,15 @@ func (c *Core) pumpSession(s *session, l *link, now time.Duration) {
 // not carry all differences: then another goes on from here.
 func (c *Core) adoptSession(s *session) {
 	s.adopting = true
-	w := Work{kind: adoptWork, vector: s.vector, floor: s.floor}
+	v := s.vector
 	if s.cut {
-		w.vector = vector.Vector{}
+		v = vector.Vector{}
 	}
-	c.work(w, func(r Result, now time.Duration) {
+	c.adopt(v, s.floor, func(err error, now time.Duration) {
 		if c.fetched != s && c.served != s {
 			return
 		}
-		if r.err != nil {
+		if err != nil {
 			c.endSession(s, true, now)
 			return
 		}

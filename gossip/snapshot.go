@@ -98,11 +98,11 @@ func (c *Core) finishSnapshot(s *taking, now time.Duration) {
 		return
 	}
 	s.adopting = true
-	c.work(Work{kind: adoptWork, vector: s.end.Vector, floor: s.end.Floor}, func(r Result, now time.Duration) {
+	c.adopt(s.end.Vector, s.end.Floor, func(err error, now time.Duration) {
 		if c.snapshot != s {
 			return
 		}
-		if r.err != nil {
+		if err != nil {
 			c.failSnapshot(now)
 			return
 		}
