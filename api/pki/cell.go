@@ -3,7 +3,7 @@ package pki
 import (
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
+	"encoding/base64"
 	"encoding/pem"
 	"fmt"
 	"os"
@@ -19,17 +19,15 @@ func CellFiles() []string {
 	return []string{files.CA, files.CAKey, files.FrontProxyCA, files.FrontProxyCAKey, files.ServiceAccountKey, files.ServiceAccount}
 }
 
-// cellIDBytes of the hash are enough to tell cells apart at a glance.
-const cellIDBytes = 8
-
-// CellID names the cell whose CA certificate is in the file caPath.
-func CellID(caPath string) (string, error) {
+// CellOf names the cell whose authority is in the file caPath: the SHA-256 of
+// the certificate's SubjectPublicKeyInfo, in base64url without padding.
+func CellOf(caPath string) (string, error) {
 	cert, err := readCertificate(caPath)
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(cert.Raw)
-	return hex.EncodeToString(sum[:cellIDBytes]), nil
+	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	return base64.RawURLEncoding.EncodeToString(sum[:]), nil
 }
 
 // Validity is how long one certificate is good.

@@ -27,7 +27,7 @@ import (
 
 // extra are the paths served beside the Kubernetes API.
 func (p *peer) extra() (map[string]http.Handler, error) {
-	cell, err := pki.CellID(p.files.CA)
+	cell, err := pki.CellOf(p.files.CA)
 	if err != nil {
 		return nil, err
 	}
