@@ -84,3 +84,17 @@ func ClaimPodCIDR(ctx context.Context, db *store.DB, nodeName string) (netip.Pre
 	base[2] = byte(n)
 	return netip.PrefixFrom(netip.AddrFrom4(base), podCIDRBits), nil
 }
+
+// ReleasePodCIDR gives back the range of a host that is gone for good.
+func ReleasePodCIDR(ctx context.Context, db *store.DB, nodeName string) error {
+	ledger, err := claims.Open(ctx, records{db}, podCIDRClaims, nodeName, 1<<(podCIDRBits-podRange.Bits()), 0)
+	if err != nil {
+		return fmt.Errorf("give back the pod range of %s: %w", nodeName, err)
+	}
+	for _, n := range ledger.Mine() {
+		if err := ledger.Free(n); err != nil {
+			return fmt.Errorf("give back the pod range of %s: %w", nodeName, err)
+		}
+	}
+	return nil
+}

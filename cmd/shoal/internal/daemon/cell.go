@@ -19,8 +19,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
+	clientscheme "k8s.io/client-go/kubernetes/scheme"
 
 	"shoal/api"
+	"shoal/api/fields"
 	"shoal/api/joining"
 	"shoal/api/pki"
 	"shoal/gossip/join"
@@ -51,8 +53,10 @@ type gossipOptions struct {
 	Port        int // gossip; record streams are on the next one
 	// Join is the service to hand connections with ALPN join.Protocol to; it
 	// returns nil until the API answers.
-	Join   func() *join.Service
-	Logger *slog.Logger
+	Join func() *join.Service
+	// Version is this binary's, API where the API is served, host:port.
+	Version, API string
+	Logger       *slog.Logger
 }
 
 // newGossip makes the gossipNode. While it is nil a host runs alone: it serves
@@ -108,7 +112,10 @@ func hasState(dataDir string) bool {
 
 func (p *peer) openStore(ctx context.Context) error {
 	return p.progress.step("store opened", func() (err error) {
-		p.db, err = store.Open(ctx, store.Options{Dir: filepath.Join(p.config.DataDir, storeDir), Tag: p.identity.Tag, Logger: p.log.With("part", "store")})
+		p.db, err = store.Open(ctx, store.Options{
+			Dir: filepath.Join(p.config.DataDir, storeDir), Tag: p.identity.Tag, Logger: p.log.With("part", "store"),
+			Fields: fields.New(clientscheme.Scheme), Published: p.spread,
+		})
 		return err
 	})
 }
@@ -159,9 +166,11 @@ func (p *peer) enterJoined(ctx context.Context) error {
 		return err
 	}
 	keys, err := pki.ReadKeys(ctx, api.CellRecords(p.db))
-	if errors.Is(err, pki.ErrNoKeys) {
+	// A snapshot that was broken off is begun again: before it is whole, this
+	// host holds nothing of the cell.
+	if errors.Is(err, pki.ErrNoKeys) || err == nil && len(p.db.Vector()) == 0 {
 		if p.gossip == nil {
-			return fmt.Errorf("%w: %w", errNoGossip, err)
+			return fmt.Errorf("%w: %w", errNoGossip, pki.ErrNoKeys)
 		}
 		if err := p.progress.step("records of the cell fetched", func() error {
 			ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
@@ -197,15 +206,33 @@ func (p *peer) openGossip() error {
 	p.gossip, err = newGossip(gossipOptions{
 		Identity: p.identity, DB: p.db, Certificate: pki.NewPair(p.files.Node, p.files.NodeKey), CA: ca, Keys: ring,
 		NodeIP: netip.MustParseAddr(p.config.NodeIP), Port: p.config.GossipPort, Join: p.joins.Load, Logger: p.log.With("part", "gossip"),
+		Version: p.config.Version, API: p.advertisedAPI(),
 	})
 	if err != nil {
 		return err
+	}
+	if p.node, _ = p.gossip.(*cellNode); p.node != nil {
+		p.answerPeers()
+		p.publish.Store(p.node.Node)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- p.gossip.Run(ctx) }()
 	p.stopGossip = func() error { cancel(); return <-done }
 	return nil
+}
+
+// spread hands this host's own writes to gossip, once there is one.
+func (p *peer) spread(deltas []store.Delta) {
+	if n := p.publish.Load(); n != nil {
+		n.Publish(deltas)
+	}
+}
+
+// advertisedAPI is where other hosts reach this one's API.
+func (p *peer) advertisedAPI() string {
+	_, port, _ := net.SplitHostPort(p.listener.Addr().String())
+	return net.JoinHostPort(p.config.NodeIP, port)
 }
 
 func (p *peer) ring() ([][]byte, error) {

@@ -36,11 +36,11 @@ import (
 	"shoal/agent"
 	"shoal/api"
 	"shoal/api/pki"
+	"shoal/gossip"
 	"shoal/gossip/join"
 	"shoal/netdp"
+	nethosts "shoal/netdp/hosts"
 	netservices "shoal/netdp/services"
-	"shoal/sched"
-	"shoal/sched/controllers"
 	"shoal/store"
 )
 
@@ -99,6 +99,9 @@ type peer struct {
 	db         *store.DB
 	gossip     gossipNode // nil: this host runs alone
 	stopGossip func() error
+	// node is gossip where it is the real one; publish the same from when it runs.
+	node       *cellNode
+	publish    atomic.Pointer[gossip.Node]
 	joins      atomic.Pointer[join.Service]
 	containerd *containerdServer
 	podCIDR    netip.Prefix
@@ -238,7 +241,6 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	if err != nil {
 		return fmt.Errorf("make scheduler client: %w", err)
 	}
-	scheduler := sched.New(sched.Options{Client: schedClient, Informers: informers, Logger: p.log.With("part", "sched")})
 	joinClient, err := client("shoal-join")
 	if err != nil {
 		return fmt.Errorf("make join client: %w", err)
@@ -254,11 +256,16 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	if err != nil {
 		return fmt.Errorf("read certificate authority: %w", err)
 	}
-	group.Go(func() error {
-		return named("controllers", controllers.Run(ctx, controllers.Options{
-			Config: p.server.ClientConfig("shoal-controllers"), Informers: informers, RootCA: ca, Logger: p.log.With("part", "controllers")}))
-	})
-	group.Go(func() error { return named("scheduler", scheduler.Run(ctx)) })
+	if p.node != nil {
+		if err := p.node.register(ctx); err != nil {
+			return err
+		}
+		group.Go(func() error { return p.keepRing(ctx) })
+	}
+	p.lead(ctx, group, "scheduler", p.scheduler(schedClient, informers))
+	p.lead(ctx, group, "controllers", p.controllers(ca, informers))
+	hosts := nethosts.New(p.datapath, informers, p.config.Name, p.log.With("part", "hosts"))
+	group.Go(func() error { return named("hosts", hosts.Run(ctx)) })
 	group.Go(func() error { return named("services", services.Run(ctx)) })
 	p.startAgent(ctx, group, schedClient.CoreV1().Nodes())
 	group.Go(func() error { return named("certificates", p.keepCertificates(ctx, server, kubeconfig)) })
