@@ -106,7 +106,7 @@ func (l *Lab) slow(ctx context.Context, p *peer) error {
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = read.SetReadDeadline(time.Now()) })()
 	if line, err := bufio.NewReader(read).ReadString('\n'); strings.TrimSpace(line) != relayReady {
-		return fmt.Errorf("slow %s: the relay did not start: %w; see %s", p.Name, err, log.Name())
+		return fmt.Errorf("slow %s: the relay did not start: %w; see %s", p.Name, because(ctx, err), log.Name())
 	}
 	return nil
 }
