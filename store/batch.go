@@ -2,9 +2,6 @@ package store
 
 import (
 	"errors"
-	"time"
-
-	"github.com/dgraph-io/badger/v4"
 )
 
 // batch is one group commit in the making.
@@ -18,16 +15,32 @@ type batch struct {
 	// newest finds this batch's latest change of a key, which a later write
 	// in the same batch must see.
 	newest map[string]int
+	// dots are to be logged, in the order of the changes that brought them.
+	dots []loggedDot
+	seen map[Dot]struct{}
+	// held are deltas from the future; floor is what it becomes.
+	held  []Delta
+	floor uint64
+	// state is a checkpoint to write; trim are chunks it makes superfluous.
+	state *checkpoint
+	trim  []Version
+	actor Actor // a new one, if not zero
 }
 
 // change is an accepted write: what was under the key, and what is now.
 type change struct {
-	pending *pending
-	before  *Entry
-	after   Entry
-	encoded []byte
+	kind   pendingKind
+	before *Entry
+	after  Entry
+	// stored is the form on disk.
+	stored []byte
+	digest Digest
 	// erase removes the key instead of writing a record.
 	erase bool
+	// gone is when before ended where another object takes its name.
+	gone Version
+	// dot is set where the change is this peer's own.
+	dot Dot
 }
 
 type refusal struct {
@@ -45,16 +58,26 @@ func (b *batch) reset() {
 	clear(b.pending)
 	clear(b.changes)
 	clear(b.refused)
-	b.pending, b.changes, b.refused, b.bytes = b.pending[:0], b.changes[:0], b.refused[:0], 0
+	clear(b.dots)
+	*b = batch{pending: b.pending[:0], changes: b.changes[:0], refused: b.refused[:0], dots: b.dots[:0], newest: b.newest, seen: b.seen}
 	if b.newest == nil {
-		b.newest = make(map[string]int)
+		b.newest, b.seen = make(map[string]int), make(map[Dot]struct{})
 	}
 	clear(b.newest)
+	clear(b.seen)
 }
 
 func (b *batch) add(p *pending) {
 	b.pending = append(b.pending, p)
-	b.bytes += len(p.update.Key) + len(p.update.Value) + recordOverhead
+	b.bytes += p.size()
+}
+
+func (p *pending) size() int {
+	n := len(p.update.Key) + len(p.update.Value) + recordOverhead
+	for i := range p.deltas {
+		n += len(p.deltas[i].Key) + len(p.deltas[i].Record.Value) + recordOverhead
+	}
+	return n
 }
 
 func (b *batch) refuse(err error) {
@@ -63,21 +86,44 @@ func (b *batch) refuse(err error) {
 	}
 }
 
-// decide checks one write's expectation and turns it into a change.
-func (db *DB) decide(b *batch, txn *badger.Txn, p *pending) error {
-	u := &p.update
-	if p.kind == padding {
-		db.tick()
-		b.note(change{pending: p, after: Entry{Key: u.Key, Version: db.last}, encoded: u.Value})
+// empty: there is nothing to write.
+func (b *batch) empty() bool {
+	return len(b.changes) == 0 && len(b.dots) == 0 && b.state == nil && b.actor == 0
+}
+
+func (b *batch) note(c change) {
+	b.newest[c.after.Key] = len(b.changes)
+	b.changes = append(b.changes, c)
+}
+
+func (b *batch) logDot(d Dot, key string) {
+	b.dots = append(b.dots, loggedDot{d, key})
+	b.seen[d] = struct{}{}
+}
+
+// decide checks one write's expectation and turns it into changes.
+func (r *Replica) decide(b *batch, p *pending) error {
+	switch p.kind {
+	case padding:
+		b.note(change{kind: padding, after: Entry{Key: p.update.Key, Version: r.tick()}, stored: p.update.Value})
 		return nil
+	case merging:
+		return r.decideMerge(b, p.deltas)
+	case releasing:
+		return r.decideMerge(b, r.Due())
+	case adopting:
+		return r.decideAdopt(b, p.adopt)
+	case reincarnating:
+		return r.decideReincarnate(b, p.actor)
 	}
-	before, err := db.current(b, txn, u.Key)
+	u := &p.update
+	before, err := r.current(b, u.Key)
 	if err != nil {
 		return err
 	}
 	if p.kind != userUpdate {
 		if before != nil && before.Version == u.Expect {
-			db.erase(b, p, before)
+			r.erase(b, p.kind, before)
 			return nil
 		}
 		return ErrNotFound
@@ -86,7 +132,7 @@ func (db *DB) decide(b *batch, txn *badger.Txn, p *pending) error {
 	if err := expect(u, before, live); err != nil {
 		return err
 	}
-	db.apply(b, p, before)
+	p.answer = r.apply(b, u, before)
 	return nil
 }
 
@@ -113,7 +159,7 @@ func expect(u *Update, before *Entry, live bool) error {
 
 // current returns the record under key, tombstones included, as this batch
 // will leave it.
-func (db *DB) current(b *batch, txn *badger.Txn, key string) (*Entry, error) {
+func (r *Replica) current(b *batch, key string) (*Entry, error) {
 	if i, ok := b.newest[key]; ok {
 		if b.changes[i].erase {
 			return nil, nil
@@ -121,91 +167,90 @@ func (db *DB) current(b *batch, txn *badger.Txn, key string) (*Entry, error) {
 		after := b.changes[i].after // the batch is reused, what is handed out is kept
 		return &after, nil
 	}
-	e, err := getEntry(txn, key)
+	found, err := r.disk.Get(key)
 	if errors.Is(err, ErrNotFound) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
+	e, err := found.entry()
+	if err != nil {
+		return nil, err
+	}
 	return &e, nil
 }
 
-func (db *DB) apply(b *batch, p *pending, before *Entry) {
-	u := &p.update
-	db.tick()
-	r := Record{
+// apply makes an accepted write of this peer's own.
+func (r *Replica) apply(b *batch, u *Update, before *Entry) Entry {
+	version, stamp := r.tick(), r.stamp()
+	rec := Record{
 		UID:          u.UID,
-		CausalLength: nextCausalLength(before, u.Delete),
-		Stamps:       []Stamp{{Time: db.hlc, Actor: db.actor}},
+		CausalLength: r.nextCausalLength(b, before, u),
+		Stamps:       []Stamp{stamp},
 		Value:        u.Value,
 	}
-	if u.Delete {
-		r.UID, r.Value = tombstoneUID(before.UID), nil
-	} else {
-		r.Born = born(before, &r)
-		r.ExpiresMicros = db.expires(u.TTL)
+	same := before != nil && before.Live() && before.UID == u.UID
+	switch {
+	case u.Delete:
+		rec.UID, rec.Value = tombstoneUID(before.UID), nil
+	case same:
+		rec.Born = before.Born
+		rec.Stamps = r.stampWrite(u.Key, before, u.Value, stamp)
+		rec.ExpiresMicros = r.expires(u.TTL)
+	default:
+		rec.Born = stamp
+		rec.ExpiresMicros = r.expires(u.TTL)
 	}
-	encoded := AppendRecord(make([]byte, 0, recordOverhead+len(r.UID)+len(r.Value)), &r)
+	var dot Dot
+	if ScopeOf(u.Key) != HostScope {
+		r.sequence++
+		dot = Dot{Actor: r.actor, Sequence: r.sequence}
+		b.logDot(dot, u.Key)
+	}
+	return b.put(change{kind: userUpdate, before: before, dot: dot}, u.Key, version, rec)
+}
+
+// put notes a change that leaves rec under key.
+func (b *batch) put(c change, key string, version Version, rec Record) Entry {
+	stored, digest := appendStored(make([]byte, 0, digestBytes+recordOverhead+len(rec.UID)+len(rec.Value)), key, &rec)
 	// Keep our own copy of the value, not the caller's buffer.
-	r.Value = encoded[len(encoded)-len(r.Value):]
-	b.note(change{
-		pending: p,
-		before:  before,
-		after:   Entry{Key: u.Key, Version: db.last, Record: r},
-		encoded: encoded,
-	})
-}
-
-// born carries an object's birth over an update; another uid is another life.
-func born(before *Entry, r *Record) Stamp {
-	if before != nil && before.Live() && before.UID == r.UID {
-		return before.Born
-	}
-	return r.Stamps[0]
-}
-
-func (db *DB) expires(ttl time.Duration) uint64 {
-	if ttl <= 0 {
-		return 0
-	}
-	return microseconds(db.opts.Clock.Now().Add(ttl))
+	rec.Value = stored[len(stored)-len(rec.Value):]
+	c.after, c.stored, c.digest = Entry{Key: key, Version: version, Record: rec}, stored, digest
+	b.note(c)
+	return c.after
 }
 
 // erase takes a key away for good. The change has no record; after carries the
-// version of the removal.
-func (db *DB) erase(b *batch, p *pending, before *Entry) {
-	db.tick()
+// version of the removal. What is erased without every peer's knowing raises
+// the floor, so that who makes the name anew is later than what is left of it
+// elsewhere.
+func (r *Replica) erase(b *batch, kind pendingKind, before *Entry) {
 	b.note(change{
-		pending: p,
-		before:  before,
-		after:   Entry{Key: p.update.Key, Version: db.last, Record: Record{UID: before.UID}},
-		erase:   true,
+		kind:   kind,
+		before: before,
+		after:  Entry{Key: before.Key, Version: r.tick(), Record: Record{UID: before.UID}},
+		erase:  true,
 	})
-}
-
-func (b *batch) note(c change) {
-	b.newest[c.after.Key] = len(b.changes)
-	b.changes = append(b.changes, c)
-}
-
-// tick advances both clocks. The stamp's physical part never passes the
-// version's, so the newest version on disk bounds the stamps on disk.
-func (db *DB) tick() {
-	db.last = db.opts.Versions.Next(db.last)
-	db.hlc = db.hlc.Tick(db.opts.Clock.Now())
+	b.floor = max(b.floor, before.CausalLength+before.CausalLength&1)
 }
 
 // nextCausalLength: a put makes it odd, a delete even, and neither shortens it.
-func nextCausalLength(before *Entry, del bool) uint64 {
-	var length uint64
-	if before != nil {
-		length = before.CausalLength
+// A name made anew by another object without a deletion between is a life of
+// its own all the same.
+func (r *Replica) nextCausalLength(b *batch, before *Entry, u *Update) uint64 {
+	if before == nil {
+		return max(r.Floor(), b.floor) + 1
 	}
-	if wantLive := !del; wantLive != (length&1 == 1) {
-		length++
+	switch {
+	case u.Delete:
+		return before.CausalLength + before.CausalLength&1
+	case !before.Live():
+		return max(before.CausalLength, r.Floor(), b.floor) + 1
+	case before.UID != u.UID:
+		return before.CausalLength + 2
 	}
-	return length
+	return before.CausalLength
 }
 
 // tombstoneUID keeps what fits a tombstone's 64 bytes: any UUID does.

@@ -52,7 +52,14 @@ type pending struct {
 	update Update
 	// kind says what beside an ordinary update this is.
 	kind pendingKind
-	done chan outcome
+	// deltas are what is merged, adopt what is claimed after it.
+	deltas []Delta
+	adopt  *checkpoint
+	// actor is the one to give up.
+	actor Actor
+	// answer is what the writer gets.
+	answer Entry
+	done   chan outcome
 }
 
 type pendingKind byte
@@ -66,6 +73,14 @@ const (
 	reap
 	// padding is a write of the store's own that nobody reads.
 	padding
+	// merging takes in other peers' deltas.
+	merging
+	// adopting notes a vector as held.
+	adopting
+	// releasing merges deltas held back whose time has come.
+	releasing
+	// reincarnating draws a new actor; it is committed alone.
+	reincarnating
 )
 
 type outcome struct {
@@ -132,8 +147,17 @@ func (db *DB) commitLoop() {
 		case p := <-db.queue:
 			b.reset()
 			b.add(p)
-			db.drainQueue(&b)
+			if p.kind != reincarnating {
+				p = db.drainQueue(&b)
+			} else {
+				p = nil
+			}
 			db.commit(&b)
+			if p != nil {
+				b.reset()
+				b.add(p)
+				db.commit(&b)
+			}
 		case <-db.closing:
 			db.refuseQueue()
 			return
@@ -141,15 +165,20 @@ func (db *DB) commitLoop() {
 	}
 }
 
-func (db *DB) drainQueue(b *batch) {
+// drainQueue adds what waits. What must be committed alone it returns.
+func (db *DB) drainQueue(b *batch) (alone *pending) {
 	for len(b.pending) < maxBatchWrites && b.bytes < maxBatchBytes {
 		select {
 		case p := <-db.queue:
+			if p.kind == reincarnating {
+				return p
+			}
 			b.add(p)
 		default:
-			return
+			return nil
 		}
 	}
+	return nil
 }
 
 // refuseQueue answers what was queued when closing began.
@@ -164,33 +193,34 @@ func (db *DB) refuseQueue() {
 	}
 }
 
-// commit decides each write of the batch in turn, writes the accepted ones
-// with one sync, and only then shows them to readers and watchers.
+// commit has the replica decide and write the batch with one sync, and only
+// then shows it to readers and watchers, and answers.
 func (db *DB) commit(b *batch) {
 	if err := db.space.check(b.bytes); err != nil {
 		b.refuse(err)
 		return
 	}
-	txn := db.badger.NewTransactionAt(uint64(db.last), false)
-	for _, p := range b.pending {
-		if err := db.decide(b, txn, p); err != nil {
-			b.refused = append(b.refused, refusal{p, err})
-		}
-	}
-	txn.Discard()
 	// A refusal may rest on a write of this very batch, so it is answered when
 	// that write is there to be seen.
 	defer b.answerRefused()
-	if len(b.changes) == 0 {
-		return
+	err := db.replica.commit(b)
+	if err != nil {
+		err = db.space.explain(err)
+		db.log.Error("commit failed", "writes", len(b.pending), "error", err)
 	}
-	if err := db.write(b); err != nil {
-		db.writeFailed(b, err)
-		return
+	// What a failed commit left on disk is visible to reads, and so must be told
+	// to watchers also.
+	db.publish(b)
+	if err == nil {
+		db.spread(b)
 	}
-	db.publish(b.changes)
-	for i := range b.changes {
-		c := &b.changes[i]
-		c.pending.done <- outcome{entry: c.after}
+	refused := make(map[*pending]bool, len(b.refused))
+	for _, r := range b.refused {
+		refused[r.pending] = true
+	}
+	for _, p := range b.pending {
+		if !refused[p] {
+			p.done <- outcome{entry: p.answer, err: err}
+		}
 	}
 }

@@ -2,8 +2,6 @@ package store
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,6 +23,14 @@ type Options struct {
 	Tag Tag
 	// Versions issues versions; by default from Clock and Tag.
 	Versions VersionSource
+	// Fields merges single fields; without it the later write wins whole.
+	Fields FieldMerger
+	// Published is called by the committer with this peer's own writes after
+	// they were synced, in order. It must not block.
+	Published func([]Delta)
+	// Displaced is told when of two objects made independently under one name
+	// one had to go. It must not block.
+	Displaced func(key string, kept, lost Record)
 	// HistoryWindow is how long overwritten versions stay readable, for exact
 	// lists and the pages of long ones. Default 5 minutes, as with etcd.
 	HistoryWindow time.Duration
@@ -52,9 +58,10 @@ type DB struct {
 	badger *badger.DB
 	lock   *dirLock
 	space  *spaceGuard
-	actor  Actor
-	events *watchLog
-	ttl    *expiries
+	// replica is the committer's, but for what it says may be called any time.
+	replica *Replica
+	events  *watchLog
+	ttl     *expiries
 
 	queue   chan *pending
 	closing chan struct{}
@@ -68,15 +75,13 @@ type DB struct {
 	// is the version at which that became worth repeating, 0 before.
 	churn     atomic.Int64
 	tidyAfter atomic.Uint64
+	// lost has who showed that this disk lost writes.
+	lost chan Actor
 	// filled has a token when another memtable may have filled.
 	filled chan struct{}
 
 	// compacting serialises Compact.
 	compacting sync.Mutex
-
-	// last and hlc belong to the committer (and to Open before it runs).
-	last Version
-	hlc  HLC
 
 	// committed is the newest version that reads may see.
 	committed atomic.Uint64
@@ -109,6 +114,7 @@ func Open(ctx context.Context, o Options) (_ *DB, err error) {
 		closing: make(chan struct{}),
 		stopped: make(chan struct{}),
 		filled:  make(chan struct{}, 1),
+		lost:    make(chan Actor, 1),
 	}
 	defer func() {
 		if err != nil {
@@ -133,6 +139,7 @@ func Open(ctx context.Context, o Options) (_ *DB, err error) {
 	db.running.Go(db.commitLoop)
 	db.running.Go(db.expireLoop)
 	db.running.Go(db.maintainLoop)
+	db.running.Go(db.releaseLoop)
 	return db, nil
 }
 
@@ -194,9 +201,6 @@ func (db *DB) release() error {
 	return errors.Join(append(errs, db.lock.release())...)
 }
 
-// Actor returns the name of this peer's incarnation.
-func (db *DB) Actor() Actor { return db.actor }
-
 // Version returns the newest version that reads see.
 func (db *DB) Version() Version { return Version(db.committed.Load()) }
 
@@ -207,99 +211,65 @@ func (db *DB) Horizon() Version { return Version(db.horizon.Load()) }
 // was not.
 func (db *DB) Compacted() Version { return Version(db.compacted.Load()) }
 
-// keyActor is a key of the store itself; no registry path starts with a zero.
-var keyActor = []byte("\x00actor")
-
 // recover finds out who we are and where we stopped.
-func (db *DB) recover() error {
-	db.last = Version(db.badger.MaxVersion())
-	db.committed.Store(uint64(db.last))
-	db.changed.Store(uint64(db.last))
-	if err := db.loadActor(); err != nil {
+func (db *DB) recover() (err error) {
+	disk := &badgerDisk{badger: db.badger, syncs: func() { db.counts.syncs.Add(1) }}
+	db.replica, err = OpenReplica(disk, ReplicaOptions{
+		Clock: db.opts.Clock, Versions: db.opts.Versions, Tag: db.opts.Tag,
+		Fields: db.opts.Fields, Displaced: db.opts.Displaced, Logger: db.log,
+	})
+	if err != nil {
 		return err
 	}
+	newest := db.replica.last
+	db.committed.Store(uint64(newest))
+	db.changed.Store(uint64(newest))
 	if err := db.scanKeys(); err != nil {
 		return err
 	}
-	// Stamps never run ahead of versions (see apply), so the last version also
-	// bounds the logical clock.
-	db.hlc = HLC(uint64(db.last) | (1<<hlcLogicalBits - 1))
 	// What the last run had discarded is not remembered, and its watch log is
 	// gone: history starts anew here.
-	db.horizon.Store(uint64(db.last))
-	db.events.reset(db.last)
+	db.horizon.Store(uint64(newest))
+	db.events.reset(newest)
 	return nil
 }
 
-func (db *DB) loadActor() error {
-	txn := db.badger.NewTransactionAt(uint64(db.last), false)
-	defer txn.Discard()
-	item, err := txn.Get(keyActor)
-	if errors.Is(err, badger.ErrKeyNotFound) {
-		return db.createActor()
-	}
-	if err != nil {
-		return fmt.Errorf("read actor: %w", err)
-	}
-	return item.Value(func(b []byte) error {
-		if len(b) != 8 {
-			return fmt.Errorf("read actor: %d bytes, expected 8", len(b))
-		}
-		db.actor = Actor(binary.BigEndian.Uint64(b))
-		return nil
-	})
-}
-
-// createActor also gives an empty database its first version, as no list may
-// show version zero.
-func (db *DB) createActor() error {
-	var id [8]byte
-	rand.Read(id[:])
-	db.actor = Actor(binary.BigEndian.Uint64(id[:]))
-	db.last = db.opts.Versions.Next(db.last)
-	txn := db.badger.NewTransactionAt(uint64(db.last), true)
-	defer txn.Discard()
-	if err := txn.Set(keyActor, id[:]); err != nil {
-		return fmt.Errorf("write actor: %w", err)
-	}
-	if err := txn.CommitAt(uint64(db.last), nil); err != nil {
-		return fmt.Errorf("write actor: %w", err)
-	}
-	db.committed.Store(uint64(db.last))
-	return nil
-}
-
-// scanKeys counts records and finds those with a time to live. It touches
-// keys and, of the latter, values.
+// scanKeys counts records, finds those with a time to live and has the replica
+// take all into account. Of most it reads the digest alone.
 func (db *DB) scanKeys() error {
-	txn := db.badger.NewTransactionAt(uint64(db.last), false)
+	txn := db.badger.NewTransactionAt(uint64(db.Version()), false)
 	defer txn.Discard()
-	opts := badger.DefaultIteratorOptions
-	opts.PrefetchValues = false
-	opts.Prefix = []byte("/")
-	it := txn.NewIterator(opts)
-	defer it.Close()
-	for it.Rewind(); it.Valid(); it.Next() {
-		item := it.Item()
-		meta := item.UserMeta()
-		if meta&metaTombstone != 0 {
-			db.counts.tombstones.Add(1)
-			continue
-		}
-		db.counts.records.Add(1)
-		if meta&metaExpires == 0 {
-			continue
-		}
-		if err := db.restoreExpiry(item); err != nil {
-			return err
-		}
+	var failed error
+	scan(txn, Range{Prefix: "/"}, func(item *badger.Item) bool {
+		failed = db.scanKey(item)
+		return failed == nil
+	})
+	return failed
+}
+
+func (db *DB) scanKey(item *badger.Item) error {
+	meta, key := item.UserMeta(), string(item.Key())
+	err := db.replica.loadRecord(key, meta, func() (value []byte, err error) {
+		err = item.Value(func(b []byte) error { value = b; return nil })
+		return value, err
+	})
+	if err != nil {
+		return err
 	}
-	return nil
+	if meta&metaTombstone != 0 {
+		db.counts.tombstones.Add(1)
+		return nil
+	}
+	db.counts.records.Add(1)
+	if meta&metaExpires == 0 {
+		return nil
+	}
+	return db.restoreExpiry(item)
 }
 
 func (db *DB) restoreExpiry(item *badger.Item) error {
 	return item.Value(func(b []byte) error {
-		r, err := DecodeRecord(b)
+		r, err := decodeStored(b)
 		if err != nil {
 			return fmt.Errorf("read %s: %w", item.Key(), err)
 		}

@@ -10,26 +10,44 @@ import (
 // Dot names one delta.
 type Dot = vector.Dot
 
-// Delta is what peers exchange: the state of one key, whole, and the dot it
-// brings. Merging a state that also covers other dots does no harm.
+// Delta is what peers exchange: the state of one key, whole, and the dots it
+// brings. Merging a state that covers other dots, too, does no harm.
 type Delta struct {
 	Key string
 	// Dot is zero where a state travels without one: in snapshots and after a
 	// reconciliation of sets.
-	Dot    Dot
+	Dot Dot
+	// Also are other dots of this key that the state covers.
+	Also   []Dot
 	Record Record
 }
+
+// maxAlso bounds the dots of one delta; a hot key with more of them travels
+// more than once.
+const maxAlso = 256
 
 // Void reports that nothing is under the dot any more and nothing is to be
 // merged: its write failed, and the sequence number is not used again.
 func (d *Delta) Void() bool { return d.Key == "" }
 
-// AppendDelta appends d's wire form: actor (8 bytes), sequence, the key's length
-// and the key, then the record to the end; of a void delta the key is empty and
-// no record follows.
+// Dots returns all dots the delta brings.
+func (d *Delta) Dots() []Dot {
+	if d.Dot == (Dot{}) {
+		return d.Also
+	}
+	return append([]Dot{d.Dot}, d.Also...)
+}
+
+// AppendDelta appends d's wire form: a dot, a count of other dots and these,
+// the key's length and the key, then the record to the end. A dot is its actor
+// (8 bytes) and its sequence. Of a void delta the key is empty and no record
+// follows.
 func AppendDelta(dst []byte, d *Delta) []byte {
-	dst = binary.BigEndian.AppendUint64(dst, uint64(d.Dot.Actor))
-	dst = binary.AppendUvarint(dst, d.Dot.Sequence)
+	dst = appendDot(dst, d.Dot)
+	dst = binary.AppendUvarint(dst, uint64(len(d.Also)))
+	for _, also := range d.Also {
+		dst = appendDot(dst, also)
+	}
 	dst = appendBytes(dst, d.Key)
 	if d.Void() {
 		return dst
@@ -37,10 +55,27 @@ func AppendDelta(dst []byte, d *Delta) []byte {
 	return AppendRecord(dst, &d.Record)
 }
 
+func appendDot(dst []byte, d Dot) []byte {
+	dst = binary.BigEndian.AppendUint64(dst, uint64(d.Actor))
+	return binary.AppendUvarint(dst, d.Sequence)
+}
+
+func (d *decoder) dot() Dot { return Dot{Actor: Actor(d.uint64()), Sequence: d.uvarint()} }
+
 // DecodeDelta reads a wire form. The result's value aliases b.
 func DecodeDelta(b []byte) (Delta, error) {
 	r := decoder{rest: b}
-	d := Delta{Dot: Dot{Actor: Actor(r.uint64()), Sequence: r.uvarint()}}
+	d := Delta{Dot: r.dot()}
+	also := r.uvarint()
+	if r.err == nil && also > maxAlso {
+		r.fail("too many dots")
+	}
+	for range also {
+		if r.err != nil {
+			break
+		}
+		d.Also = append(d.Also, r.dot())
+	}
 	d.Key = string(r.bytes(MaxKeyBytes))
 	if r.err != nil {
 		return Delta{}, fmt.Errorf("decode delta: %w", r.err)

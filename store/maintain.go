@@ -93,8 +93,8 @@ func (db *DB) Compact(v Version) error {
 	return nil
 }
 
-// reapTombstones removes tombstones older than the history window. This peer
-// is its own only member, so nobody is left who has not seen the deletion.
+// reapTombstones removes tombstones older than the history window that every
+// member has seen.
 func (db *DB) reapTombstones() {
 	if db.counts.tombstones.Load() == 0 {
 		return
@@ -116,7 +116,7 @@ func (db *DB) reapTombstones() {
 }
 
 func (db *DB) oldTombstones(limit int) []expiry {
-	horizon := db.Horizon()
+	horizon := min(db.Horizon(), db.replica.Stable())
 	txn := db.badger.NewTransactionAt(uint64(db.Version()), false)
 	defer txn.Discard()
 	var old []expiry

@@ -58,7 +58,7 @@ func getEntry(txn *badger.Txn, key string) (Entry, error) {
 	if err != nil {
 		return Entry{}, fmt.Errorf("read %s: %w", key, err)
 	}
-	r, err := DecodeRecord(b)
+	r, err := decodeStored(b)
 	if err != nil {
 		return Entry{}, fmt.Errorf("read %s: %w", key, err)
 	}
@@ -157,7 +157,7 @@ func liveEntry(item *badger.Item) (e Entry, ok bool, err error) {
 	}
 	key := string(item.Key())
 	err = item.Value(func(b []byte) error {
-		e.Record, err = DecodeRecord(b)
+		e.Record, err = decodeStored(b)
 		return err
 	})
 	if err != nil {

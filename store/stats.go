@@ -9,7 +9,7 @@ type counters struct {
 }
 
 func (c *counters) changed(ch *change) {
-	if ch.pending.kind == padding {
+	if ch.kind == padding {
 		return
 	}
 	c.writes.Add(1)
@@ -46,6 +46,15 @@ type Stats struct {
 	Watchers, WatchLogEvents int
 	// Refusing: writes are refused for want of disk space.
 	Refusing bool
+	// Actor is this peer's incarnation, Dots how many deltas it holds,
+	// LoggedDots how many of them it can give to others one by one.
+	Actor      Actor
+	Dots       uint64
+	LoggedDots int
+	// HeldBack deltas are from the future; Stable is the version up to which
+	// every member has everything.
+	HeldBack int
+	Stable   Version
 }
 
 // Stats returns current figures; it is cheap.
@@ -65,6 +74,8 @@ func (db *DB) Stats() Stats {
 		Refusing:   db.space.refusing.Load(),
 	}
 	s.Watchers, s.WatchLogEvents = db.events.size()
+	s.Actor, s.Dots, s.LoggedDots = db.replica.Actor(), db.replica.Vector().Count(), db.replica.logged()
+	s.HeldBack, s.Stable = db.replica.HeldBack(), db.replica.Stable()
 	return s
 }
 

@@ -136,6 +136,17 @@ func subtract(these, those []Span) []Span {
 	return left
 }
 
+// Intersect returns the spans of an actor that lie within s, cut to it.
+func (v Vector) Intersect(a Actor, s Span) []Span {
+	var within []Span
+	for _, have := range v[a] {
+		if first, last := max(have.First, s.First), min(have.Last, s.Last); first <= last {
+			within = append(within, Span{first, last})
+		}
+	}
+	return within
+}
+
 // Count returns how many deltas the vector has.
 func (v Vector) Count() uint64 {
 	var n uint64

@@ -1,0 +1,184 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"shoal/store/vector"
+)
+
+const (
+	// maxSkew is how far a stamp may be ahead of this peer's clock before it is
+	// held back: hosts that keep time by NTP are within some milliseconds.
+	maxSkew = 500 * time.Millisecond
+	// maxHeld deltas wait at most. Others are not noted as held either and come
+	// again by anti-entropy.
+	maxHeld = 1024
+)
+
+// ErrHeldBack says that a state from the future was among what was to be
+// adopted; it has to be asked for again.
+var ErrHeldBack = errors.New("held back: a clock of the cell is ahead")
+
+// decideMerge takes deltas of other peers in.
+func (r *Replica) decideMerge(b *batch, deltas []Delta) error {
+	for i := range deltas {
+		if err := r.mergeOne(b, &deltas[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Replica) mergeOne(b *batch, d *Delta) error {
+	fresh := r.freshDots(b, d)
+	bare := d.Dot == (Dot{}) && len(d.Also) == 0
+	if len(fresh) == 0 && !bare {
+		return nil
+	}
+	if d.Void() {
+		for _, dot := range fresh {
+			b.logDot(dot, "")
+		}
+		return nil
+	}
+	if ScopeOf(d.Key) == HostScope {
+		return nil // another host's own affair, or a mistake of that peer's
+	}
+	now := r.o.Clock.Now()
+	latest := d.Record.Stamp()
+	if latest.Time.Time().After(now.Add(maxSkew)) || d.Record.Born.Time.Time().After(now.Add(maxSkew)) {
+		b.held = append(b.held, *d)
+		return nil
+	}
+	before, err := r.current(b, d.Key)
+	if err != nil {
+		return err
+	}
+	r.hlc = max(r.hlc, latest.Time, d.Record.Born.Time)
+	r.mergeInto(b, before, d, microseconds(now))
+	for _, dot := range fresh {
+		b.logDot(dot, d.Key)
+	}
+	return nil
+}
+
+// freshDots returns the dots of d that are not held yet.
+func (r *Replica) freshDots(b *batch, d *Delta) []Dot {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var fresh []Dot
+	for _, dot := range d.Dots() {
+		if _, ok := b.seen[dot]; !ok && dot.Sequence != 0 && !r.vector.Has(dot.Actor, dot.Sequence) {
+			fresh = append(fresh, dot)
+		}
+	}
+	return fresh
+}
+
+// mergeInto notes what the merge changes, if anything.
+func (r *Replica) mergeInto(b *batch, before *Entry, d *Delta, now uint64) {
+	if expires := d.Record.ExpiresMicros; expires != 0 && expires <= now && d.Record.Live() {
+		return // over already
+	}
+	if before == nil {
+		rec := d.Record
+		b.put(change{kind: merging}, d.Key, r.tick(), rec)
+		return
+	}
+	kept, displaced := r.mergeRecords(d.Key, before.Record, d.Record)
+	if displaced != nil && r.o.Displaced != nil {
+		r.o.Displaced(d.Key, kept, *displaced)
+	}
+	if sameRecord(&kept, &before.Record) {
+		return
+	}
+	c := change{kind: merging, before: before}
+	if before.Live() && kept.Live() && before.UID != kept.UID {
+		c.gone = r.tick()
+	}
+	b.put(c, d.Key, r.tick(), kept)
+}
+
+func sameRecord(a, b *Record) bool {
+	return a.CausalLength == b.CausalLength && a.UID == b.UID && a.Born.same(b.Born) && a.ExpiresMicros == b.ExpiresMicros &&
+		slices.EqualFunc(a.Stamps, b.Stamps, func(x, y Stamp) bool { return x.same(y) && slices.Equal(x.Fields, y.Fields) }) &&
+		slices.Equal(a.Value, b.Value)
+}
+
+// decideAdopt notes all dots of a vector as held, after the states that cover
+// them were merged. They cannot be given to others one by one.
+func (r *Replica) decideAdopt(b *batch, c *checkpoint) error {
+	if r.HeldBack() > 0 || len(b.held) > 0 {
+		return fmt.Errorf("adopt a vector: %w", ErrHeldBack)
+	}
+	state := r.checkpoint(b)
+	if err := state.vector.Merge(c.vector); err != nil {
+		return fmt.Errorf("adopt a vector: %w", err)
+	}
+	state.floor = max(state.floor, c.floor)
+	b.floor = max(b.floor, c.floor)
+	b.state = &state
+	r.tick()
+	return nil
+}
+
+// checkpoint is the account as of before this batch, or as the batch already
+// leaves it.
+func (r *Replica) checkpoint(b *batch) checkpoint {
+	if b.state != nil {
+		return *b.state
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return checkpoint{hlc: r.hlc, floor: max(r.floor, b.floor), vector: r.vector.Clone()}
+}
+
+// decideReincarnate makes this peer a new actor, after others were found to
+// hold dots of it that its disk has lost. What it wrote since it was opened is
+// logged anew under the new name, as those dots have two meanings now.
+func (r *Replica) decideReincarnate(b *batch, was Actor) error {
+	if was != r.Actor() {
+		return nil // done already
+	}
+	if len(b.changes) > 0 || len(b.dots) > 0 {
+		return errors.New("reincarnate: not among other writes")
+	}
+	id, err := r.drawActor()
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old := r.actor
+	state := checkpoint{hlc: r.hlc, floor: r.floor, vector: r.vector.Clone()}
+	if r.atOpen == 0 {
+		delete(state.vector, old)
+	} else {
+		state.vector[old] = state.vector.Intersect(old, vector.Span{First: 1, Last: r.atOpen})
+	}
+	r.sequence = 0
+	for _, c := range r.log.chunks {
+		if c.version <= r.opened {
+			continue
+		}
+		b.trim = append(b.trim, c.version)
+		for _, d := range c.dots {
+			if d.dot.Actor != old || d.dot.Sequence <= r.atOpen {
+				b.dots = append(b.dots, d)
+				continue
+			}
+			if d.key == "" {
+				continue
+			}
+			r.sequence++
+			b.dots = append(b.dots, loggedDot{Dot{Actor: id, Sequence: r.sequence}, d.key})
+		}
+	}
+	b.actor, b.state = id, &state
+	r.carry, r.atOpen = nil, 0
+	r.tick()
+	return nil
+}

@@ -1,0 +1,257 @@
+package store
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+)
+
+// commit decides each write of the batch in turn and writes what is accepted.
+// It returns the failure of the disk, after which some changes may have landed
+// all the same: landed says which.
+func (r *Replica) commit(b *batch) error {
+	for _, p := range b.pending {
+		if err := r.decide(b, p); err != nil {
+			b.refused = append(b.refused, refusal{p, err})
+		}
+	}
+	if len(b.held) > 0 {
+		r.hold(b.held)
+	}
+	if b.empty() {
+		return nil
+	}
+	r.trimLog(b)
+	writes, chunks := r.writes(b)
+	if err := r.disk.Commit(writes); err != nil {
+		r.failed(b)
+		return fmt.Errorf("commit: %w", err)
+	}
+	r.carry = nil
+	r.applied(b, chunks)
+	return nil
+}
+
+// trimLog lets the oldest chunks go when the log is too long. A checkpoint
+// first notes what they say.
+func (r *Replica) trimLog(b *batch) {
+	r.mu.Lock()
+	over := r.log.count+len(b.dots) > r.o.LogDots+r.o.LogDots/4 && b.actor == 0
+	if !over {
+		r.mu.Unlock()
+		return
+	}
+	left := r.log.count
+	for _, c := range r.log.chunks {
+		if left <= r.o.LogDots {
+			break
+		}
+		left -= len(c.dots)
+		b.trim = append(b.trim, c.version)
+	}
+	r.mu.Unlock()
+	if b.state == nil {
+		state := r.checkpoint(b)
+		b.state = &state
+	}
+}
+
+// writes lists what goes to disk, in an order of which every prefix is sound:
+// the floor before what makes it necessary, records before the chunk that
+// vouches for them, a checkpoint before the chunks it replaces go.
+func (r *Replica) writes(b *batch) (writes []Write, chunks []chunk) {
+	if b.floor > r.Floor() {
+		writes = append(writes, Write{Key: keyFloor, Version: r.last, Value: binary.BigEndian.AppendUint64(nil, b.floor)})
+	}
+	for i := range b.changes {
+		c := &b.changes[i]
+		writes = append(writes, Write{Key: c.after.Key, Meta: c.meta(), Version: c.after.Version, Value: c.stored, Erase: c.erase})
+	}
+	if b.actor != 0 {
+		writes = append(writes, actorWrite(b.actor, r.last))
+	}
+	if b.state != nil {
+		writes = append(writes, Write{Key: keyState, Version: r.last, Value: appendCheckpoint(nil, *b.state)})
+	}
+	dots := b.dots
+	if len(r.carry) > 0 {
+		dots = append(r.carry, dots...)
+	}
+	for len(dots) > 0 {
+		n := min(len(dots), maxChunkDots)
+		// The first shares the version of the last change: nothing newer is on
+		// disk then than what clients were told.
+		version := r.last
+		if len(b.changes) == 0 || len(chunks) > 0 {
+			version = r.tick()
+		}
+		c := chunk{version: version, dots: append([]loggedDot(nil), dots[:n]...)}
+		writes = append(writes, Write{Key: chunkKey(c.version), Version: c.version, Value: appendChunk(nil, r.hlc, c.dots)})
+		chunks = append(chunks, c)
+		dots = dots[n:]
+	}
+	for _, v := range b.trim {
+		writes = append(writes, Write{Key: chunkKey(v), Version: r.last, Erase: true})
+	}
+	return writes, chunks
+}
+
+func (c *change) meta() byte {
+	var meta byte
+	if c.kind == padding {
+		return 0
+	}
+	if !c.after.Live() {
+		meta |= metaTombstone
+	}
+	if c.after.ExpiresMicros != 0 {
+		meta |= metaExpires
+	}
+	return meta
+}
+
+// applied makes the account agree with what is now on disk.
+func (r *Replica) applied(b *batch, chunks []chunk) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if b.actor != 0 {
+		r.log, r.vector = r.logUntil(b.trim), b.state.vector
+		r.actor = b.actor
+	} else if b.state != nil {
+		for a, spans := range b.state.vector {
+			r.vector[a] = spans
+		}
+	}
+	for range b.trim {
+		if b.actor == 0 {
+			r.log.dropFirst()
+		}
+	}
+	for _, c := range chunks {
+		r.log.add(c)
+		for _, d := range c.dots {
+			if _, err := r.vector.Add(d.dot.Actor, d.dot.Sequence); err != nil {
+				// Not noted as held: it comes again and is merged again, until
+				// a reconciliation of sets closes the gaps.
+				r.o.Logger.Warn("note a dot as held", "actor", d.dot.Actor, "sequence", d.dot.Sequence, "error", err)
+			}
+		}
+	}
+	r.account(b.changes)
+	r.floor = max(r.floor, b.floor)
+	r.committed = r.last
+	r.frontier = nil
+}
+
+// logUntil returns the log without the chunks named.
+func (r *Replica) logUntil(without []Version) dotLog {
+	gone := make(map[Version]bool, len(without))
+	for _, v := range without {
+		gone[v] = true
+	}
+	kept := newDotLog()
+	for _, c := range r.log.chunks {
+		if !gone[c.version] {
+			kept.add(c)
+		}
+	}
+	return kept
+}
+
+// account follows changes of records in fingerprints and members.
+func (r *Replica) account(changes []change) {
+	for i := range changes {
+		c := &changes[i]
+		if c.kind == padding || ScopeOf(c.after.Key) == HostScope {
+			continue
+		}
+		if c.before != nil && counted(&c.before.Record) {
+			r.prints.remove(c.after.Key, DigestOf(c.after.Key, &c.before.Record))
+		}
+		if !c.erase && counted(&c.after.Record) {
+			r.prints.add(c.after.Key, c.digest)
+		}
+		r.memberChanged(c.after.Key, !c.erase && c.after.Live())
+	}
+}
+
+// failed keeps the dots of a commit that failed: those that landed all the same
+// are to be logged, the others voided, with the next commit that succeeds.
+func (r *Replica) failed(b *batch) {
+	landed := b.changes[:0:0]
+	there := make(map[string]bool)
+	for i := range b.changes {
+		c := &b.changes[i]
+		if r.landed(c) {
+			landed = append(landed, *c)
+			there[c.after.Key] = true
+		}
+	}
+	for _, d := range b.dots {
+		switch {
+		case there[d.key]:
+			r.carry = append(r.carry, d)
+		case d.dot.Actor == r.actor:
+			r.carry = append(r.carry, loggedDot{dot: d.dot})
+		}
+	}
+	b.changes = landed
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.account(landed)
+	r.committed = r.last
+}
+
+// landed reports whether a change is on disk, although the commit failed.
+func (r *Replica) landed(c *change) bool {
+	found, err := r.disk.Get(c.after.Key)
+	if c.erase {
+		return err != nil
+	}
+	return err == nil && found.Version == c.after.Version
+}
+
+// hold keeps deltas from the future until their time comes. They are not noted
+// as held, so that they come again if this peer restarts.
+func (r *Replica) hold(deltas []Delta) {
+	for _, d := range deltas {
+		if len(r.held) < maxHeld && !slices.ContainsFunc(r.held, d.sameWrite) {
+			r.held = append(r.held, d)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.heldCount = len(r.held)
+}
+
+// sameWrite: it came before.
+func (d *Delta) sameWrite(o Delta) bool {
+	return d.Key == o.Key && d.Dot == o.Dot && d.Record.Stamp().same(o.Record.Stamp())
+}
+
+// Due takes out the deltas held back whose time has come.
+func (r *Replica) Due() []Delta {
+	limit := r.o.Clock.Now().Add(maxSkew)
+	var due []Delta
+	kept := r.held[:0]
+	for _, d := range r.held {
+		latest := d.Record.Stamp().Time
+		if max(latest, d.Record.Born.Time).Time().After(limit) {
+			kept = append(kept, d)
+		} else {
+			due = append(due, d)
+		}
+	}
+	clear(r.held[len(kept):])
+	r.held = kept
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.heldCount = len(kept)
+	return due
+}
+
+func (r *Replica) logged() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.log.count
+}

@@ -1,0 +1,323 @@
+package store
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"shoal/store/vector"
+)
+
+// ReplicaOptions says how a Replica reads the world. The zero value of each is
+// a daemon's default.
+type ReplicaOptions struct {
+	Clock    Clock
+	Versions VersionSource
+	Tag      Tag
+	// Rand is where names of actors come from.
+	Rand io.Reader
+	// Fields, if set, merges single fields.
+	Fields FieldMerger
+	// LogDots is how many of the latest dots can be given to others one by one.
+	LogDots int
+	// Displaced is told when of two objects made independently under one name
+	// one had to go. It must not block.
+	Displaced func(key string, kept, lost Record)
+	Logger    *slog.Logger
+}
+
+// Replica is the part of a peer's store that decides: it gives out versions,
+// stamps and dots, checks what writers expect, merges what other peers wrote
+// and keeps the account of what this peer holds. It starts no goroutine and
+// reads time, chance and disk only through what it is given, so that a
+// simulator can run thousands of them. DB runs one for a daemon.
+//
+// Write, Merge, Adopt, Reincarnate, Reap and Expire must not be called
+// concurrently; the rest may be called at any time.
+type Replica struct {
+	disk Disk
+	o    ReplicaOptions
+
+	// The committer's own.
+	last     Version
+	hlc      HLC
+	sequence uint64
+	// atOpen is the last sequence number of this actor found on disk, opened
+	// the version then: what came after is known for certain to be ours.
+	atOpen uint64
+	opened Version
+	// carry are dots of failed commits, to be logged with the next.
+	carry []loggedDot
+	// held are deltas from the future.
+	held []Delta
+
+	mu sync.Mutex
+	// Guarded by mu.
+	actor     Actor
+	vector    vector.Vector
+	frontier  *frontier // of vector, made when asked for
+	log       dotLog
+	prints    Fingerprints
+	floor     uint64
+	committed Version
+	members   map[Actor]struct{}
+	round     round
+	stableAt  Version
+	heldCount int
+}
+
+// frontier is an immutable copy of a vector and its digest.
+type frontier struct {
+	vector vector.Vector
+	digest uint64
+}
+
+func (o *ReplicaOptions) complete() {
+	if o.Clock == nil {
+		o.Clock = SystemClock{}
+	}
+	if o.Versions == nil {
+		o.Versions = clockVersions{clock: o.Clock, tag: o.Tag}
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	if o.LogDots <= 0 {
+		o.LogDots = defaultLogDots
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+const (
+	// keyActor and keyFloor are keys of the store itself; no registry path
+	// starts with a zero.
+	keyActor = "\x00actor"
+	keyFloor = "\x00floor"
+)
+
+// OpenReplica finds out what is on disk.
+func OpenReplica(disk Disk, o ReplicaOptions) (*Replica, error) {
+	o.complete()
+	r := &Replica{disk: disk, o: o, vector: vector.Vector{}, log: newDotLog(), members: make(map[Actor]struct{})}
+	r.last = disk.Newest()
+	if err := r.loadActor(); err != nil {
+		return nil, err
+	}
+	// Stamps never run ahead of versions by more than what is observed of
+	// others, which the log has.
+	r.hlc = HLC(uint64(r.last) | (1<<hlcLogicalBits - 1))
+	if err := r.loadState(); err != nil {
+		return nil, err
+	}
+	if err := r.loadChunks(); err != nil {
+		return nil, err
+	}
+	if spans := r.vector[r.actor]; len(spans) > 0 {
+		r.sequence = spans[len(spans)-1].Last
+	}
+	r.atOpen, r.opened, r.committed = r.sequence, r.last, r.last
+	return r, nil
+}
+
+func (r *Replica) loadActor() error {
+	found, err := r.disk.Get(keyActor)
+	if errors.Is(err, ErrNotFound) {
+		return r.createActor()
+	}
+	if err != nil {
+		return fmt.Errorf("read actor: %w", err)
+	}
+	if len(found.Value) != 8 {
+		return fmt.Errorf("read actor: %d bytes, expected 8", len(found.Value))
+	}
+	r.actor = Actor(binary.BigEndian.Uint64(found.Value))
+	return nil
+}
+
+// createActor also gives an empty database its first version, as no list may
+// show version zero.
+func (r *Replica) createActor() error {
+	id, err := r.drawActor()
+	if err != nil {
+		return err
+	}
+	r.last = r.o.Versions.Next(r.last)
+	if err := r.disk.Commit([]Write{actorWrite(id, r.last)}); err != nil {
+		return fmt.Errorf("write actor: %w", err)
+	}
+	r.actor = id
+	return nil
+}
+
+func (r *Replica) drawActor() (Actor, error) {
+	var id [8]byte
+	for {
+		if _, err := io.ReadFull(r.o.Rand, id[:]); err != nil {
+			return 0, fmt.Errorf("draw actor: %w", err)
+		}
+		if a := Actor(binary.BigEndian.Uint64(id[:])); a != 0 {
+			return a, nil
+		}
+	}
+}
+
+func actorWrite(a Actor, v Version) Write {
+	return Write{Key: keyActor, Version: v, Value: binary.BigEndian.AppendUint64(nil, uint64(a))}
+}
+
+// loadState reads what the log no longer tells.
+func (r *Replica) loadState() error {
+	found, err := r.disk.Get(keyFloor)
+	switch {
+	case err == nil && len(found.Value) == 8:
+		r.floor = binary.BigEndian.Uint64(found.Value)
+	case err != nil && !errors.Is(err, ErrNotFound):
+		return fmt.Errorf("read floor: %w", err)
+	}
+	found, err = r.disk.Get(keyState)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read checkpoint: %w", err)
+	}
+	c, err := decodeCheckpoint(found.Value)
+	if err != nil {
+		return err
+	}
+	r.vector, r.hlc, r.floor = c.vector, max(r.hlc, c.hlc), max(r.floor, c.floor)
+	return nil
+}
+
+func (r *Replica) loadChunks() error {
+	var failed error
+	err := r.disk.Scan(keyChunks, func(s Stored) bool {
+		hlc, dots, err := decodeChunk(s.Value)
+		if err != nil {
+			failed = err
+			return false
+		}
+		r.hlc = max(r.hlc, hlc)
+		for _, d := range dots {
+			if _, err := r.vector.Add(d.dot.Actor, d.dot.Sequence); err != nil {
+				failed = err
+				return false
+			}
+		}
+		r.log.add(chunk{version: s.Version, dots: dots})
+		return true
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return fmt.Errorf("read log: %w", err)
+	}
+	return nil
+}
+
+// loadRecord takes one record on disk into account, while opening.
+func (r *Replica) loadRecord(key string, meta byte, value func() ([]byte, error)) error {
+	if a, ok := memberActor(key); ok && meta&metaTombstone == 0 {
+		r.members[a] = struct{}{}
+	}
+	if meta&(metaTombstone|metaExpires) != 0 || ScopeOf(key) == HostScope {
+		return nil
+	}
+	b, err := value()
+	if err != nil {
+		return err
+	}
+	digest, err := storedDigest(key, b)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", key, err)
+	}
+	r.prints.add(key, digest)
+	return nil
+}
+
+// LoadAll takes all records on disk into account; the last step of opening for
+// who does not scan them anyway.
+func (r *Replica) LoadAll() error {
+	var failed error
+	err := r.disk.Scan("/", func(s Stored) bool {
+		failed = r.loadRecord(s.Key, s.Meta, func() ([]byte, error) { return s.Value, nil })
+		return failed == nil
+	})
+	return errors.Join(err, failed)
+}
+
+// Actor returns the name of this peer's incarnation.
+func (r *Replica) Actor() Actor {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.actor
+}
+
+// Vector returns the dots held, all of them durable. Nobody may change it.
+func (r *Replica) Vector() vector.Vector {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.frontierLocked().vector
+}
+
+// VectorDigest is equal for equal vectors.
+func (r *Replica) VectorDigest() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.frontierLocked().digest
+}
+
+func (r *Replica) frontierLocked() *frontier {
+	if r.frontier == nil {
+		v := r.vector.Clone()
+		r.frontier = &frontier{vector: v, digest: xxhash.Sum64(vector.AppendVector(nil, v))}
+	}
+	return r.frontier
+}
+
+// Floor returns the causal length below which nothing is created any more.
+func (r *Replica) Floor() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.floor
+}
+
+// Fingerprints returns those of what is held.
+func (r *Replica) Fingerprints() Fingerprints {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.prints
+}
+
+// HeldBack returns how many deltas wait for their time to come.
+func (r *Replica) HeldBack() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.heldCount
+}
+
+// tick advances the version; stamp also the clock. A stamp's physical part
+// passes the version's only where a peer's clock is ahead of ours.
+func (r *Replica) tick() Version {
+	r.last = r.o.Versions.Next(r.last)
+	return r.last
+}
+
+func (r *Replica) stamp() Stamp {
+	r.hlc = r.hlc.Tick(r.o.Clock.Now())
+	return Stamp{Time: r.hlc, Actor: r.actor}
+}
+
+func (r *Replica) expires(ttl time.Duration) uint64 {
+	if ttl <= 0 {
+		return 0
+	}
+	return microseconds(r.o.Clock.Now().Add(ttl))
+}

@@ -1,0 +1,136 @@
+package store
+
+import (
+	"strconv"
+	"strings"
+
+	"shoal/store/vector"
+)
+
+// What every member holds, and of which no competing write is under way any
+// more, is stable (causal stability; Baquero, Almeida and Shoker, "Making
+// Operation-Based CRDTs Operation-Based", 2014). Only stable tombstones are
+// reaped and only stable stamps collapsed. It is found in rounds: a round notes
+// this peer's version and vector, and ends when every member has reported a
+// vector that covers it, and this peer has all that each of them had written
+// itself by then. A member that is cut off holds the round up until it reports
+// or is forgotten.
+
+// round is one such round in progress.
+type round struct {
+	at      Version
+	needed  vector.Vector
+	pending map[Actor]struct{}
+	// own is what the members had written themselves when they reported.
+	own vector.Vector
+}
+
+func memberActor(key string) (Actor, bool) {
+	text, ok := strings.CutPrefix(key, MembersPrefix)
+	if !ok || len(text) != 16 {
+		return 0, false
+	}
+	a, err := strconv.ParseUint(text, 16, 64)
+	return Actor(a), err == nil && a != 0
+}
+
+// MemberKey is where the record of the member with this actor is.
+func MemberKey(a Actor) string {
+	text := strconv.FormatUint(uint64(a), 16)
+	return MembersPrefix + strings.Repeat("0", 16-len(text)) + text
+}
+
+// Report takes in what the member with that actor says it holds. It returns
+// true if that shows that this peer's disk has lost writes it had answered:
+// the caller must then see to it that Reincarnate is called.
+func (r *Replica) Report(from Actor, v vector.Vector) (lost bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if from == r.actor {
+		return false
+	}
+	r.reportLocked(from, v)
+	mine := vector.Vector{r.actor: v[r.actor]}
+	return len(r.vector.Missing(mine)) > 0 && len(mine[r.actor]) > 0
+}
+
+func (r *Replica) reportLocked(from Actor, v vector.Vector) {
+	if r.round.pending == nil {
+		r.beginRound()
+	}
+	if _, ok := r.round.pending[from]; ok && len(v.Missing(r.round.needed)) == 0 {
+		delete(r.round.pending, from)
+		if spans := v[from]; len(spans) > 0 {
+			r.round.own[from] = spans
+		}
+	}
+	r.endRound()
+}
+
+func (r *Replica) beginRound() {
+	r.round = round{at: r.committed, needed: r.frontierLocked().vector, pending: make(map[Actor]struct{}), own: vector.Vector{}}
+	for a := range r.members {
+		if a != r.actor {
+			r.round.pending[a] = struct{}{}
+		}
+	}
+}
+
+func (r *Replica) endRound() {
+	for a := range r.round.pending {
+		if _, ok := r.members[a]; ok {
+			return
+		}
+	}
+	// Who joined meanwhile has what it has by a snapshot of a member.
+	if len(r.vector.Missing(r.round.own)) > 0 {
+		return
+	}
+	r.stableAt = max(r.stableAt, r.round.at)
+	r.round = round{}
+}
+
+// Stable returns the version up to which all is stable.
+func (r *Replica) Stable() Version {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.aloneLocked() {
+		return r.committed
+	}
+	return r.stableAt
+}
+
+func (r *Replica) stable(v Version) bool { return v <= r.Stable() }
+
+// alone: this peer is the only member.
+func (r *Replica) alone() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.aloneLocked()
+}
+
+func (r *Replica) aloneLocked() bool {
+	for a := range r.members {
+		if a != r.actor {
+			return false
+		}
+	}
+	return true
+}
+
+// memberChanged follows the records of members.
+func (r *Replica) memberChanged(key string, live bool) {
+	a, ok := memberActor(key)
+	switch {
+	case !ok:
+	case live:
+		if _, known := r.members[a]; !known {
+			r.members[a] = struct{}{}
+			// What was stable among fewer need not be among more, and the
+			// new one has to be heard.
+			r.round = round{}
+		}
+	default:
+		delete(r.members, a)
+	}
+}
