@@ -12,8 +12,8 @@ import (
 
 // Translate turns a Service and all its EndpointSlices into what the datapath
 // forwards: one entry for each port of TCP or UDP. It is pure. A service
-// without a cluster IP (headless, ExternalName) gives none.
-func Translate(svc *corev1.Service, slices []*discoveryv1.EndpointSlice) []netdp.Service {
+// without a cluster IP (headless, ExternalName) gives none. node is this host.
+func Translate(svc *corev1.Service, slices []*discoveryv1.EndpointSlice, node string) []netdp.Service {
 	if svc.Spec.Type == corev1.ServiceTypeExternalName || svc.Spec.ClusterIP == corev1.ClusterIPNone || svc.Spec.ClusterIP == "" {
 		return nil
 	}
@@ -27,7 +27,7 @@ func Translate(svc *corev1.Service, slices []*discoveryv1.EndpointSlice) []netdp
 			Key:       portKey(svc, port),
 			Proto:     proto,
 			Frontends: frontends(svc, port),
-			Backends:  backends(svc, port, slices),
+			Backends:  backends(svc, port, slices, node),
 		})
 	}
 	return out
@@ -77,9 +77,13 @@ func frontends(svc *corev1.Service, port corev1.ServicePort) []netdp.Frontend {
 
 // backends are the endpoints that serve the port. As in kube-proxy, ready ones
 // get the traffic; when there is none, those that terminate but still serve
-// do. The rest keep the connections they have.
-func backends(svc *corev1.Service, port corev1.ServicePort, slices []*discoveryv1.EndpointSlice) []netdp.Backend {
+// do. The rest keep the connections they have. When every ready one is hinted
+// for some node, and one for this, those hinted for others count as the rest
+// (trafficDistribution: PreferSameNode).
+func backends(svc *corev1.Service, port corev1.ServicePort, slices []*discoveryv1.EndpointSlice, node string) []netdp.Backend {
 	var ready, terminating, other []netdp.Backend
+	var hinted []netdp.Backend // ready, for this node
+	var elsewhere []netdp.Backend
 	for _, s := range slices {
 		number, ok := slicePort(s, port)
 		if !ok || s.AddressType == discoveryv1.AddressTypeFQDN || !sameFamily(svc, s) {
@@ -94,12 +98,21 @@ func backends(svc *corev1.Service, port corev1.ServicePort, slices []*discoveryv
 			switch {
 			case isTrue(ep.Conditions.Ready, true):
 				ready = append(ready, b)
+				switch hint(ep, node) {
+				case here:
+					hinted = append(hinted, b)
+				case there:
+					elsewhere = append(elsewhere, b)
+				}
 			case isTrue(ep.Conditions.Terminating, false) && isTrue(ep.Conditions.Serving, false):
 				terminating = append(terminating, b)
 			default:
 				other = append(other, b)
 			}
 		}
+	}
+	if len(hinted) > 0 && len(hinted)+len(elsewhere) == len(ready) {
+		ready, other = hinted, append(other, elsewhere...)
 	}
 	if len(ready) == 0 {
 		ready, terminating = terminating, nil
@@ -109,6 +122,27 @@ func backends(svc *corev1.Service, port corev1.ServicePort, slices []*discoveryv
 		ready = append(ready, b)
 	}
 	return ready
+}
+
+// Where an endpoint's hints want its traffic to come from.
+type hinting int
+
+const (
+	anywhere hinting = iota
+	here
+	there
+)
+
+func hint(ep discoveryv1.Endpoint, node string) hinting {
+	if ep.Hints == nil || len(ep.Hints.ForNodes) == 0 {
+		return anywhere
+	}
+	for _, n := range ep.Hints.ForNodes {
+		if n.Name == node {
+			return here
+		}
+	}
+	return there
 }
 
 // slicePort finds the number that the service's port has in a slice: by name,

@@ -56,6 +56,11 @@ func endpoint(addr string, conditions string) discoveryv1.Endpoint {
 	return ep
 }
 
+func forNode(ep discoveryv1.Endpoint, node string) discoveryv1.Endpoint {
+	ep.Hints = &discoveryv1.EndpointHints{ForNodes: []discoveryv1.ForNode{{Name: node}}}
+	return ep
+}
+
 // render is one line for each port: frontends -> backends.
 func render(services []netdp.Service) string {
 	var lines []string
@@ -138,12 +143,24 @@ func TestTranslate(t *testing.T) {
 		{"nonsense in a slice", service(), []*discoveryv1.EndpointSlice{slice(
 			discoveryv1.Endpoint{}, endpoint("nonsense", "ready"), endpoint("10.64.0.1", "ready"),
 		), withPorts(slice(endpoint("10.64.0.3", "ready")), discoveryv1.EndpointPort{})}, one + "10.64.0.1:8080"},
+		{"own host first", service(), []*discoveryv1.EndpointSlice{
+			slice(forNode(endpoint("192.0.2.1", "ready"), "host1")), slice(forNode(endpoint("192.0.2.2", "ready"), "host2")),
+		}, one + "192.0.2.1:8080, 192.0.2.2:8080 draining"},
+		{"own host is not ready", service(), []*discoveryv1.EndpointSlice{
+			slice(forNode(endpoint("192.0.2.1", ""), "host1")), slice(forNode(endpoint("192.0.2.2", "ready"), "host2")),
+		}, one + "192.0.2.2:8080, 192.0.2.1:8080 draining"},
+		{"hints for other hosts alone", service(), []*discoveryv1.EndpointSlice{
+			slice(forNode(endpoint("192.0.2.2", "ready"), "host2")), slice(forNode(endpoint("192.0.2.3", "ready"), "host3")),
+		}, one + "192.0.2.2:8080, 192.0.2.3:8080"},
+		{"hints for some alone", service(), []*discoveryv1.EndpointSlice{
+			slice(forNode(endpoint("192.0.2.1", "ready"), "host1"), endpoint("192.0.2.2", "ready")),
+		}, one + "192.0.2.1:8080, 192.0.2.2:8080"},
 		{"headless", service(func(s *corev1.Service) { s.Spec.ClusterIP = corev1.ClusterIPNone }), nil, ""},
 		{"external name", service(func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeExternalName }), nil, ""},
 		{"no address yet", service(func(s *corev1.Service) { s.Spec.ClusterIP = "" }), nil, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := render(Translate(c.svc, c.slices)); got != c.want {
+			if got := render(Translate(c.svc, c.slices, "host1")); got != c.want {
 				t.Errorf("got\n%s\nwant\n%s", got, c.want)
 			}
 		})
@@ -154,7 +171,7 @@ func TestTranslate(t *testing.T) {
 func TestTranslateIgnoresOrder(t *testing.T) {
 	slices1 := []*discoveryv1.EndpointSlice{slice(endpoint("10.64.0.1", "ready")), slice(endpoint("10.64.0.2", "ready"))}
 	slices2 := []*discoveryv1.EndpointSlice{slices1[1], slices1[0]}
-	a, b := Translate(service(), slices1)[0].Backends, Translate(service(), slices2)[0].Backends
+	a, b := Translate(service(), slices1, "host1")[0].Backends, Translate(service(), slices2, "host1")[0].Backends
 	byAddr := func(x, y netdp.Backend) int { return x.Addr.Compare(y.Addr) }
 	slices.SortFunc(a, byAddr)
 	slices.SortFunc(b, byAddr)
