@@ -108,4 +108,3 @@ func localizer(r *http.Request, localize Localize) func(string) string {
 		return localize(r.Context(), resource, namespace, info.Name, version)
 	}
 }
-
