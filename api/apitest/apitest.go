@@ -46,8 +46,9 @@ type Peer struct {
 	served chan error
 }
 
-// Start serves the API until Stop. Everything it keeps is below dir.
-func Start(ctx context.Context, dir string, log *slog.Logger) (*Peer, error) {
+// Start serves the API until Stop. Everything it keeps is below dir. change, if
+// given, alters what the peer is started with.
+func Start(ctx context.Context, dir string, log *slog.Logger, change ...func(*store.Options, *api.Options)) (*Peer, error) {
 	klog.SetLogger(logr.FromSlogHandler(log.Handler()))
 	loopback := net.IPv4(127, 0, 0, 1)
 	files, err := pki.Ensure(filepath.Join(dir, "pki"), pki.Names{Node: "host1", DNS: []string{"localhost"}, IPs: []net.IP{loopback}}, time.Now())
@@ -58,16 +59,22 @@ func Start(ctx context.Context, dir string, log *slog.Logger) (*Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	db, err := store.Open(ctx, store.Options{Dir: filepath.Join(dir, "store"), Logger: log})
+	storeOptions := store.Options{Dir: filepath.Join(dir, "store"), Logger: log}
+	apiOptions := api.Options{
+		PKI: files, Listener: listener, Advertise: published, NodeName: "host1",
+		AgentPort: 10250, ServiceCIDR: api.DefaultServiceCIDR, Logger: log,
+	}
+	for _, c := range change {
+		c(&storeOptions, &apiOptions)
+	}
+	db, err := store.Open(ctx, storeOptions)
 	if err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
 	p := &Peer{DB: db, PKI: files, URL: "https://" + listener.Addr().String(), served: make(chan error, 1)}
 	ctx, p.stop = context.WithCancel(ctx)
-	p.Server, err = api.New(ctx, api.Options{
-		DB: db, PKI: files, Listener: listener, Advertise: published, NodeName: "host1",
-		AgentPort: 10250, ServiceCIDR: api.DefaultServiceCIDR, Logger: log,
-	})
+	apiOptions.DB = db
+	p.Server, err = api.New(ctx, apiOptions)
 	if err == nil {
 		p.Client, err = kubernetes.NewForConfig(p.ClientConfig("apitest"))
 	}
