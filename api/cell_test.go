@@ -36,6 +36,7 @@ type otherPeer struct {
 
 	mu          sync.Mutex
 	alive, left map[string]bool // guarded by mu
+	told        map[string]bool // what Alive last answered, guarded by mu
 	changed     chan struct{}
 }
 
@@ -73,6 +74,7 @@ func (o *otherPeer) Request(ctx context.Context, _, method string, payload []byt
 func (o *otherPeer) Alive() map[string]bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.told = maps.Clone(o.alive)
 	return maps.Clone(o.alive)
 }
 
@@ -177,19 +179,19 @@ func TestVersionsOfAnotherPeerAsConditions(t *testing.T) {
 
 func TestEvictionByAnotherPeersVersion(t *testing.T) {
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
-	if _, err := peer.Client.CoreV1().ServiceAccounts("default").Create(t.Context(), account, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+	if _, err := peer.Client.CoreV1().ServiceAccounts("kube-system").Create(t.Context(), account, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		t.Fatal(err)
 	}
-	pods := peer.Client.CoreV1().Pods("default")
+	pods := peer.Client.CoreV1().Pods("kube-system")
 	eventually(t, "a pod", func(ctx context.Context) bool {
 		_, err := pods.Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "evicted"}, Spec: corev1.PodSpec{
 			Containers: []corev1.Container{{Name: "c", Image: "i"}}, AutomountServiceAccountToken: new(bool),
 		}}, metav1.CreateOptions{})
 		return err == nil || apierrors.IsAlreadyExists(err)
 	})
-	version := other.versionThere(t, "pods/default/evicted")
+	version := other.versionThere(t, "pods/kube-system/evicted")
 	err := pods.EvictV1(t.Context(), &policyv1.Eviction{
-		ObjectMeta:    metav1.ObjectMeta{Name: "evicted", Namespace: "default"},
+		ObjectMeta:    metav1.ObjectMeta{Name: "evicted", Namespace: "kube-system"},
 		DeleteOptions: &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &version}},
 	})
 	if err != nil {
@@ -337,7 +339,11 @@ func TestAHostThatIsGone(t *testing.T) {
 	}
 	other.say(func() { other.alive["host9"] = true })
 	// Only once it was met is it missed at once.
-	eventually(t, "the watcher to look", func(context.Context) bool { return len(other.changed) == 0 })
+	eventually(t, "the watcher to look", func(context.Context) bool {
+		other.mu.Lock()
+		defer other.mu.Unlock()
+		return other.told["host9"]
+	})
 	other.say(func() { delete(other.alive, "host9") })
 	eventually(t, "the host to be unknown", ready(corev1.ConditionUnknown, "NodeStatusUnknown"))
 	eventually(t, "its API endpoint to go", func(ctx context.Context) bool {
