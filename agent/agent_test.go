@@ -84,8 +84,12 @@ func newHost(t testing.TB, name string) *host {
 	h := &host{t: t, ctrd: testbed.StartContainerd(t), name: name}
 	dir := t.TempDir()
 	h.network = &testbed.Network{Dir: filepath.Join(dir, "net"), Prefix: "sag"}
+	config, err := peer.AsNode(name)
+	if err != nil {
+		t.Fatal(err)
+	}
 	h.options = Options{
-		NodeName: name, Config: peer.ClientConfig("shoal-agent"), ContainerdSocket: h.ctrd.Socket, ContainerdNamespace: testbed.Namespace,
+		NodeName: name, Config: config, ContainerdSocket: h.ctrd.Socket, ContainerdNamespace: testbed.Namespace,
 		CgroupRoot: fmt.Sprintf("/shoalagent%d", os.Getpid()), DataDir: dir, LogDir: filepath.Join(dir, "logs"), Network: h.network,
 		NodeIPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, PodCIDR: "10.99.0.0/24", ListenAddr: "127.0.0.1:0",
 		TLS: serverTLS(t), Version: "v1.37.0", Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),

@@ -27,12 +27,13 @@ import (
 )
 
 // other is a second peer of the cell: its store, and what gossip would say.
-var other = &otherPeer{alive: map[string]bool{"host1": true}, left: map[string]bool{}, changed: make(chan struct{}, 1)}
+var other = &otherPeer{alive: map[string]bool{"host1": true}, left: map[string]bool{}, changed: make(chan struct{}, 1), conflicts: api.NewNameConflicts()}
 
 const otherTag = 9
 
 type otherPeer struct {
-	db *store.DB
+	db        *store.DB
+	conflicts *api.NameConflicts
 
 	mu          sync.Mutex
 	alive, left map[string]bool // guarded by mu
@@ -50,11 +51,14 @@ func (o *otherPeer) open(dir string) (err error) {
 	return err
 }
 
-// join makes the API server under test one of two peers.
-func (o *otherPeer) join(s *store.Options, a *api.Options) {
-	a.Conflicts = api.NewNameConflicts()
-	s.Tag, s.Displaced = 1, a.Conflicts.Displaced
-	a.Cell = apistorage.Cell{Tag: s.Tag, Peers: issuer.NewAsker(o)}
+// store and join make the API server under test one of two peers.
+func (o *otherPeer) store() store.Options {
+	return store.Options{Tag: 1, Displaced: o.conflicts.Displaced}
+}
+
+func (o *otherPeer) join(a *api.Options) {
+	a.Conflicts = o.conflicts
+	a.Cell = apistorage.Cell{Tag: 1, Peers: issuer.NewAsker(o)}
 	a.Members = o
 	a.PodCIDR = netip.MustParsePrefix("10.64.0.0/24")
 }

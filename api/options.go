@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"strconv"
 	"time"
@@ -34,7 +35,11 @@ type Options struct {
 	AgentPort int
 	// ServiceCIDR is where cluster IPs come from.
 	ServiceCIDR netip.Prefix
-	Logger      *slog.Logger
+	// Extra are further paths to serve, by prefix (ending in a slash), behind the
+	// same authentication and authorization: as non-resource URLs. They count as
+	// long-running, so a handler bounds time and concurrency itself.
+	Extra  map[string]http.Handler
+	Logger *slog.Logger
 
 	// PodCIDR is what ClaimPodCIDR returned for this host. Its claim is looked
 	// after; left out, it is not.

@@ -18,6 +18,10 @@ type records struct{ db *store.DB }
 
 var _ claims.Records = records{}
 
+// CellRecords is the store as what keeps the cell's own records (claims, keys)
+// sees it.
+func CellRecords(db *store.DB) claims.Records { return records{db} }
+
 // CreateRecord implements claims.Records.
 func (r records) CreateRecord(ctx context.Context, key string, value []byte) (bool, error) {
 	_, err := r.db.Update(ctx, store.Update{Key: key, Expect: store.Absent, Value: value, UID: uuid.NewString()})

@@ -25,6 +25,7 @@ import (
 	"k8s.io/kubernetes/pkg/controlplane/controller/defaultservicecidr"
 	"k8s.io/kubernetes/pkg/controlplane/controller/kubernetesservice"
 
+	"shoal/api/pki"
 	"shoal/api/preconditions"
 	apistorage "shoal/api/storage"
 )
@@ -43,6 +44,7 @@ type Server struct {
 	informers informers.SharedInformerFactory
 	inproc    *inproc
 	loopback  *rest.Config
+	node      *pki.Pair // this node's certificate
 	ledgers   *ledgers
 	storages  *apistorage.Set
 	// cell is what addCellHooks started; Run waits for it.
@@ -76,6 +78,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	}
 	storages := &apistorage.Set{}
 	replaceStorage(config, o, storages)
+	exemptExtra(config, o)
 	ledgers, err := openLedgers(ctx, o)
 	if err != nil {
 		return nil, err
@@ -84,6 +87,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		informers: config.KubeAPIs.ControlPlane.VersionedInformers,
 		inproc:    newInproc(),
 		loopback:  config.KubeAPIs.ControlPlane.Generic.LoopbackClientConfig,
+		node:      pki.NewPair(o.PKI.Node, o.PKI.NodeKey),
 		ledgers:   ledgers,
 		storages:  storages,
 		log:       o.Logger,
@@ -91,6 +95,7 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	if s.chain, err = s.build(config, o); err != nil {
 		return nil, fmt.Errorf("build API server chain: %w", err)
 	}
+	s.mountExtra(o)
 	return s, nil
 }
 
@@ -229,10 +234,21 @@ func (s *Server) Run(ctx context.Context) error {
 // Its requests stay in the process. Rate limits are off: the component's own
 // work queues bound it, and the server's limits apply to it as to anybody.
 func (s *Server) ClientConfig(component string) *rest.Config {
+	config := clientConfig(component, s.inproc)
+	config.BearerToken = s.loopback.BearerToken
+	return config
+}
+
+// NodeClientConfig is ClientConfig for what acts as this host's node: it may do
+// what Kubernetes lets a node do, and no more.
+func (s *Server) NodeClientConfig(component string) *rest.Config {
+	return clientConfig(component, asNode{s.inproc, s.node})
+}
+
+func clientConfig(component string, transport http.RoundTripper) *rest.Config {
 	return &rest.Config{
 		Host:          "http://shoal.internal",
-		Transport:     s.inproc,
-		BearerToken:   s.loopback.BearerToken,
+		Transport:     transport,
 		UserAgent:     component,
 		QPS:           -1,
 		ContentConfig: rest.ContentConfig{AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json", ContentType: "application/vnd.kubernetes.protobuf"},

@@ -39,7 +39,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer other.db.Close()
-	if peer, err = apitest.Start(context.Background(), dir, slog.New(slog.DiscardHandler), other.join); err != nil {
+	if peer, err = apitest.StartOn(context.Background(), dir, slog.New(slog.DiscardHandler), other.store(), other.join, mountExtra); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

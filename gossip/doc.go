@@ -1,17 +1,26 @@
-// Package gossip is the home of what tells a peer who else is in the cell and
-// carries records between them. Its parts are packages of their own:
+// Package gossip joins what tells a peer who else is in the cell and what
+// carries records between them into one running peer.
+//
+// Its parts are packages of their own:
 //
 //   - membership: who is here, who failed, how far away; hashicorp/serf.
 //   - stream: authenticated, bounded links that carry frames; TLS 1.3.
 //   - plumtree: which record goes to whom along a broadcast tree; pure.
-//   - reconcile: what one peer lacks of another, for little traffic; pure.
+//   - reconcile: what differs where no log covers it, for little traffic; pure.
 //
-// Each is complete and tested by itself, on memory, loopback or simulated time.
+// A Core decides everything about records: what to push, with whom to compare,
+// what to ask for, when to reconcile by sets or take a snapshot, whom to cut
+// off. It is pure: it reads no clock, starts no goroutine and sends nothing,
+// and the same calls give the same output, so that a simulator drives thousands
+// of them. A Node is the daemon's side: it runs membership and links, drives one
+// Core in one goroutine, and lets the store work in others.
 //
-// Not there yet: the node that joins the four into one running peer over a
-// replica of the store (publishing, rounds of anti-entropy, a snapshot for a
-// joiner, counters), its limits on what a peer of the cell may send, and a
-// watch on the links it keeps. The daemon does not use any of this yet, there
-// are no join tokens, and the store cannot yet say which deltas it holds by
-// actor and sequence, which plumtree.ID and reconcile.Vector rest on.
+// What always holds: no byte of state goes to or comes from a peer without a
+// certificate of this cell; a peer that lags, floods or sends what is not a
+// message loses its own link and delays nobody else; every queue, message and
+// wait is bounded by a constant of this package; a dot is claimed only after
+// what it stands for was merged.
+//
+// It is called by the daemon and by sim. It does not decide what a record means
+// and does not merge: the store does.
 package gossip

@@ -16,6 +16,8 @@ const (
 	handshakeFor = 5 * time.Second
 	// maxHandshakes at once: strangers can occupy these, and nothing else.
 	maxHandshakes = 64
+	// maxOthers who are not peers are served at once.
+	maxOthers = 32
 	// acceptPause after a failed accept, as when file descriptors run out.
 	acceptPause = 100 * time.Millisecond
 )
@@ -31,6 +33,8 @@ type Options struct {
 	Versions Versions
 	Clock    Clock
 	Logger   *slog.Logger
+	// Others share the port, by the protocol they name.
+	Others map[string]Other
 	// QueueBytes and BytesPerSecond bound each link; they have defaults.
 	QueueBytes, BytesPerSecond int
 }
@@ -38,6 +42,8 @@ type Options struct {
 // Endpoint makes and accepts links.
 type Endpoint struct {
 	o Options
+	// others has a token for each Other's connection.
+	others chan struct{}
 }
 
 // New returns an Endpoint. It opens nothing yet.
@@ -60,7 +66,7 @@ func New(o Options) (*Endpoint, error) {
 	if o.BytesPerSecond == 0 {
 		o.BytesPerSecond = bytesPerSecond
 	}
-	return &Endpoint{o}, nil
+	return &Endpoint{o: o, others: make(chan struct{}, maxOthers)}, nil
 }
 
 // Dial makes a link to the node called peer. The caller runs and closes it.
@@ -90,6 +96,9 @@ func (e *Endpoint) open(ctx context.Context, raw net.Conn, conn *tls.Conn, diall
 	defer stop()
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return nil, fmt.Errorf("shake hands: %w", err)
+	}
+	if spoken := conn.ConnectionState().NegotiatedProtocol; spoken != PeerProtocol {
+		return nil, fmt.Errorf("shake hands: the other end speaks %q, not %q", spoken, PeerProtocol)
 	}
 	peer, err := NodeName(conn.ConnectionState().PeerCertificates[0])
 	if err != nil {
@@ -164,24 +173,57 @@ func (e *Endpoint) ServeOn(ctx context.Context, listener net.Listener, accept fu
 		}
 		slots <- struct{}{}
 		children.Go(func() {
-			link := e.admit(ctx, raw)
+			link, other := e.admit(ctx, raw)
 			<-slots
-			if link == nil {
-				return
+			switch {
+			case link != nil:
+				defer link.Close()
+				accept(ctx, link)
+			case other != nil:
+				e.serveOther(ctx, other)
 			}
-			defer link.Close()
-			accept(ctx, link)
 		})
 	}
 }
 
-func (e *Endpoint) admit(ctx context.Context, raw net.Conn) *Link {
+// admit shakes hands and returns a link, or the connection of an Other.
+func (e *Endpoint) admit(ctx context.Context, raw net.Conn) (*Link, *tls.Conn) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeFor)
 	defer cancel()
-	link, err := e.open(ctx, raw, tls.Server(raw, e.o.Identity.server()), false)
-	if err != nil {
-		e.o.Logger.Debug("refused a connection", "from", raw.RemoteAddr().String(), "error", err)
-		return nil
+	conn := tls.Server(raw, e.o.Identity.choose(e.o.Others))
+	if len(e.o.Others) > 0 {
+		stop := context.AfterFunc(ctx, func() { raw.Close() })
+		defer stop()
+		if err := conn.HandshakeContext(ctx); err != nil {
+			raw.Close()
+			e.refused(raw, err)
+			return nil, nil
+		}
+		if _, ok := e.o.Others[conn.ConnectionState().NegotiatedProtocol]; ok {
+			return nil, conn
+		}
 	}
-	return link
+	link, err := e.open(ctx, raw, conn, false)
+	if err != nil {
+		e.refused(raw, err)
+		return nil, nil
+	}
+	return link, nil
+}
+
+func (e *Endpoint) refused(raw net.Conn, err error) {
+	e.o.Logger.Debug("refused a connection", "from", raw.RemoteAddr().String(), "error", err)
+}
+
+func (e *Endpoint) serveOther(ctx context.Context, conn *tls.Conn) {
+	defer conn.Close()
+	select {
+	case e.others <- struct{}{}:
+	default:
+		return // too many already; it may try again
+	}
+	defer func() { <-e.others }()
+	stop := context.AfterFunc(ctx, func() { conn.NetConn().Close() })
+	defer stop()
+	e.o.Others[conn.ConnectionState().NegotiatedProtocol].Serve(ctx, conn)
 }

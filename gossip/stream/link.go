@@ -16,7 +16,7 @@ const (
 	// batchBytes and batchEvery bound a batch: a frame leaves at once on a
 	// link that rested so long, and with what gathered meanwhile on a busy one.
 	batchBytes = 64 << 10
-	batchEvery = 10 * time.Millisecond
+	batchEvery = 3 * time.Millisecond
 	// queueBytes waits for a peer at most: four of the largest frames.
 	queueBytes = 4 * MaxFrameBytes
 	// bytesPerSecond leaves most of a 1 Gbit/s port to others; burstBytes is a

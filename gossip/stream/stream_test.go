@@ -69,7 +69,7 @@ func (c *cell) identity(t testing.TB, template *x509.Certificate) Identity {
 	roots := x509.NewCertPool()
 	roots.AddCert(c.cert)
 	leaf := &tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key, Leaf: cert}
-	return Identity{Roots: roots, Certificate: func() (*tls.Certificate, error) { return leaf, nil }}
+	return Identity{Roots: func() *x509.CertPool { return roots }, Certificate: func() (*tls.Certificate, error) { return leaf, nil }}
 }
 
 func node(name string) *x509.Certificate {
@@ -127,6 +127,50 @@ func networks() map[string]func() (a, b Transport) {
 	return map[string]func() (Transport, Transport){
 		"tcp":    func() (Transport, Transport) { return TCP{"127.0.0.1:0"}, TCP{"127.0.0.1:0"} },
 		"memory": func() (Transport, Transport) { m := NewMemory(); return m.At("a"), m.At("b") },
+	}
+}
+
+// TestOthersShareThePort: a client without a certificate reaches the service it
+// names, and never the peers.
+func TestOthersShareThePort(t *testing.T) {
+	c := newCell(t)
+	identity := c.identity(t, node("a"))
+	a := endpoint(t, Options{Transport: TCP{"127.0.0.1:0"}, Identity: identity, Others: map[string]Other{"shoal-join": {
+		Config: func() *tls.Config {
+			return &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return identity.Certificate() }}
+		},
+		Serve: func(_ context.Context, conn *tls.Conn) { conn.Write([]byte("welcome")) },
+	}}})
+	var links atomic.Int32
+	address := serve(t, a, func(ctx context.Context, l *Link) { links.Add(1); echo(ctx, l) })
+	read := func(protocols ...string) (string, error) {
+		conn, err := tls.Dial("tcp", address, &tls.Config{RootCAs: identity.Roots(), ServerName: "a", NextProtos: protocols})
+		if err != nil {
+			return "", err
+		}
+		defer conn.Close()
+		if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			return "", err
+		}
+		got, err := io.ReadAll(conn)
+		return string(got), err
+	}
+	if got, err := read("shoal-join"); got != "welcome" || err != nil {
+		t.Errorf("the service said %q, %v", got, err)
+	}
+	for _, protocols := range [][]string{{PeerProtocol}, {}, {"h2"}} {
+		if got, err := read(protocols...); got != "" || err == nil {
+			t.Errorf("a stranger speaking %q read %q, %v", protocols, got, err)
+		}
+	}
+	b := endpoint(t, Options{Transport: TCP{}, Identity: c.identity(t, node("b"))})
+	l, err := b.Dial(t.Context(), address, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if n := links.Load(); n > 1 {
+		t.Errorf("%d links for one peer", n)
 	}
 }
 
