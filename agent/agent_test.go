@@ -389,6 +389,32 @@ func TestContainerdDown(t *testing.T) {
 	h.delete("after")
 }
 
+// TestWhatOthersSayOfTheNode: a host that others took for failed says at once
+// that it is there, also when its Node was deleted.
+func TestWhatOthersSayOfTheNode(t *testing.T) {
+	h := newHost(t, "said")
+	nodes := peer.Client.CoreV1().Nodes()
+	for range 3 {
+		node := h.node(v1.ConditionTrue)
+		for i := range node.Status.Conditions {
+			node.Status.Conditions[i].Status = v1.ConditionUnknown
+		}
+		if _, err := nodes.UpdateStatus(t.Context(), node, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		h.node(v1.ConditionTrue)
+	}
+	uid := h.node(v1.ConditionTrue).UID
+	if err := nodes.Delete(t.Context(), h.name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	h.eventually("the node to register again", func() bool {
+		node, err := nodes.Get(t.Context(), h.name, metav1.GetOptions{})
+		return err == nil && node.UID != uid
+	})
+	h.node(v1.ConditionTrue)
+}
+
 func TestRefusals(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -55,6 +55,11 @@ type Peer struct {
 // Start serves the API until Stop. Everything it keeps is below dir. extend, if
 // any, may add to the options once the store is open.
 func Start(ctx context.Context, dir string, log *slog.Logger, extend ...func(*api.Options)) (*Peer, error) {
+	return StartOn(ctx, dir, log, store.Options{}, extend...)
+}
+
+// StartOn is Start with a store opened by options, but for the directory.
+func StartOn(ctx context.Context, dir string, log *slog.Logger, storeOptions store.Options, extend ...func(*api.Options)) (*Peer, error) {
 	klog.SetLogger(logr.FromSlogHandler(log.Handler()))
 	loopback := net.IPv4(127, 0, 0, 1)
 	files, err := pki.Ensure(filepath.Join(dir, "pki"), pki.Names{Node: "host1", DNS: []string{"localhost"}, IPs: []net.IP{loopback}}, time.Now())
@@ -65,7 +70,8 @@ func Start(ctx context.Context, dir string, log *slog.Logger, extend ...func(*ap
 	if err != nil {
 		return nil, err
 	}
-	db, err := store.Open(ctx, store.Options{Dir: filepath.Join(dir, "store"), Logger: log})
+	storeOptions.Dir, storeOptions.Logger = filepath.Join(dir, "store"), log
+	db, err := store.Open(ctx, storeOptions)
 	if err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
