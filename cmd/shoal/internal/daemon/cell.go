@@ -99,9 +99,14 @@ func (p *peer) enter(ctx context.Context) error {
 		return err
 	}
 	if p.identity.Joined {
-		return p.enterJoined(ctx)
+		err = p.enterJoined(ctx)
+	} else {
+		err = p.enterFounder(ctx, id == nil)
 	}
-	return p.enterFounder(ctx, id == nil)
+	if err == nil && p.node != nil {
+		err = p.node.register(ctx)
+	}
+	return err
 }
 
 // hasState tells a host with a store from one that is new.
@@ -114,7 +119,7 @@ func (p *peer) openStore(ctx context.Context) error {
 	return p.progress.step("store opened", func() (err error) {
 		p.db, err = store.Open(ctx, store.Options{
 			Dir: filepath.Join(p.config.DataDir, storeDir), Tag: p.identity.Tag, Logger: p.log.With("part", "store"),
-			Fields: fields.New(clientscheme.Scheme), Published: p.spread,
+			Fields: fields.New(clientscheme.Scheme), Published: p.spread, Displaced: p.displaced,
 		})
 		return err
 	})
@@ -226,6 +231,13 @@ func (p *peer) openGossip() error {
 func (p *peer) spread(deltas []store.Delta) {
 	if n := p.publish.Load(); n != nil {
 		n.Publish(deltas)
+	}
+}
+
+// displaced tells of an object that had to give up its name to an earlier one.
+func (p *peer) displaced(key string, kept, lost store.Record) {
+	if p.conflicts != nil {
+		p.conflicts.Displaced(key, kept, lost)
 	}
 }
 

@@ -72,7 +72,7 @@ func Run(ctx context.Context, config Config, out Output, drain <-chan struct{}) 
 		return err
 	}
 	log := newLogger(out.Log, config.LogFormat)
-	p := &peer{config: config, log: log, progress: newProgress(out.Progress, log, config.LogFormat == "json")}
+	p := &peer{config: config, log: log, progress: newProgress(out.Progress, log, config.LogFormat == "json"), conflicts: api.NewNameConflicts()}
 	quietLibraries(log, func() bool { return p.serving.Load() && ctx.Err() == nil })
 	tuneRuntime()
 	if err := os.MkdirAll(config.DataDir, 0o700); err != nil {
@@ -100,8 +100,10 @@ type peer struct {
 	gossip     gossipNode // nil: this host runs alone
 	stopGossip func() error
 	// node is gossip where it is the real one; publish the same from when it runs.
-	node       *cellNode
-	publish    atomic.Pointer[gossip.Node]
+	node    *cellNode
+	publish atomic.Pointer[gossip.Node]
+	// conflicts are of names made on several hosts apart.
+	conflicts  *api.NameConflicts
 	joins      atomic.Pointer[join.Service]
 	containerd *containerdServer
 	podCIDR    netip.Prefix
@@ -186,6 +188,7 @@ func (p *peer) open(ctx context.Context) (err error) {
 	if p.server, err = api.New(ctx, api.Options{
 		DB: p.db, PKI: p.files, Listener: p.listener, Advertise: nodeIP, NodeName: c.Name,
 		AgentPort: c.AgentPort, ServiceCIDR: api.DefaultServiceCIDR, Logger: p.log.With("part", "api"), Extra: p.extra(),
+		PodCIDR: p.podCIDR, Cell: p.cell(), Members: p.hostMembers(), Conflicts: p.conflicts,
 	}); err != nil {
 		return err
 	}
@@ -257,10 +260,7 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 		return fmt.Errorf("read certificate authority: %w", err)
 	}
 	if p.node != nil {
-		if err := p.node.register(ctx); err != nil {
-			return err
-		}
-		group.Go(func() error { return p.keepRing(ctx) })
+		group.Go(func() error { return named("gossip keyring", p.keepRing(ctx)) })
 	}
 	p.lead(ctx, group, "scheduler", p.scheduler(schedClient, informers))
 	p.lead(ctx, group, "controllers", p.controllers(ca, informers))

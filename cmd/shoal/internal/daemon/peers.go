@@ -2,5 +2,79 @@
 
 package daemon
 
+import (
+	"context"
+
+	"shoal/api/hosts"
+	"shoal/api/issuer"
+	apistorage "shoal/api/storage"
+	"shoal/store"
+)
+
 // answerPeers registers what other peers may ask this one.
-func (p *peer) answerPeers() {}
+func (p *peer) answerPeers() {
+	p.node.Handle(issuer.VectorMethod, issuer.Vector(p.db))
+	p.node.Handle(issuer.DigestMethod, issuer.Digest(p.db))
+}
+
+// cell is how this peer's API asks others; the zero value on a host alone.
+func (p *peer) cell() apistorage.Cell {
+	if p.node == nil {
+		return apistorage.Cell{}
+	}
+	return apistorage.Cell{Tag: p.identity.Tag, Peers: issuer.NewAsker(cellAsker{p.node})}
+}
+
+// cellAsker finds peers by their numbers.
+type cellAsker struct{ node *cellNode }
+
+var _ issuer.Cell = cellAsker{}
+
+// PeerOf implements issuer.Cell.
+func (a cellAsker) PeerOf(tag store.Tag) (string, bool) {
+	for _, m := range a.node.Members() {
+		if m.Tag == tag {
+			return m.Name, true
+		}
+	}
+	return "", false
+}
+
+// Request implements issuer.Cell.
+func (a cellAsker) Request(ctx context.Context, peer, method string, payload []byte) ([]byte, error) {
+	return a.node.Request(ctx, peer, method, payload)
+}
+
+// cellHosts is what gossip knows of hosts.
+type cellHosts struct {
+	node    *cellNode
+	changed <-chan struct{}
+}
+
+var _ hosts.Members = cellHosts{}
+
+// hostMembers returns nil on a host alone. What it returns is watched until the
+// daemon ends.
+func (p *peer) hostMembers() hosts.Members {
+	if p.node == nil {
+		return nil
+	}
+	changed, _ := p.node.Watch()
+	return cellHosts{p.node, changed}
+}
+
+// Alive implements hosts.Members.
+func (h cellHosts) Alive() map[string]bool {
+	alive := map[string]bool{}
+	for _, name := range h.node.Names() {
+		alive[name] = true
+	}
+	return alive
+}
+
+// Left implements hosts.Members: a host that takes leave takes its Node along,
+// and one whose daemon is merely stopped is not known to come back.
+func (h cellHosts) Left(string) bool { return false }
+
+// Changed implements hosts.Members.
+func (h cellHosts) Changed() <-chan struct{} { return h.changed }
