@@ -51,11 +51,7 @@ func newCell(t *testing.T) *cell {
 		t.Fatal(err)
 	}
 	p := &peer{config: Config{Name: "host1", DataDir: dir, NodeIP: "192.0.2.1"}, files: files, db: db, listener: listener, log: slog.New(slog.DiscardHandler)}
-	extra, err := p.extra()
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewServer(extra[v1.Prefix])
+	server := httptest.NewServer(p.extra()[v1.Prefix])
 	t.Cleanup(func() {
 		server.Close()
 		if err := errors.Join(db.Close(), listener.Close()); err != nil {
