@@ -15,7 +15,9 @@ import (
 	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
 	"k8s.io/kubernetes/pkg/controlplane/reconcilers"
 
+	"shoal/api/hosts"
 	"shoal/api/pki"
+	apistorage "shoal/api/storage"
 	"shoal/api/support"
 	"shoal/store"
 )
@@ -38,6 +40,17 @@ type Options struct {
 	// long-running, so a handler bounds time and concurrency itself.
 	Extra  map[string]http.Handler
 	Logger *slog.Logger
+
+	// PodCIDR is what ClaimPodCIDR returned for this host. Its claim is looked
+	// after; left out, it is not.
+	PodCIDR netip.Prefix
+	// Cell is how versions that other peers issued are understood, zero on a
+	// host alone.
+	Cell apistorage.Cell
+	// Members is what gossip knows of the other hosts, nil on a host alone.
+	Members hosts.Members
+	// Conflicts, if set, is what the store tells of names made twice.
+	Conflicts *NameConflicts
 }
 
 // Defaults of a cell (design section 7).

@@ -24,6 +24,10 @@ func (db *DB) Actor() Actor { return db.replica.Actor() }
 // Vector returns the dots held, all of them durable. Nobody may change it.
 func (db *DB) Vector() vector.Vector { return db.replica.Vector() }
 
+// VectorAt is Vector, and the version at which reads see all that it covers:
+// for a moment after a commit that version is still to come.
+func (db *DB) VectorAt() (vector.Vector, Version) { return db.replica.vectorAt() }
+
 // VectorDigest is equal for equal vectors.
 func (db *DB) VectorDigest() uint64 { return db.replica.VectorDigest() }
 

@@ -24,7 +24,7 @@ import (
 	"shoal/store"
 )
 
-var histories = flag.Uint64("histories", 200, "how many random histories to run for each kind of object")
+var histories = flag.Uint64("histories", 100, "how many random histories to run for each kind of object")
 
 var merger = fields.New(clientscheme.Scheme)
 

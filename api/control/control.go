@@ -72,7 +72,7 @@ type Members interface {
 
 // Options are what a Server needs.
 type Options struct {
-	// Cell is the cell's short name, see pki.CellID.
+	// Cell names the cell, see pki.CellID.
 	Cell    string
 	Store   Store
 	Host    Host

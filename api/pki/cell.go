@@ -1,13 +1,8 @@
 package pki
 
 import (
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/hex"
-	"encoding/pem"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 )
 
@@ -19,19 +14,6 @@ func CellFiles() []string {
 	return []string{files.CA, files.CAKey, files.FrontProxyCA, files.FrontProxyCAKey, files.ServiceAccountKey, files.ServiceAccount}
 }
 
-// cellIDBytes of the hash are enough to tell cells apart at a glance.
-const cellIDBytes = 8
-
-// CellID names the cell whose CA certificate is in the file caPath.
-func CellID(caPath string) (string, error) {
-	cert, err := readCertificate(caPath)
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(cert.Raw)
-	return hex.EncodeToString(sum[:cellIDBytes]), nil
-}
-
 // Validity is how long one certificate is good.
 type Validity struct {
 	Name string
@@ -39,35 +21,24 @@ type Validity struct {
 	Renews, Expires time.Time
 }
 
-// Validities reads the certificates of a host.
+// Validities lists this host's certificates and the cell's authorities; one that
+// is missing is left out.
 func (f Files) Validities() ([]Validity, error) {
+	list := []hostLeaf{{name: "ca", cert: f.CA}, {name: "front-proxy-ca", cert: f.FrontProxyCA}}
 	var found []Validity
-	for _, path := range []string{f.CA, f.FrontProxyCA, f.APIServer, f.AgentServer, f.AgentClient, f.Admin, f.FrontProxy} {
-		cert, err := readCertificate(path)
-		if err != nil {
-			return nil, err
+	for _, l := range append(list, leavesOf(f, Names{})...) {
+		cert, err := readCert(l.cert)
+		if os.IsNotExist(err) {
+			continue
 		}
-		v := Validity{Name: filepath.Base(path), Expires: cert.NotAfter}
+		if err != nil {
+			return found, fmt.Errorf("read certificate %s: %w", l.name, err)
+		}
+		v := Validity{Name: l.name, Expires: cert.NotAfter}
 		if !cert.IsCA {
-			v.Renews = cert.NotBefore.Add(cert.NotAfter.Sub(cert.NotBefore) * 2 / 3)
+			v.Renews = renewAt(cert)
 		}
 		found = append(found, v)
 	}
 	return found, nil
-}
-
-func readCertificate(path string) (*x509.Certificate, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read certificate: %w", err)
-	}
-	block, _ := pem.Decode(data)
-	if block == nil {
-		return nil, fmt.Errorf("read certificate %s: no PEM block", path)
-	}
-	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("read certificate %s: %w", path, err)
-	}
-	return cert, nil
 }

@@ -20,7 +20,8 @@ func (*RestoreCmd) Help() string {
 	return `Makes a cell of one peer from a backup, on this host, without a daemon. It is the
 same cell: kubeconfigs, service account tokens and uids stay good. Nodes are in
 it as they were; remove those that are gone with 'shoal delete node NAME'. Other
-hosts join anew.
+hosts join anew, with new tokens: those in the backup are left out, as some may
+have been used since.
 
 The whole file is verified first. Secrets are in it in plain form and end up in
 the data directory.

@@ -24,7 +24,7 @@ const (
 
 // Status is a cell as the peer that answers sees it.
 type Status struct {
-	// Cell names the cell: the hash of its certificate authority, shortened.
+	// Cell names the cell: the hash of its certificate authority.
 	Cell string `json:"cell"`
 	// Peer is the name of the peer that answers.
 	Peer string    `json:"peer"`

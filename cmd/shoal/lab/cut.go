@@ -103,7 +103,7 @@ func (l *Lab) Heal(ctx context.Context) error {
 // on the port's traffic control hooks and go away with it. A dead peer has no
 // port; its next start filters it.
 func (l *Lab) filter(p *peer) error {
-	if p.Killed {
+	if !p.Init.alive() {
 		return nil
 	}
 	link, err := netlink.LinkByName(l.port(p.Number))

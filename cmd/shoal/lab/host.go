@@ -147,7 +147,7 @@ func (l *Lab) startInit(ctx context.Context, p *peer) (int, error) {
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = read.SetReadDeadline(time.Now()) })()
 	if line, err := bufio.NewReader(read).ReadString('\n'); err != nil || line != "ready\n" {
-		return 0, fmt.Errorf("its first process failed: %w: %s", err, tail(output.Name()))
+		return 0, fmt.Errorf("its first process failed: %w: %s", because(ctx, err), tail(output.Name()))
 	}
 	return cmd.Process.Pid, nil
 }
@@ -194,7 +194,7 @@ func (l *Lab) bootDaemon(ctx context.Context, p *peer) error {
 	stop := context.AfterFunc(ctx, func() { _ = read.SetReadDeadline(time.Now()) })
 	defer stop()
 	if _, err := bufio.NewReader(read).ReadByte(); err != nil {
-		if errors.Is(err, io.EOF) {
+		if err = because(ctx, err); errors.Is(err, io.EOF) {
 			err = errors.New("it ended")
 		}
 		return fmt.Errorf("start daemon of %s: %w; the end of its log:\n%s", p.Name, err, tail(log.Name()))
@@ -297,6 +297,15 @@ func (l *Lab) Start(ctx context.Context, n int) error {
 		}
 		return l.boot(ctx, p, newSteps(nil))
 	})
+}
+
+// because is the reason why reading from a pipe failed: a context that ends
+// makes it time out.
+func because(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 func tail(path string) string {

@@ -205,7 +205,10 @@ func Open(dir string) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = l.read()
+	s, err := l.read()
+	if err == nil && !s.Complete {
+		err = fmt.Errorf("%w in %s yet: an `up` makes it, or was ended before it had; `sudo shoal lab up` makes it anew", ErrNoLab, l.Dir)
+	}
 	return l, err
 }
 

@@ -75,7 +75,7 @@ func (l *Lab) relayGroup(n int) string { return filepath.Join(l.Group(), "relay-
 // slow puts a relay into a peer's link, as its record says: see relay.go. The
 // kernel's netem would do the same, and is left out of many kernels.
 func (l *Lab) slow(ctx context.Context, p *peer) error {
-	if p.Killed || p.Slow == nil {
+	if !p.Init.alive() || p.Slow == nil {
 		return nil
 	}
 	if err := l.filter(p); err != nil {
@@ -106,7 +106,7 @@ func (l *Lab) slow(ctx context.Context, p *peer) error {
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = read.SetReadDeadline(time.Now()) })()
 	if line, err := bufio.NewReader(read).ReadString('\n'); strings.TrimSpace(line) != relayReady {
-		return fmt.Errorf("slow %s: the relay did not start: %w; see %s", p.Name, err, log.Name())
+		return fmt.Errorf("slow %s: the relay did not start: %w; see %s", p.Name, because(ctx, err), log.Name())
 	}
 	return nil
 }
@@ -116,7 +116,7 @@ func (l *Lab) unslow(ctx context.Context, p *peer) error {
 	if err := l.groups.remove(ctx, l.relayGroup(p.Number)); err != nil {
 		return err
 	}
-	if p.Killed {
+	if !p.Init.alive() {
 		return nil
 	}
 	link, err := netlink.LinkByName(l.port(p.Number))

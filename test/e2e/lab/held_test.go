@@ -97,12 +97,21 @@ func namespace(pid int, kind string) string {
 	return name
 }
 
-// gone reports which of the inhabitants, and who in their namespaces, is left.
-func (i inhabitants) gone() error {
+// ended reports which of the inhabitants is left.
+func (i inhabitants) ended() error {
 	for _, pid := range i.pids {
 		if harness.Alive(pid) {
 			return fmt.Errorf("process %d is left", pid)
 		}
+	}
+	return nil
+}
+
+// gone reports which of the inhabitants, and who else in their namespaces, is
+// left. It holds until others make namespaces, which may get the same numbers.
+func (i inhabitants) gone() error {
+	if err := i.ended(); err != nil {
+		return err
 	}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -110,12 +119,13 @@ func (i inhabitants) gone() error {
 	}
 	for _, entry := range entries {
 		pid, err := strconv.Atoi(entry.Name())
-		if err != nil {
+		if err != nil || !harness.Alive(pid) {
 			continue
 		}
 		for _, kind := range kinds {
 			if i.namespaces[namespace(pid, kind)] {
-				return fmt.Errorf("process %d is left in the lab's %s namespace", pid, kind)
+				command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+				return fmt.Errorf("process %d (%q) is left in the lab's %s namespace", pid, command, kind)
 			}
 		}
 	}

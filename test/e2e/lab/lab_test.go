@@ -24,7 +24,7 @@ import (
 // TestLab walks one lab through everything it can do, and looks for what is left.
 func TestLab(t *testing.T) {
 	down(t) // what a run that was killed left behind
-	named := up(t)
+	named := up(t, 1)
 	group := named.Group()
 	down(t)
 	before := holdings(t, group)
@@ -32,7 +32,7 @@ func TestLab(t *testing.T) {
 		t.Fatal("the machine holds nothing at all: the check sees nothing")
 	}
 
-	l := up(t)
+	l := up(t, nodes)
 	t.Run("ls", func(t *testing.T) { testList(t) })
 	t.Run("exec", func(t *testing.T) { testExec(t, l) })
 	t.Run("cut", func(t *testing.T) { testCut(t, l) })
@@ -249,9 +249,11 @@ func testKill(t *testing.T, l *lab.Lab) {
 		t.Fatal(err)
 	}
 	must(t, "exec", "3", "--", "shoal", "create", "configmap", "kept", "--from-literal=a=b")
+	runPod(t, client)
 	must(t, "exec", "3", "--", "touch", "/run/lost", "/var/log/kept")
 	victim := population(t, filepath.Join(l.Group(), "3"))
-	if len(victim.pids) < 3 {
+	// Its first process, the daemon, containerd, the pod's shim and the pod.
+	if len(victim.pids) < 5 {
 		t.Fatalf("a peer of %d processes", len(victim.pids))
 	}
 	must(t, "kill", "3")
@@ -287,6 +289,7 @@ func testKill(t *testing.T, l *lab.Lab) {
 	if _, err := client.CoreV1().ConfigMaps("default").Get(t.Context(), "kept", metav1.GetOptions{}); err != nil {
 		t.Errorf("what the peer held before it was killed: %v", err)
 	}
+	podRuns(t, client, 1)
 	if out := must(t, "exec", "3", "--", "sh", "-c", "ls /run/lost /var/log/kept 2>/dev/null || true"); out != "/var/log/kept\n" {
 		t.Errorf("files after a reboot: %q", out)
 	}
@@ -303,6 +306,37 @@ func testKill(t *testing.T, l *lab.Lab) {
 		return err
 	})
 	must(t, "start", "3")
+}
+
+// runPod runs a pod on a peer that is a cell of its own.
+func runPod(t *testing.T, client kubernetes.Interface) {
+	t.Helper()
+	archive := filepath.Join(world.Dir, "image.tar")
+	if err := harness.WriteImage(t.Context(), archive, "lab/sleep:1", "", "sleep 1000000"); err != nil {
+		t.Fatal(err)
+	}
+	must(t, "exec", "3", "--", "shoal", "image", "load", archive)
+	must(t, "exec", "3", "--", "shoal", "run", "sleeper", "--image=lab/sleep:1")
+	podRuns(t, client, 0)
+}
+
+// podRuns waits until the pod runs again after so many restarts.
+func podRuns(t *testing.T, client kubernetes.Interface, restarts int32) {
+	t.Helper()
+	eventually(t, "the pod runs", func() error {
+		pods, err := client.CoreV1().Pods("default").List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, pod := range pods.Items {
+			for _, status := range pod.Status.ContainerStatuses {
+				if status.State.Running != nil && status.RestartCount == restarts {
+					return nil
+				}
+			}
+		}
+		return fmt.Errorf("%d pods, none runs after %d restarts: %+v", len(pods.Items), restarts, pods.Items)
+	})
 }
 
 func testRefused(t *testing.T) {
@@ -353,7 +387,7 @@ func testRefused(t *testing.T) {
 // directory that is somebody else's.
 func TestUpOverRemains(t *testing.T) {
 	down(t)
-	up(t)
+	up(t, 1)
 	// The machine went down: nothing runs, the links are gone, the files are not.
 	record, err := os.ReadFile(filepath.Join(dir, "lab.json"))
 	if err != nil {
@@ -370,8 +404,8 @@ func TestUpOverRemains(t *testing.T) {
 	if result := command(t, "kill", "1"); !strings.Contains(result.Stderr, "lab up") {
 		t.Errorf("a kill in the remains of a lab: %+v", result)
 	}
-	l := up(t)
-	if _, err := reachFromHere(t, l, nodes); err != nil {
+	l := up(t, 1)
+	if _, err := reachFromHere(t, l, 1); err != nil {
 		t.Error(err)
 	}
 	// An `up` that was killed halfway has processes and no complete record.
@@ -387,8 +421,8 @@ func TestUpOverRemains(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "lab.json"), record, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	up(t)
-	if err := living.gone(); err != nil {
+	up(t, 1)
+	if err := living.ended(); err != nil {
 		t.Error(err)
 	}
 	down(t)

@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 }
 
 // up makes the test's lab, which goes away with it.
-func up(t *testing.T) *lab.Lab {
+func up(t *testing.T, nodes int) *lab.Lab {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), labWithin)
 	defer cancel()

@@ -20,21 +20,20 @@ import (
 	componentversion "k8s.io/component-base/version"
 
 	"shoal/agent"
+	"shoal/api"
 	"shoal/api/control"
 	v1 "shoal/api/control/v1"
 	"shoal/api/pki"
 )
 
 // extra are the paths served beside the Kubernetes API.
-func (p *peer) extra() (map[string]http.Handler, error) {
-	cell, err := pki.CellID(p.files.CA)
-	if err != nil {
-		return nil, err
+func (p *peer) extra() map[string]http.Handler {
+	o := control.Options{Cell: p.identity.Cell, Store: p.db, Host: &controlHost{p}, Logger: p.log.With("part", "control")}
+	if p.node != nil {
+		o.Members = &cellMembers{cellNode: p.node, records: api.CellRecords(p.db)}
 	}
-	server := control.New(control.Options{
-		Cell: cell, Store: p.db, Host: &controlHost{p}, Logger: p.log.With("part", "control"),
-	})
-	return map[string]http.Handler{v1.Prefix: server}, nil
+	server := control.New(o)
+	return map[string]http.Handler{v1.Prefix: server}
 }
 
 // controlHost tells package control about this host.
@@ -76,8 +75,18 @@ func (h *controlHost) Disk() (v1.Disk, error) {
 	return v1.Disk{Path: h.config.DataDir, FreeBytes: st.Bavail * uint64(st.Bsize), TotalBytes: st.Blocks * uint64(st.Bsize)}, nil
 }
 
-// Paths implements control.Host: on one host there are none.
-func (h *controlHost) Paths() []v1.Path { return nil }
+// Paths implements control.Host.
+func (h *controlHost) Paths() []v1.Path {
+	var paths []v1.Path
+	for _, r := range h.datapath.Hosts() {
+		p := v1.Path{Host: r.Host, Path: string(r.Path), MTU: r.MTU}
+		if r.Via.IsValid() {
+			p.Via = r.Via.String()
+		}
+		paths = append(paths, p)
+	}
+	return paths
+}
 
 // CellFiles implements control.Host.
 func (h *controlHost) CellFiles() (map[string][]byte, error) {

@@ -33,7 +33,7 @@ const (
 // peersOwn are records of the peers there were: who they are, their numbers,
 // and the tokens that more were to join with. A new cell begins without them;
 // a token that was used up since must not be good again.
-var peersOwn = []string{"/shoal/members/", "/shoal/claims/tags/", "/shoal/tokens/"}
+var peersOwn = []string{"/shoal/members/", "/shoal/claims/tags/", "/registry/secrets/kube-system/bootstrap-token-"}
 
 // Restore makes a cell of one peer in dataDir from the backup in file. No daemon
 // runs on it; the next start serves the cell. The peer is a new incarnation:

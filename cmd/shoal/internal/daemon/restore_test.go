@@ -140,7 +140,7 @@ func TestRestore(t *testing.T) {
 	old.put(t, "/registry/events/a/soon", "uid-s", []byte("event"), time.Second)
 	old.put(t, "/shoal/keys/gossip", "uid-k", []byte("key"), 0)
 	want := contents(t, old.db)
-	for _, key := range []string{"/shoal/members/0123", "/shoal/claims/tags/1", "/shoal/tokens/abc", "/shoal/local/x"} {
+	for _, key := range []string{"/shoal/members/0123", "/shoal/claims/tags/1", "/registry/secrets/kube-system/bootstrap-token-abcdef", "/shoal/local/x"} {
 		old.put(t, key, "uid-p", []byte("peer"), 0)
 	}
 	file := write(t, old.backup(t))
