@@ -308,8 +308,10 @@ func (c *Core) Take() Output {
 	return out
 }
 
-// Counters returns the counters, Tree those of the broadcast.
-func (c *Core) Counters() Counters   { return c.counts }
+// Counters returns the counters.
+func (c *Core) Counters() Counters { return c.counts }
+
+// Tree returns the counters of the broadcast.
 func (c *Core) Tree() plumtree.Stats { return c.tree.Stats() }
 
 // Joining reports whether this peer has nothing of the cell yet.

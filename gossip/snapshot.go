@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"encoding/binary"
+	"fmt"
 	"time"
 
 	"shoal/gossip/plumtree"
@@ -62,6 +63,9 @@ func (c *Core) heardChunk(l *link, p chunk, bytes int, now time.Duration) error 
 	}
 	if err := c.admitBytes(l, bytes); err != nil {
 		return err
+	}
+	if len(s.parts) >= maxParts {
+		return fmt.Errorf("sends a snapshot of more than %d parts", maxParts)
 	}
 	s.last = now
 	s.parts[p.Part] = true
