@@ -47,9 +47,21 @@ func (r *Replica) mergeOne(b *batch, d *Delta) error {
 	if ScopeOf(d.Key) == HostScope {
 		return nil // another host's own affair, or a mistake of that peer's
 	}
+	if r.o.Faults.SkipTombstone && !d.Record.Live() {
+		for _, dot := range fresh {
+			b.logDot(dot, d.Key)
+		}
+		return nil
+	}
 	now := r.o.Clock.Now()
 	latest := d.Record.Stamp()
 	if latest.Time.Time().After(now.Add(maxSkew)) || d.Record.Born.Time.Time().After(now.Add(maxSkew)) {
+		if r.o.Faults.DropHeld {
+			for _, dot := range fresh {
+				b.logDot(dot, d.Key)
+			}
+			return nil
+		}
 		b.held = append(b.held, *d)
 		return nil
 	}

@@ -31,7 +31,7 @@ func (r *Replica) stampWrite(key string, before *Entry, value []byte, stamp Stam
 		return before.Stamps
 	}
 	var stamps []Stamp
-	if r.stable(before.Version) {
+	if r.o.Faults.CollapseEarly || r.stable(before.Version) {
 		latest := before.Stamp()
 		stamps = append(stamps, Stamp{Time: latest.Time, Actor: latest.Actor})
 	} else {
@@ -53,6 +53,14 @@ func (r *Replica) stampWrite(key string, before *Entry, value []byte, stamp Stam
 
 // mergeRecords is Merge that takes single fields over where it can.
 func (r *Replica) mergeRecords(key string, a, b Record) (kept Record, displaced *Record) {
+	switch f := &r.o.Faults; {
+	case f.IgnoreActor && a.CausalLength == b.CausalLength && a.Born.Time == b.Born.Time && a.Stamp().Time == b.Stamp().Time:
+		return a, nil
+	case f.IgnoreLength && a.Stamp().Before(b.Stamp()):
+		return b, nil
+	case f.IgnoreLength:
+		return a, nil
+	}
 	if r.o.Fields != nil && a.Live() && b.Live() && a.CausalLength == b.CausalLength && a.UID == b.UID {
 		if merged, err := mergeFields(r.o.Fields, key, &a, &b); err == nil {
 			return merged, nil

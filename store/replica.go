@@ -31,6 +31,8 @@ type ReplicaOptions struct {
 	// one had to go. It must not block.
 	Displaced func(key string, kept, lost Record)
 	Logger    *slog.Logger
+	// Faults are for the simulator alone.
+	Faults Faults
 }
 
 // Replica is the part of a peer's store that decides: it gives out versions,
