@@ -130,8 +130,10 @@ func (r *Replica) decideAdopt(b *batch, c *checkpoint) error {
 	if err := state.vector.Merge(c.vector); err != nil {
 		return fmt.Errorf("adopt a vector: %w", err)
 	}
-	state.floor = max(state.floor, c.floor)
-	b.floor = max(b.floor, c.floor)
+	if !r.o.Faults.OldFloor {
+		state.floor = max(state.floor, c.floor)
+		b.floor = max(b.floor, c.floor)
+	}
 	b.state = &state
 	r.tick()
 	return nil
@@ -152,7 +154,7 @@ func (r *Replica) checkpoint(b *batch) checkpoint {
 // hold dots of it that its disk has lost. What it wrote since it was opened is
 // logged anew under the new name, as those dots have two meanings now.
 func (r *Replica) decideReincarnate(b *batch, was Actor) error {
-	if was != r.Actor() {
+	if was != r.Actor() || r.o.Faults.KeepActor {
 		return nil // done already
 	}
 	if len(b.changes) > 0 || len(b.dots) > 0 {

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+
+	"shoal/store/vector"
 )
 
 // commit decides each write of the batch in turn and writes what is accepted.
@@ -93,6 +95,9 @@ func (r *Replica) writes(b *batch) (writes []Write, chunks []chunk) {
 	for _, v := range b.trim {
 		writes = append(writes, Write{Key: chunkKey(v), Version: r.last, Erase: true})
 	}
+	if r.o.Faults.ChunkFirst {
+		slices.Reverse(writes)
+	}
 	return writes, chunks
 }
 
@@ -130,6 +135,9 @@ func (r *Replica) applied(b *batch, chunks []chunk) {
 	for _, c := range chunks {
 		r.log.add(c)
 		for _, d := range c.dots {
+			if r.o.Faults.ForgetGap {
+				_ = r.vector.AddSpan(d.dot.Actor, vector.Span{First: 1, Last: d.dot.Sequence})
+			}
 			if _, err := r.vector.Add(d.dot.Actor, d.dot.Sequence); err != nil {
 				// Not noted as held: it comes again and is merged again, until
 				// a reconciliation of sets closes the gaps.
@@ -178,6 +186,18 @@ func (r *Replica) account(changes []change) {
 // failed keeps the dots of a commit that failed: those that landed all the same
 // are to be logged, the others voided, with the next commit that succeeds.
 func (r *Replica) failed(b *batch) {
+	if r.o.Faults.ReuseSequence {
+		for _, d := range b.dots {
+			if d.dot.Actor == r.actor {
+				r.sequence--
+			}
+		}
+	}
+	if r.o.Faults.ClaimFirst {
+		r.carry = append(r.carry, b.dots...)
+		b.changes = b.changes[:0:0]
+		return
+	}
 	landed := b.changes[:0:0]
 	there := make(map[string]bool)
 	for i := range b.changes {

@@ -232,6 +232,9 @@ func (r *Replica) erase(b *batch, kind pendingKind, before *Entry) {
 		after:  Entry{Key: before.Key, Version: r.tick(), Record: Record{UID: before.UID}},
 		erase:  true,
 	})
+	if r.o.Faults.ForgetFloor {
+		return
+	}
 	b.floor = max(b.floor, before.CausalLength+before.CausalLength&1)
 }
 

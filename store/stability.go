@@ -78,7 +78,7 @@ func (r *Replica) beginRound() {
 
 func (r *Replica) endRound() {
 	for a := range r.round.pending {
-		if _, ok := r.members[a]; ok {
+		if _, ok := r.members[a]; ok && (!r.o.Faults.Impatient || len(r.round.own) == 0) {
 			return
 		}
 	}
@@ -94,7 +94,7 @@ func (r *Replica) endRound() {
 func (r *Replica) Stable() Version {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.aloneLocked() {
+	if r.aloneLocked() || r.o.Faults.ReapEarly {
 		return r.committed
 	}
 	return r.stableAt
