@@ -55,7 +55,7 @@ func (r *Replica) mergeOne(b *batch, d *Delta) error {
 	}
 	now := r.o.Clock.Now()
 	latest := d.Record.Stamp()
-	if latest.Time.Time().After(now.Add(maxSkew)) || d.Record.Born.Time.Time().After(now.Add(maxSkew)) {
+	if r.future(&d.Record, now) {
 		if r.o.Faults.DropHeld {
 			for _, dot := range fresh {
 				b.logDot(dot, d.Key)
@@ -63,6 +63,7 @@ func (r *Replica) mergeOne(b *batch, d *Delta) error {
 			return nil
 		}
 		b.held = append(b.held, *d)
+		r.bareHeld = r.bareHeld || bare
 		return nil
 	}
 	before, err := r.current(b, d.Key)
@@ -76,6 +77,18 @@ func (r *Replica) mergeOne(b *batch, d *Delta) error {
 	}
 	return nil
 }
+
+// future reports whether a record cannot have been written by now: its stamps
+// say so, or its causal length, which has not grown by more than two each
+// microsecond. Were a longer one merged, its tombstone would one day raise the
+// floor to where lengths end.
+func (r *Replica) future(rec *Record, now time.Time) bool {
+	limit := now.Add(maxSkew)
+	return rec.Stamp().Time.Time().After(limit) || rec.Born.Time.Time().After(limit) || rec.CausalLength > longest(limit)
+}
+
+// longest is the causal length that nothing exceeds at time t.
+func longest(t time.Time) uint64 { return 2 * microseconds(t) }
 
 // freshDots returns the dots of d that are not held yet.
 func (r *Replica) freshDots(b *batch, d *Delta) []Dot {
@@ -123,9 +136,13 @@ func sameRecord(a, b *Record) bool {
 // decideAdopt notes all dots of a vector as held, after the states that cover
 // them were merged. They cannot be given to others one by one.
 func (r *Replica) decideAdopt(b *batch, c *checkpoint) error {
-	if r.HeldBack() > 0 || len(b.held) > 0 {
+	if r.bareHeld {
+		// They come again with the next attempt, if they are still there: one
+		// peer with an absurd clock must not keep this one from ever adopting.
+		r.bareHeld = false
 		return fmt.Errorf("adopt a vector: %w", ErrHeldBack)
 	}
+	c.floor = min(c.floor, longest(r.o.Clock.Now().Add(maxSkew)))
 	state := r.checkpoint(b)
 	if err := state.vector.Merge(c.vector); err != nil {
 		return fmt.Errorf("adopt a vector: %w", err)

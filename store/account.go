@@ -20,7 +20,7 @@ func (r *Replica) commit(b *batch) error {
 	if len(b.held) > 0 {
 		r.hold(b.held)
 	}
-	if b.empty() {
+	if b.empty() && len(r.carry) == 0 {
 		return nil
 	}
 	r.trimLog(b)
@@ -251,12 +251,11 @@ func (d *Delta) sameWrite(o Delta) bool {
 
 // Due takes out the deltas held back whose time has come.
 func (r *Replica) Due() []Delta {
-	limit := r.o.Clock.Now().Add(maxSkew)
+	now := r.o.Clock.Now()
 	var due []Delta
 	kept := r.held[:0]
 	for _, d := range r.held {
-		latest := d.Record.Stamp().Time
-		if max(latest, d.Record.Born.Time).Time().After(limit) {
+		if r.future(&d.Record, now) {
 			kept = append(kept, d)
 		} else {
 			due = append(due, d)

@@ -227,6 +227,11 @@ func (db *DB) recover() (err error) {
 	if err := db.scanKeys(); err != nil {
 		return err
 	}
+	if err := db.replica.Settle(); err != nil {
+		db.log.Warn("log what a torn commit left", "error", err) // with the next commit, then
+	}
+	newest = db.replica.last
+	db.committed.Store(uint64(newest))
 	// What the last run had discarded is not remembered, and its watch log is
 	// gone: history starts anew here.
 	db.horizon.Store(uint64(newest))
@@ -249,7 +254,7 @@ func (db *DB) scanKeys() error {
 
 func (db *DB) scanKey(item *badger.Item) error {
 	meta, key := item.UserMeta(), string(item.Key())
-	err := db.replica.loadRecord(key, meta, func() (value []byte, err error) {
+	err := db.replica.loadRecord(key, meta, Version(item.Version()), func() (value []byte, err error) {
 		err = item.Value(func(b []byte) error { value = b; return nil })
 		return value, err
 	})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,10 +56,14 @@ type Replica struct {
 	// the version then: what came after is known for certain to be ours.
 	atOpen uint64
 	opened Version
+	// vouched is the version of the newest chunk found on disk.
+	vouched Version
 	// carry are dots of failed commits, to be logged with the next.
 	carry []loggedDot
-	// held are deltas from the future.
-	held []Delta
+	// held are deltas from the future. bareHeld: one of them, kept or not, came
+	// without a dot since this peer last was to adopt a vector.
+	held     []Delta
+	bareHeld bool
 
 	mu sync.Mutex
 	// Guarded by mu.
@@ -216,6 +221,7 @@ func (r *Replica) loadChunks() error {
 			}
 		}
 		r.log.add(chunk{version: s.Version, dots: dots})
+		r.vouched = max(r.vouched, s.Version)
 		return true
 	})
 	if err = errors.Join(err, failed); err != nil {
@@ -225,7 +231,10 @@ func (r *Replica) loadChunks() error {
 }
 
 // loadRecord takes one record on disk into account, while opening.
-func (r *Replica) loadRecord(key string, meta byte, value func() ([]byte, error)) error {
+func (r *Replica) loadRecord(key string, meta byte, version Version, value func() ([]byte, error)) error {
+	if err := r.findOrphan(key, version, value); err != nil {
+		return err
+	}
 	if a, ok := memberActor(key); ok && meta&metaTombstone == 0 {
 		r.members[a] = struct{}{}
 	}
@@ -249,10 +258,42 @@ func (r *Replica) loadRecord(key string, meta byte, value func() ([]byte, error)
 func (r *Replica) LoadAll() error {
 	var failed error
 	err := r.disk.Scan("/", func(s Stored) bool {
-		failed = r.loadRecord(s.Key, s.Meta, func() ([]byte, error) { return s.Value, nil })
+		failed = r.loadRecord(s.Key, s.Meta, s.Version, func() ([]byte, error) { return s.Value, nil })
 		return failed == nil
 	})
-	return errors.Join(err, failed)
+	if err = errors.Join(err, failed); err != nil {
+		return err
+	}
+	return r.Settle()
+}
+
+// findOrphan gives a dot to a write of this peer's own that a torn commit left
+// without one: no other peer would come to hear of it. What was merged and
+// lost its dots comes again.
+func (r *Replica) findOrphan(key string, version Version, value func() ([]byte, error)) error {
+	if version <= r.vouched || ScopeOf(key) == HostScope || r.o.Faults.ForgetOrphans {
+		return nil
+	}
+	b, err := value()
+	if err != nil {
+		return err
+	}
+	rec, err := decodeStored(b)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", key, err)
+	}
+	if slices.ContainsFunc(rec.Stamps, func(s Stamp) bool { return s.Actor == r.actor }) {
+		r.sequence++
+		r.carry = append(r.carry, loggedDot{Dot{Actor: r.actor, Sequence: r.sequence}, key})
+	}
+	return nil
+}
+
+// Settle logs dots that a commit should have logged and did not, once that is
+// possible again.
+func (r *Replica) Settle() error {
+	_, err := r.single()
+	return err
 }
 
 // Actor returns the name of this peer's incarnation.
