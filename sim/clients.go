@@ -73,7 +73,10 @@ func (c *client) act() {
 
 // caughtUp: the peer has what the client was shown elsewhere; else the API
 // would have it wait.
-func (c *client) caughtUp() bool { return len(c.at.replica.Vector().Missing(c.seen)) == 0 }
+func (c *client) caughtUp() bool {
+	// A peer that has not joined does not serve.
+	return !c.at.replica.Joining() && len(c.at.replica.Vector().Missing(c.seen)) == 0
+}
 
 // look: a client finds its own writes on the next peer it asks.
 func (c *client) look() {

@@ -39,6 +39,8 @@ type Options struct {
 	Calm, Lying bool
 	// Poison sends records that no peer wrote.
 	Poison bool
+	// Reckless gives snapshots to peers that nobody knows yet.
+	Reckless bool
 	// Faults are mistakes to plant.
 	Faults Faults
 	// Verbose keeps all of the trace instead of its end.

@@ -91,6 +91,7 @@ func (p *peer) boot() {
 	p.disk.changed = func(was *store.Stored, w *store.Write) { p.r.check.changed(p, was, w) }
 	options := store.ReplicaOptions{
 		Clock: p.clock, Tag: store.Tag(p.id + 1), Rand: reader{p.random}, LogDots: p.r.o.LogDots, Faults: p.r.o.Faults,
+		Joining: p.id > 0 || p.boots > 1,
 	}
 	if p.r.o.Fields {
 		options.Fields = toyFields{}

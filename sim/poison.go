@@ -31,7 +31,8 @@ func (r *run) poison() {
 	}
 	switch random.IntN(4) {
 	case 0:
-		d.Dot = store.Dot{}
+		// Without a dot nobody else would come to have it: it must be refused.
+		d.Dot, d.Record.Stamps[0].Time = store.Dot{}, math.MaxUint64
 	case 1:
 		d.Record.ExpiresMicros = random.Uint64()
 	case 2:
@@ -44,7 +45,7 @@ func (r *run) poison() {
 		wire[random.IntN(len(wire))] ^= byte(1 + random.IntN(255))
 	}
 	decoded, err := store.DecodeDelta(wire)
-	if err != nil || decoded.Key != "" && ours(decoded.Key) {
+	if err != nil || len(decoded.Dots()) == 0 && decoded.Record.Stamp().Time < 1<<62 || decoded.Key != "" && ours(decoded.Key) {
 		return
 	}
 	r.trace.note("", r.loop.now, "%s is given poison: %+v", p.name, decoded)

@@ -27,6 +27,8 @@ type holds struct {
 	vector vector.Vector
 	floor  uint64
 	answer bool
+	// joining: it needs all there is.
+	joining bool
 }
 
 // brings has deltas in their wire form; of a snapshot all, and what they cover.
@@ -47,7 +49,7 @@ func (u *puller) linkLost(*peer)        {}
 func (u *puller) members(alive []*peer) { u.alive = alive }
 func (u *puller) holds(answer bool) holds {
 	r := u.p.replica
-	return holds{r.Actor(), r.Vector(), r.Floor(), answer}
+	return holds{r.Actor(), r.Vector(), r.Floor(), answer, r.Joining()}
 }
 
 func (u *puller) published(d store.Delta) {
@@ -87,13 +89,15 @@ func (u *puller) heard(from *peer, m holds) {
 		u.p.r.net.send(u.p, from, u.holds(false))
 	}
 	missing := m.vector.Missing(r.Vector())
-	if len(missing) == 0 {
+	if len(missing) == 0 && !m.joining {
 		return
 	}
 	deltas, _, err := r.Deltas(missing, pullBytes)
 	b := brings{}
 	switch {
-	case errors.Is(err, store.ErrGone):
+	case m.joining && (!r.IsMember(m.actor) || r.Joining()) && !u.p.r.o.Reckless:
+		return // its own record comes first
+	case errors.Is(err, store.ErrGone) || m.joining:
 		u.p.r.result.Snapshots++
 		b.snapshot, b.holds = true, u.holds(false)
 		b.holds.vector, b.holds.floor, err = r.Snapshot(func(d store.Delta) error {
@@ -120,7 +124,8 @@ func (u *puller) take(m brings) {
 	for _, wire := range m.deltas {
 		d, err := store.DecodeDelta(wire)
 		if err != nil {
-			continue // poison
+			u.p.r.check.fail("", "%s is sent by a peer what cannot be read: %v", u.p.name, err)
+			return
 		}
 		deltas = append(deltas, d)
 	}

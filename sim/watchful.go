@@ -121,6 +121,11 @@ func (c *checker) erased(p *peer, h *history, key string, before *state) {
 		}
 	}
 	h.end(l)
+	if l.live() {
+		// Who never saw it may have made the name anew meanwhile, as of a lower
+		// life, and that is then taken in where this has ended.
+		return
+	}
 	if b, ok := p.bounds[key]; !ok || l.compare(b) > 0 {
 		p.bounds[key] = l
 	}

@@ -35,7 +35,7 @@ func (r *Replica) decideMerge(b *batch, deltas []Delta) error {
 func (r *Replica) mergeOne(b *batch, d *Delta) error {
 	fresh := r.freshDots(b, d)
 	bare := d.Dot == (Dot{}) && len(d.Also) == 0
-	if len(fresh) == 0 && !bare {
+	if len(fresh) == 0 && !bare || !bare && r.Joining() {
 		return nil
 	}
 	if d.Void() {
@@ -152,6 +152,7 @@ func (r *Replica) decideAdopt(b *batch, c *checkpoint) error {
 		b.floor = max(b.floor, c.floor)
 	}
 	b.state = &state
+	b.joined = len(c.vector) > 0
 	r.tick()
 	return nil
 }

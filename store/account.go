@@ -75,6 +75,9 @@ func (r *Replica) writes(b *batch) (writes []Write, chunks []chunk) {
 	if b.state != nil {
 		writes = append(writes, Write{Key: keyState, Version: r.last, Value: appendCheckpoint(nil, *b.state)})
 	}
+	if b.joined && r.Joining() {
+		writes = append(writes, Write{Key: keyJoining, Version: r.last, Erase: true})
+	}
 	dots := b.dots
 	if len(r.carry) > 0 {
 		dots = append(r.carry, dots...)
@@ -146,6 +149,7 @@ func (r *Replica) applied(b *batch, chunks []chunk) {
 		}
 	}
 	r.account(b.changes)
+	r.joining = r.joining && !b.joined
 	r.floor = max(r.floor, b.floor)
 	r.committed = r.last
 	r.frontier = nil

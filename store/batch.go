@@ -25,6 +25,8 @@ type batch struct {
 	state *checkpoint
 	trim  []Version
 	actor Actor // a new one, if not zero
+	// joined: what a member has was adopted.
+	joined bool
 }
 
 // change is an accepted write: what was under the key, and what is now.

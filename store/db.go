@@ -31,6 +31,8 @@ type Options struct {
 	// Displaced is told when of two objects made independently under one name
 	// one had to go. It must not block.
 	Displaced func(key string, kept, lost Record)
+	// Joining: Dir, if new, is that of a peer which joins a cell.
+	Joining bool
 	// HistoryWindow is how long overwritten versions stay readable, for exact
 	// lists and the pages of long ones. Default 5 minutes, as with etcd.
 	HistoryWindow time.Duration
@@ -216,7 +218,7 @@ func (db *DB) recover() (err error) {
 	disk := &badgerDisk{badger: db.badger, syncs: func() { db.counts.syncs.Add(1) }}
 	db.replica, err = OpenReplica(disk, ReplicaOptions{
 		Clock: db.opts.Clock, Versions: db.opts.Versions, Tag: db.opts.Tag,
-		Fields: db.opts.Fields, Displaced: db.opts.Displaced, Logger: db.log,
+		Joining: db.opts.Joining, Fields: db.opts.Fields, Displaced: db.opts.Displaced, Logger: db.log,
 	})
 	if err != nil {
 		return err

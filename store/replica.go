@@ -32,6 +32,9 @@ type ReplicaOptions struct {
 	// one had to go. It must not block.
 	Displaced func(key string, kept, lost Record)
 	Logger    *slog.Logger
+	// Joining: a new disk is that of a peer which joins a cell, not of one that
+	// founds it.
+	Joining bool
 	// Faults are for the simulator alone.
 	Faults Faults
 }
@@ -68,6 +71,7 @@ type Replica struct {
 	mu sync.Mutex
 	// Guarded by mu.
 	actor     Actor
+	joining   bool
 	vector    vector.Vector
 	frontier  *frontier // of vector, made when asked for
 	log       dotLog
@@ -108,6 +112,8 @@ const (
 	// keyActor and keyFloor are keys of the store itself; no registry path
 	// starts with a zero.
 	keyActor = "\x00actor"
+	// keyJoining is there until a peer that joins has adopted what a member has.
+	keyJoining = "\x00joining"
 	keyFloor = "\x00floor"
 )
 
@@ -147,6 +153,12 @@ func (r *Replica) loadActor() error {
 		return fmt.Errorf("read actor: %d bytes, expected 8", len(found.Value))
 	}
 	r.actor = Actor(binary.BigEndian.Uint64(found.Value))
+	switch _, err := r.disk.Get(keyJoining); {
+	case err == nil:
+		r.joining = true
+	case !errors.Is(err, ErrNotFound):
+		return fmt.Errorf("read whether this peer has joined: %w", err)
+	}
 	return nil
 }
 
@@ -158,7 +170,13 @@ func (r *Replica) createActor() error {
 		return err
 	}
 	r.last = r.o.Versions.Next(r.last)
-	if err := r.disk.Commit([]Write{actorWrite(id, r.last)}); err != nil {
+	writes := []Write{actorWrite(id, r.last)}
+	if r.o.Joining {
+		// Before the actor: with it this disk is no longer a new one.
+		writes = []Write{{Key: keyJoining, Version: r.last, Value: []byte{1}}, writes[0]}
+		r.joining = true
+	}
+	if err := r.disk.Commit(writes); err != nil {
 		return fmt.Errorf("write actor: %w", err)
 	}
 	r.actor = id
@@ -301,6 +319,26 @@ func (r *Replica) Actor() Actor {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.actor
+}
+
+// Joining reports that this peer has not yet adopted what a member of the cell
+// has. Until then it takes in whole states alone: it does not know which of
+// what is under way was outdone and reaped before it became a member, and has
+// nothing to give a third. Nothing is stable to it.
+func (r *Replica) Joining() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.joining
+}
+
+// IsMember reports whether this peer knows that actor as a member. Only a
+// member may be given a snapshot: what all members known here have had is left
+// out of it, and nobody would wait for a peer that is unknown.
+func (r *Replica) IsMember(a Actor) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.members[a]
+	return ok
 }
 
 // Vector returns the dots held, all of them durable. Nobody may change it.
