@@ -61,6 +61,8 @@ type Replica struct {
 	opened Version
 	// vouched is the version of the newest chunk found on disk.
 	vouched Version
+	// found: this disk had an actor when it was opened.
+	found bool
 	// carry are dots of failed commits, to be logged with the next.
 	carry []loggedDot
 	// held are deltas from the future. bareHeld: one of them, kept or not, came
@@ -137,8 +139,22 @@ func OpenReplica(disk Disk, o ReplicaOptions) (*Replica, error) {
 	if spans := r.vector[r.actor]; len(spans) > 0 {
 		r.sequence = spans[len(spans)-1].Last
 	}
+	r.skipSequences()
 	r.atOpen, r.opened, r.committed = r.sequence, r.last, r.last
 	return r, nil
+}
+
+// sequenceUnit: no peer makes more than one write in so long, over its life.
+const sequenceUnit = 100 * time.Microsecond
+
+// skipSequences leaves a gap for what a disk that lies may have lost, so that no
+// dot is given out twice: what others have of it comes back like any other
+// write. A gap that nobody ever filled is asked of nobody.
+func (r *Replica) skipSequences() {
+	if r.found && !r.o.Faults.KeepActor {
+		units := microseconds(r.o.Clock.Now()) / uint64(sequenceUnit/time.Microsecond)
+		r.sequence = max(r.sequence, units)
+	}
 }
 
 func (r *Replica) loadActor() error {
@@ -153,6 +169,7 @@ func (r *Replica) loadActor() error {
 		return fmt.Errorf("read actor: %d bytes, expected 8", len(found.Value))
 	}
 	r.actor = Actor(binary.BigEndian.Uint64(found.Value))
+	r.found = true
 	switch _, err := r.disk.Get(keyJoining); {
 	case err == nil:
 		r.joining = true

@@ -50,8 +50,10 @@ func (r *Replica) Report(from Actor, v vector.Vector) (lost bool) {
 		return false
 	}
 	r.reportLocked(from, v)
-	mine := vector.Vector{r.actor: v[r.actor]}
-	return len(r.vector.Missing(mine)) > 0 && len(mine[r.actor]) > 0
+	// What was lost before this peer was opened is fetched as any other write;
+	// of what came later there would be two under one dot.
+	unknown := r.vector.Missing(vector.Vector{r.actor: v[r.actor]})[r.actor]
+	return len(unknown) > 0 && unknown[len(unknown)-1].Last > r.atOpen
 }
 
 func (r *Replica) reportLocked(from Actor, v vector.Vector) {
