@@ -225,6 +225,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.source.run(ctx) })
 	g.Go(func() error { return a.refs.run(ctx) })
 	g.Go(func() error { return a.node.run(ctx) })
+	g.Go(func() error { return a.node.follow(ctx) })
 	g.Go(func() error { return a.serve(ctx) })
 	g.Go(func() error {
 		select {

@@ -84,8 +84,12 @@ func newHost(t testing.TB, name string) *host {
 	h := &host{t: t, ctrd: testbed.StartContainerd(t), name: name}
 	dir := t.TempDir()
 	h.network = &testbed.Network{Dir: filepath.Join(dir, "net"), Prefix: "sag"}
+	config, err := peer.AsNode(name)
+	if err != nil {
+		t.Fatal(err)
+	}
 	h.options = Options{
-		NodeName: name, Config: peer.ClientConfig("shoal-agent"), ContainerdSocket: h.ctrd.Socket, ContainerdNamespace: testbed.Namespace,
+		NodeName: name, Config: config, ContainerdSocket: h.ctrd.Socket, ContainerdNamespace: testbed.Namespace,
 		CgroupRoot: fmt.Sprintf("/shoalagent%d", os.Getpid()), DataDir: dir, LogDir: filepath.Join(dir, "logs"), Network: h.network,
 		NodeIPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, PodCIDR: "10.99.0.0/24", ListenAddr: "127.0.0.1:0",
 		TLS: serverTLS(t), Version: "v1.37.0", Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
@@ -383,6 +387,32 @@ func TestContainerdDown(t *testing.T) {
 	h.create("after", sleeper)
 	h.running("after")
 	h.delete("after")
+}
+
+// TestWhatOthersSayOfTheNode: a host that others took for failed says at once
+// that it is there, also when its Node was deleted.
+func TestWhatOthersSayOfTheNode(t *testing.T) {
+	h := newHost(t, "said")
+	nodes := peer.Client.CoreV1().Nodes()
+	for range 3 {
+		node := h.node(v1.ConditionTrue)
+		for i := range node.Status.Conditions {
+			node.Status.Conditions[i].Status = v1.ConditionUnknown
+		}
+		if _, err := nodes.UpdateStatus(t.Context(), node, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		h.node(v1.ConditionTrue)
+	}
+	uid := h.node(v1.ConditionTrue).UID
+	if err := nodes.Delete(t.Context(), h.name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	h.eventually("the node to register again", func() bool {
+		node, err := nodes.Get(t.Context(), h.name, metav1.GetOptions{})
+		return err == nil && node.UID != uid
+	})
+	h.node(v1.ConditionTrue)
 }
 
 func TestRefusals(t *testing.T) {

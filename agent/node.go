@@ -20,7 +20,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 )
 
 // MaxPods is the number of pods a host takes. A host has a /24 for them.
@@ -44,10 +46,57 @@ type node struct {
 	alloc          v1.ResourceList // guarded by mu
 	runtimeVersion string          // as last heard; only touched by run
 	renewed        time.Time       // when the lease was; only touched by run
+
+	// said has a token when somebody else said something of this node that may
+	// not be so.
+	said chan struct{}
+	// ready is the Ready status this agent stands for, guarded by mu.
+	ready v1.ConditionStatus
+}
+
+// nodeAnswerGap spaces out answers to what others say of this node, while a
+// peer goes on to think that the host failed.
+const nodeAnswerGap = 200 * time.Millisecond
+
+// follow watches this host's own Node: other peers say there that the host
+// failed, when gossip cannot reach it, and a Node may be deleted by hand. Both
+// are answered at once.
+func (n *node) follow(ctx context.Context) error {
+	tell := func(obj any) {
+		if live, ok := obj.(*v1.Node); ok && n.agrees(live) {
+			return
+		}
+		select {
+		case n.said <- struct{}{}:
+		default:
+		}
+	}
+	lw := cache.NewListWatchFromClient(n.kube.CoreV1().RESTClient(), "nodes", v1.NamespaceAll, fields.OneTermEqualSelector(metav1.ObjectNameField, n.o.NodeName))
+	_, informer := cache.NewInformerWithOptions(cache.InformerOptions{
+		ListerWatcher: lw, ObjectType: &v1.Node{},
+		Handler: cache.ResourceEventHandlerFuncs{
+			AddFunc: tell, UpdateFunc: func(_, obj any) { tell(obj) }, DeleteFunc: func(any) { tell(nil) },
+		},
+	})
+	informer.RunWithContext(ctx)
+	return nil
+}
+
+// agrees reports whether live says of the node's readiness what this agent
+// does. Before the agent has said anything, everything agrees.
+func (n *node) agrees(live *v1.Node) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, c := range live.Status.Conditions {
+		if c.Type == v1.NodeReady {
+			return n.ready == "" || c.Status == n.ready
+		}
+	}
+	return n.ready == ""
 }
 
 func newNode(o Options, kube kubernetes.Interface, client *containerd.Client) *node {
-	n := &node{o: o, kube: kube, client: client}
+	n := &node{o: o, kube: kube, client: client, said: make(chan struct{}, 1)}
 	n.alloc = capacity(o.DataDir)
 	return n
 }
@@ -95,11 +144,27 @@ func (n *node) probe(ctx context.Context) string {
 	return ""
 }
 
-// waitChange returns when the connection to containerd changes, or after
-// wait.
+// waitChange returns when the connection to containerd changes, when somebody
+// else writes of this node what is not so, or after wait.
 func (n *node) waitChange(ctx context.Context, wait time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
+	var answering sync.WaitGroup
+	defer answering.Wait()
 	defer cancel()
+	answering.Go(func() {
+		gap := time.NewTimer(nodeAnswerGap)
+		defer gap.Stop()
+		select {
+		case <-ctx.Done():
+			return
+		case <-gap.C:
+		}
+		select {
+		case <-ctx.Done():
+		case <-n.said:
+			cancel()
+		}
+	})
 	conn, ok := n.client.Conn().(*grpc.ClientConn)
 	if !ok {
 		<-ctx.Done()
@@ -115,6 +180,12 @@ func (n *node) waitChange(ctx context.Context, wait time.Duration) {
 // sync writes the node when it differs from what was written last.
 func (n *node) sync(ctx context.Context, problem string) error {
 	want := n.object(ctx, problem)
+	n.mu.Lock()
+	n.ready = v1.ConditionTrue
+	if problem != "" {
+		n.ready = v1.ConditionFalse
+	}
+	n.mu.Unlock()
 	nodes := n.kube.CoreV1().Nodes()
 	live, err := nodes.Get(ctx, n.o.NodeName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {

@@ -6,9 +6,11 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"time"
 
 	authv1 "k8s.io/api/authentication/v1"
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/kubernetes"
@@ -38,17 +40,47 @@ func (s *source) run(ctx context.Context) error {
 
 // ConfigMap reads a config map.
 func (s *source) ConfigMap(ctx context.Context, namespace, name string) (*v1.ConfigMap, error) {
-	return s.kube.CoreV1().ConfigMaps(namespace).Get(ctx, name, metav1.GetOptions{})
+	return whenRelated(ctx, func() (*v1.ConfigMap, error) {
+		return s.kube.CoreV1().ConfigMaps(namespace).Get(ctx, name, metav1.GetOptions{})
+	})
 }
 
 // Secret reads a secret.
 func (s *source) Secret(ctx context.Context, namespace, name string) (*v1.Secret, error) {
-	return s.kube.CoreV1().Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
+	return whenRelated(ctx, func() (*v1.Secret, error) {
+		return s.kube.CoreV1().Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
+	})
 }
 
 // Token asks for a service account's token.
 func (s *source) Token(ctx context.Context, namespace, serviceAccount string, req *authv1.TokenRequest) (*authv1.TokenRequest, error) {
-	return s.kube.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, serviceAccount, req, metav1.CreateOptions{})
+	return whenRelated(ctx, func() (*authv1.TokenRequest, error) {
+		return s.kube.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, serviceAccount, req, metav1.CreateOptions{})
+	})
+}
+
+const (
+	// relatedWithin is how long the Node authorizer, which hears of a pod from
+	// an informer of its own, may be behind this agent. Beyond it a refusal is
+	// meant, and the runner's own retries go on.
+	relatedWithin = time.Second
+	relatedPoll   = 5 * time.Millisecond
+)
+
+// whenRelated reads what belongs to a pod of this host. Right after the pod was
+// bound the authorizer may not know of it yet.
+func whenRelated[T any](ctx context.Context, read func() (T, error)) (T, error) {
+	for deadline := time.Now().Add(relatedWithin); ; {
+		value, err := read()
+		if !apierrors.IsForbidden(err) || time.Now().After(deadline) {
+			return value, err
+		}
+		select {
+		case <-ctx.Done():
+			return value, err
+		case <-time.After(relatedPoll):
+		}
+	}
 }
 
 // ServiceEnv is the classic discovery environment: every service of the

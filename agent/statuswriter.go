@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -254,8 +255,16 @@ func (s *statusWriter) remove(ctx context.Context, pod *v1.Pod) error {
 		GracePeriodSeconds: &zero,
 		Preconditions:      &metav1.Preconditions{UID: &pod.UID},
 	})
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+	if apierrors.IsConflict(err) {
 		return nil
 	}
-	return err
+	if !apierrors.IsNotFound(err) {
+		return err
+	}
+	// NodeRestriction looks the pod up in an informer, which may not know it yet.
+	live, getErr := s.kube.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(getErr) || (getErr == nil && live.UID != pod.UID) {
+		return nil
+	}
+	return errors.Join(err, getErr)
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net/http"
@@ -29,6 +30,12 @@ func (t *inproc) bind(h http.Handler) {
 
 // RoundTrip implements http.RoundTripper.
 func (t *inproc) RoundTrip(req *http.Request) (*http.Response, error) {
+	return t.roundTrip(req, nil)
+}
+
+// roundTrip makes a request as the holder of a client certificate, if state
+// has one.
+func (t *inproc) roundTrip(req *http.Request, state *tls.ConnectionState) (*http.Response, error) {
 	select {
 	case <-t.ready:
 	case <-req.Context().Done():
@@ -36,6 +43,7 @@ func (t *inproc) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	ctx, cancel := context.WithCancel(req.Context())
 	in := req.Clone(ctx)
+	in.TLS = state
 	in.RequestURI = req.URL.RequestURI()
 	in.RemoteAddr = "127.0.0.1:0"
 	in.Proto, in.ProtoMajor, in.ProtoMinor = "HTTP/2.0", 2, 0

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
@@ -15,6 +16,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	"shoal/api/hosts"
 )
 
 // publishTimeout bounds one write of this peer's endpoints.
@@ -22,15 +26,73 @@ const publishTimeout = 10 * time.Second
 
 // endpoints publishes where this peer serves the API, as an EndpointSlice of
 // the `kubernetes` service. Each peer owns one slice, named after itself, so
-// that peers never write the same object. It implements upstream's
+// that peers never write the same object; others only delete it, when gossip
+// calls this host failed. A node hint in it makes the pods of a host use their
+// own host's API server while it is there. It implements upstream's
 // EndpointReconciler, whose own kinds either keep leases in etcd or count
 // masters.
 type endpoints struct {
 	client   kubernetes.Interface
 	nodeName string
+	log      *slog.Logger
 
-	mu      sync.Mutex // guards stopped and orders writes
+	mu      sync.Mutex // guards the rest and orders writes
 	stopped bool
+	// again publishes what was published last, nil before.
+	again func() error
+}
+
+// republishAfter spaces out publications by endpoints.follow: peers that hold
+// this one for failed while it is not would delete its slice each time.
+const republishAfter = 200 * time.Millisecond
+
+// follow publishes anew when somebody else changes or deletes the slice.
+func (e *endpoints) follow(ctx context.Context, slices cache.SharedIndexInformer) error {
+	changed := make(chan struct{}, 1)
+	tell := func(obj any) {
+		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+			obj = gone.Obj
+		}
+		s, ok := obj.(*discoveryv1.EndpointSlice)
+		if !ok || s.Name != e.sliceName() || s.Namespace != metav1.NamespaceDefault {
+			return
+		}
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+	handler, err := slices.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		UpdateFunc: func(_, obj any) { tell(obj) }, DeleteFunc: tell,
+	})
+	if err != nil {
+		return fmt.Errorf("follow endpoint slices: %w", err)
+	}
+	defer func() { _ = slices.RemoveEventHandler(handler) }()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+		if err := e.publishAgain(); err != nil {
+			e.log.Warn("will publish again within a minute", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(republishAfter):
+		}
+	}
+}
+
+func (e *endpoints) publishAgain() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.stopped || e.again == nil {
+		return nil
+	}
+	return e.again()
 }
 
 // ValidateIP reports an address that pods could not reach.
@@ -42,7 +104,7 @@ func (e *endpoints) ValidateIP(ip net.IP) error {
 	return nil
 }
 
-func (e *endpoints) sliceName() string { return "kubernetes-" + e.nodeName }
+func (e *endpoints) sliceName() string { return hosts.SliceName(e.nodeName) }
 
 // ReconcileEndpoints makes this peer's slice say ip and ports.
 func (e *endpoints) ReconcileEndpoints(service string, ip net.IP, ports []corev1.EndpointPort, _ bool) error {
@@ -51,9 +113,13 @@ func (e *endpoints) ReconcileEndpoints(service string, ip net.IP, ports []corev1
 	if e.stopped {
 		return nil
 	}
+	e.again = func() error { return e.publish(e.slice(service, ip, ports)) }
+	return e.again()
+}
+
+func (e *endpoints) publish(want *discoveryv1.EndpointSlice) error {
 	ctx, cancel := context.WithTimeout(context.Background(), publishTimeout)
 	defer cancel()
-	want := e.slice(service, ip, ports)
 	slices := e.client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault)
 	have, err := slices.Get(ctx, want.Name, metav1.GetOptions{})
 	switch {
@@ -91,6 +157,7 @@ func (e *endpoints) slice(service string, ip net.IP, ports []corev1.EndpointPort
 			Addresses:  []string{ip.String()},
 			Conditions: discoveryv1.EndpointConditions{Ready: &ready},
 			NodeName:   &e.nodeName,
+			Hints:      &discoveryv1.EndpointHints{ForNodes: []discoveryv1.ForNode{{Name: e.nodeName}}},
 		}},
 	}
 	for _, p := range ports {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"iter"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -9,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	corelisters "k8s.io/client-go/listers/core/v1"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/kubernetes/pkg/registry/core/service/allocator"
 	"k8s.io/kubernetes/pkg/registry/core/service/portallocator"
 
@@ -54,11 +54,10 @@ func (l *ledgers) nodePorts() (*portallocator.PortAllocator, error) {
 	})
 }
 
-// run repairs claims once the services are known and then now and again.
-func (l *ledgers) run(ctx context.Context, synced cache.InformerSynced, services corelisters.ServiceLister, log *slog.Logger) {
-	if !cache.WaitForCacheSync(ctx.Done(), synced) {
-		return
-	}
+// run repairs claims once the services are known and then now and again: what
+// is in use and not claimed, what is claimed and not in use. Numbers that two
+// services hold are collisions' work.
+func (l *ledgers) run(ctx context.Context, services corelisters.ServiceLister, log *slog.Logger) {
 	var idleIPs, idlePorts map[int]bool
 	ticker := time.NewTicker(repairInterval)
 	defer ticker.Stop()
@@ -84,21 +83,41 @@ func (l *ledgers) run(ctx context.Context, synced cache.InformerSynced, services
 func (l *ledgers) inUse(services []*corev1.Service) (ips, ports map[int]bool) {
 	ips, ports = map[int]bool{}, map[int]bool{}
 	for _, s := range services {
-		for _, ip := range s.Spec.ClusterIPs {
-			if addr, err := netip.ParseAddr(ip); err == nil {
-				if n, ok := l.addresses.Number(addr); ok {
-					ips[n] = true
-				}
-			}
+		for n := range l.ipsOf(s) {
+			ips[n] = true
 		}
-		for _, p := range s.Spec.Ports {
-			if p.NodePort != 0 {
-				ports[int(p.NodePort)-NodePortRange.Base] = true
-			}
-		}
-		if p := s.Spec.HealthCheckNodePort; p != 0 {
-			ports[int(p)-NodePortRange.Base] = true
+		for n := range portsOf(s) {
+			ports[n] = true
 		}
 	}
 	return ips, ports
+}
+
+// ipsOf yields the numbers of a service's cluster IPs.
+func (l *ledgers) ipsOf(s *corev1.Service) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for _, ip := range s.Spec.ClusterIPs {
+			addr, err := netip.ParseAddr(ip)
+			if err != nil {
+				continue
+			}
+			if n, ok := l.addresses.Number(addr); ok && !yield(n) {
+				return
+			}
+		}
+	}
+}
+
+// portsOf yields the numbers of a service's node ports.
+func portsOf(s *corev1.Service) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for _, p := range s.Spec.Ports {
+			if p.NodePort != 0 && !yield(int(p.NodePort)-NodePortRange.Base) {
+				return
+			}
+		}
+		if p := s.Spec.HealthCheckNodePort; p != 0 {
+			yield(int(p) - NodePortRange.Base)
+		}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"strconv"
 	"time"
@@ -14,7 +15,9 @@ import (
 	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
 	"k8s.io/kubernetes/pkg/controlplane/reconcilers"
 
+	"shoal/api/hosts"
 	"shoal/api/pki"
+	apistorage "shoal/api/storage"
 	"shoal/api/support"
 	"shoal/store"
 )
@@ -32,7 +35,22 @@ type Options struct {
 	AgentPort int
 	// ServiceCIDR is where cluster IPs come from.
 	ServiceCIDR netip.Prefix
-	Logger      *slog.Logger
+	// Extra are further paths to serve, by prefix (ending in a slash), behind the
+	// same authentication and authorization: as non-resource URLs. They count as
+	// long-running, so a handler bounds time and concurrency itself.
+	Extra  map[string]http.Handler
+	Logger *slog.Logger
+
+	// PodCIDR is what ClaimPodCIDR returned for this host. Its claim is looked
+	// after; left out, it is not.
+	PodCIDR netip.Prefix
+	// Cell is how versions that other peers issued are understood, zero on a
+	// host alone.
+	Cell apistorage.Cell
+	// Members is what gossip knows of the other hosts, nil on a host alone.
+	Members hosts.Members
+	// Conflicts, if set, is what the store tells of names made twice.
+	Conflicts *NameConflicts
 }
 
 // Defaults of a cell (design section 7).

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -23,6 +25,8 @@ import (
 	"k8s.io/kubernetes/pkg/controlplane/controller/defaultservicecidr"
 	"k8s.io/kubernetes/pkg/controlplane/controller/kubernetesservice"
 
+	"shoal/api/pki"
+	"shoal/api/preconditions"
 	apistorage "shoal/api/storage"
 )
 
@@ -40,8 +44,12 @@ type Server struct {
 	informers informers.SharedInformerFactory
 	inproc    *inproc
 	loopback  *rest.Config
+	node      *pki.Pair // this node's certificate
 	ledgers   *ledgers
-	log       *slog.Logger
+	storages  *apistorage.Set
+	// cell is what addCellHooks started; Run waits for it.
+	cell sync.WaitGroup
+	log  *slog.Logger
 }
 
 // New builds the server chain. Nothing listens to requests until Run; the
@@ -68,7 +76,9 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configure API server: %w", err)
 	}
-	replaceStorage(config, o)
+	storages := &apistorage.Set{}
+	replaceStorage(config, o, storages)
+	exemptExtra(config, o)
 	ledgers, err := openLedgers(ctx, o)
 	if err != nil {
 		return nil, err
@@ -77,19 +87,22 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		informers: config.KubeAPIs.ControlPlane.VersionedInformers,
 		inproc:    newInproc(),
 		loopback:  config.KubeAPIs.ControlPlane.Generic.LoopbackClientConfig,
+		node:      pki.NewPair(o.PKI.Node, o.PKI.NodeKey),
 		ledgers:   ledgers,
+		storages:  storages,
 		log:       o.Logger,
 	}
 	if s.chain, err = s.build(config, o); err != nil {
 		return nil, fmt.Errorf("build API server chain: %w", err)
 	}
+	s.mountExtra(o)
 	return s, nil
 }
 
 // replaceStorage puts our storage behind the four getters that hold one: kube
 // APIs, API extensions, custom resources and the aggregator.
-func replaceStorage(config *app.Config, o Options) {
-	decorator := apistorage.Decorator(o.DB)
+func replaceStorage(config *app.Config, o Options, storages *apistorage.Set) {
+	decorator := apistorage.Decorator(o.DB, o.Cell, storages)
 	wrap := func(inner generic.RESTOptionsGetter) generic.RESTOptionsGetter {
 		return restOptions{inner, decorator}
 	}
@@ -99,13 +112,33 @@ func replaceStorage(config *app.Config, o Options) {
 	config.Aggregator.GenericConfig.RESTOptionsGetter = wrap(config.Aggregator.GenericConfig.RESTOptionsGetter)
 }
 
+// localizeConditions has versions of other peers made ours where a request
+// carries them as conditions. Only the aggregator's chain is ever entered.
+func (s *Server) localizeConditions(config *genericapiserver.Config) {
+	build := config.BuildHandlerChainFunc
+	config.BuildHandlerChainFunc = func(handler http.Handler, c *genericapiserver.Config) http.Handler {
+		return build(preconditions.Handler(handler, s.localVersion), c)
+	}
+}
+
+func (s *Server) localVersion(ctx context.Context, resource schema.GroupResource, namespace, name, version string) string {
+	storage := s.storages.Get(resource)
+	if storage == nil {
+		return version
+	}
+	return storage.LocalVersion(ctx, namespace, name, version)
+}
+
 func (s *Server) build(config *app.Config, o Options) (*aggregatorapiserver.APIAggregator, error) {
 	generic := config.KubeAPIs.ControlPlane.Generic
 	client, err := kubernetes.NewForConfig(s.ClientConfig("shoal-apiserver"))
 	if err != nil {
 		return nil, err
 	}
-	publisher := &endpoints{client: client, nodeName: o.NodeName}
+	if o.Cell.Peers != nil {
+		s.localizeConditions(&config.Aggregator.GenericConfig.Config)
+	}
+	publisher := &endpoints{client: client, nodeName: o.NodeName, log: o.Logger}
 	config.KubeAPIs.Extra.EndpointReconcilerConfig.Reconciler = publisher
 
 	notFound := notfoundhandler.New(generic.Serializer, genericapifilters.NoMuxAndDiscoveryIncompleteKey)
@@ -118,7 +151,7 @@ func (s *Server) build(config *app.Config, o Options) (*aggregatorapiserver.APIA
 	if err != nil {
 		return nil, err
 	}
-	if err := s.addHooks(server, kube, publisher, client); err != nil {
+	if err := s.addHooks(server, kube, publisher, client, o); err != nil {
 		return nil, err
 	}
 	return controlplaneapiserver.CreateAggregatorServer(config.Aggregator.Complete(), server.GenericAPIServer,
@@ -152,7 +185,7 @@ func (s *Server) buildKube(kube controlplane.CompletedConfig, extensions generic
 
 // addHooks starts what runs beside the handlers: the `kubernetes` service, the
 // default service range object and the repair of claims.
-func (s *Server) addHooks(server *controlplaneapiserver.Server, kube controlplane.CompletedConfig, publisher *endpoints, client kubernetes.Interface) error {
+func (s *Server) addHooks(server *controlplaneapiserver.Server, kube controlplane.CompletedConfig, publisher *endpoints, client kubernetes.Interface, o Options) error {
 	generic := server.GenericAPIServer
 	_, port, err := kube.ControlPlane.Generic.SecureServing.HostPort()
 	if err != nil {
@@ -178,13 +211,7 @@ func (s *Server) addHooks(server *controlplaneapiserver.Server, kube controlplan
 		defaultservicecidr.NewController(kube.Extra.ServiceIPRange, kube.Extra.SecondaryServiceIPRange, client).Start(hook)
 		return nil
 	})
-	services := kube.ControlPlane.VersionedInformers.Core().V1().Services()
-	synced, lister := services.Informer().HasSynced, services.Lister()
-	generic.AddPostStartHookOrDie("repair-service-claims", func(hook genericapiserver.PostStartHookContext) error {
-		go s.ledgers.run(hook, synced, lister, s.log)
-		return nil
-	})
-	return nil
+	return s.addCellHooks(generic, kube.ControlPlane.VersionedInformers, publisher, client, o)
 }
 
 // Run serves until ctx ends and all requests have drained.
@@ -194,6 +221,9 @@ func (s *Server) Run(ctx context.Context) error {
 		return fmt.Errorf("prepare API server: %w", err)
 	}
 	s.inproc.bind(s.chain.GenericAPIServer.Handler)
+	defer s.cell.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	if err := prepared.Run(ctx); err != nil {
 		return fmt.Errorf("serve API: %w", err)
 	}
@@ -204,10 +234,21 @@ func (s *Server) Run(ctx context.Context) error {
 // Its requests stay in the process. Rate limits are off: the component's own
 // work queues bound it, and the server's limits apply to it as to anybody.
 func (s *Server) ClientConfig(component string) *rest.Config {
+	config := clientConfig(component, s.inproc)
+	config.BearerToken = s.loopback.BearerToken
+	return config
+}
+
+// NodeClientConfig is ClientConfig for what acts as this host's node: it may do
+// what Kubernetes lets a node do, and no more.
+func (s *Server) NodeClientConfig(component string) *rest.Config {
+	return clientConfig(component, asNode{s.inproc, s.node})
+}
+
+func clientConfig(component string, transport http.RoundTripper) *rest.Config {
 	return &rest.Config{
 		Host:          "http://shoal.internal",
-		Transport:     s.inproc,
-		BearerToken:   s.loopback.BearerToken,
+		Transport:     transport,
 		UserAgent:     component,
 		QPS:           -1,
 		ContentConfig: rest.ContentConfig{AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json", ContentType: "application/vnd.kubernetes.protobuf"},

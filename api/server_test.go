@@ -34,7 +34,12 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	if peer, err = apitest.Start(context.Background(), dir, slog.New(slog.DiscardHandler)); err != nil {
+	if err := other.open(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer other.db.Close()
+	if peer, err = apitest.StartOn(context.Background(), dir, slog.New(slog.DiscardHandler), other.store(), other.join, mountExtra); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 /* One object holds every program, so that they share one set of maps. */
 #include "destroy.h"
+#include "overlay.h"
 #include "pod.h"
 #include "sock.h"
 #include "uplink.h"

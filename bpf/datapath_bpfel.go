@@ -26,7 +26,7 @@ type DatapathFlow struct {
 	_       structs.HostLayout
 	Addr    uint32
 	Port    uint16
-	Pad     uint16
+	NatPort uint16
 	Service uint32
 	Backend uint32
 }
@@ -67,10 +67,32 @@ type DatapathMaglevKey struct {
 	Chunk   uint32
 }
 
+type DatapathNat struct {
+	_           structs.HostLayout
+	Client      uint32
+	Called      uint32
+	ClientPort  uint16
+	CalledPort  uint16
+	SeenSeconds uint32
+	State       uint32
+}
+
 type DatapathPod struct {
 	_       structs.HostLayout
 	Ifindex uint32
 	Flags   uint32
+}
+
+type DatapathRange struct {
+	_       structs.HostLayout
+	Host    uint32
+	Ifindex uint32
+}
+
+type DatapathRangeKey struct {
+	_    structs.HostLayout
+	Bits uint32
+	Addr uint32
 }
 
 type DatapathSent struct {
@@ -105,13 +127,18 @@ const (
 	DatapathMapFlows             = "flows"
 	DatapathMapFrontends         = "frontends"
 	DatapathMapMaglev            = "maglev"
+	DatapathMapNats              = "nats"
 	DatapathMapNodeAddrs         = "node_addrs"
 	DatapathMapPods              = "pods"
+	DatapathMapRanges            = "ranges"
 	DatapathMapServices          = "services"
 	DatapathMapSlots             = "slots"
 	DatapathMapSocketPeer        = "socket_peer"
 	DatapathMapSocketSent        = "socket_sent"
+	DatapathMapTunnelPeers       = "tunnel_peers"
 	DatapathProgDestroyUdp       = "destroy_udp"
+	DatapathProgOverlayEgress    = "overlay_egress"
+	DatapathProgOverlayIngress   = "overlay_ingress"
 	DatapathProgPodEgress        = "pod_egress"
 	DatapathProgSockConnect4     = "sock_connect4"
 	DatapathProgSockConnect6     = "sock_connect6"
@@ -127,8 +154,12 @@ const (
 	DatapathProgUplinkIngress    = "uplink_ingress"
 	DatapathVarHostNetnsCookie   = "host_netns_cookie"
 	DatapathVarMaglevSeed        = "maglev_seed"
+	DatapathVarNatPortMax        = "nat_port_max"
+	DatapathVarNatPortMin        = "nat_port_min"
+	DatapathVarNodeIpv4          = "node_ipv4"
 	DatapathVarNodePortMax       = "node_port_max"
 	DatapathVarNodePortMin       = "node_port_min"
+	DatapathVarTunnelId          = "tunnel_id"
 )
 
 // LoadDatapath returns the embedded CollectionSpec for Datapath.
@@ -174,6 +205,8 @@ type DatapathSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathProgramSpecs struct {
 	DestroyUdp       *ebpf.ProgramSpec `ebpf:"destroy_udp"`
+	OverlayEgress    *ebpf.ProgramSpec `ebpf:"overlay_egress"`
+	OverlayIngress   *ebpf.ProgramSpec `ebpf:"overlay_ingress"`
 	PodEgress        *ebpf.ProgramSpec `ebpf:"pod_egress"`
 	SockConnect4     *ebpf.ProgramSpec `ebpf:"sock_connect4"`
 	SockConnect6     *ebpf.ProgramSpec `ebpf:"sock_connect6"`
@@ -193,17 +226,20 @@ type DatapathProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathMapSpecs struct {
-	Backends   *ebpf.MapSpec `ebpf:"backends"`
-	Bypass     *ebpf.MapSpec `ebpf:"bypass"`
-	Flows      *ebpf.MapSpec `ebpf:"flows"`
-	Frontends  *ebpf.MapSpec `ebpf:"frontends"`
-	Maglev     *ebpf.MapSpec `ebpf:"maglev"`
-	NodeAddrs  *ebpf.MapSpec `ebpf:"node_addrs"`
-	Pods       *ebpf.MapSpec `ebpf:"pods"`
-	Services   *ebpf.MapSpec `ebpf:"services"`
-	Slots      *ebpf.MapSpec `ebpf:"slots"`
-	SocketPeer *ebpf.MapSpec `ebpf:"socket_peer"`
-	SocketSent *ebpf.MapSpec `ebpf:"socket_sent"`
+	Backends    *ebpf.MapSpec `ebpf:"backends"`
+	Bypass      *ebpf.MapSpec `ebpf:"bypass"`
+	Flows       *ebpf.MapSpec `ebpf:"flows"`
+	Frontends   *ebpf.MapSpec `ebpf:"frontends"`
+	Maglev      *ebpf.MapSpec `ebpf:"maglev"`
+	Nats        *ebpf.MapSpec `ebpf:"nats"`
+	NodeAddrs   *ebpf.MapSpec `ebpf:"node_addrs"`
+	Pods        *ebpf.MapSpec `ebpf:"pods"`
+	Ranges      *ebpf.MapSpec `ebpf:"ranges"`
+	Services    *ebpf.MapSpec `ebpf:"services"`
+	Slots       *ebpf.MapSpec `ebpf:"slots"`
+	SocketPeer  *ebpf.MapSpec `ebpf:"socket_peer"`
+	SocketSent  *ebpf.MapSpec `ebpf:"socket_sent"`
+	TunnelPeers *ebpf.MapSpec `ebpf:"tunnel_peers"`
 }
 
 // DatapathVariableSpecs contains global variables before they are loaded into the kernel.
@@ -212,8 +248,12 @@ type DatapathMapSpecs struct {
 type DatapathVariableSpecs struct {
 	HostNetnsCookie *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 	MaglevSeed      *ebpf.VariableSpec `ebpf:"maglev_seed"`
+	NatPortMax      *ebpf.VariableSpec `ebpf:"nat_port_max"`
+	NatPortMin      *ebpf.VariableSpec `ebpf:"nat_port_min"`
+	NodeIpv4        *ebpf.VariableSpec `ebpf:"node_ipv4"`
 	NodePortMax     *ebpf.VariableSpec `ebpf:"node_port_max"`
 	NodePortMin     *ebpf.VariableSpec `ebpf:"node_port_min"`
+	TunnelId        *ebpf.VariableSpec `ebpf:"tunnel_id"`
 }
 
 // DatapathObjects contains all objects after they have been loaded into the kernel.
@@ -236,17 +276,20 @@ func (o *DatapathObjects) Close() error {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathMaps struct {
-	Backends   *ebpf.Map `ebpf:"backends"`
-	Bypass     *ebpf.Map `ebpf:"bypass"`
-	Flows      *ebpf.Map `ebpf:"flows"`
-	Frontends  *ebpf.Map `ebpf:"frontends"`
-	Maglev     *ebpf.Map `ebpf:"maglev"`
-	NodeAddrs  *ebpf.Map `ebpf:"node_addrs"`
-	Pods       *ebpf.Map `ebpf:"pods"`
-	Services   *ebpf.Map `ebpf:"services"`
-	Slots      *ebpf.Map `ebpf:"slots"`
-	SocketPeer *ebpf.Map `ebpf:"socket_peer"`
-	SocketSent *ebpf.Map `ebpf:"socket_sent"`
+	Backends    *ebpf.Map `ebpf:"backends"`
+	Bypass      *ebpf.Map `ebpf:"bypass"`
+	Flows       *ebpf.Map `ebpf:"flows"`
+	Frontends   *ebpf.Map `ebpf:"frontends"`
+	Maglev      *ebpf.Map `ebpf:"maglev"`
+	Nats        *ebpf.Map `ebpf:"nats"`
+	NodeAddrs   *ebpf.Map `ebpf:"node_addrs"`
+	Pods        *ebpf.Map `ebpf:"pods"`
+	Ranges      *ebpf.Map `ebpf:"ranges"`
+	Services    *ebpf.Map `ebpf:"services"`
+	Slots       *ebpf.Map `ebpf:"slots"`
+	SocketPeer  *ebpf.Map `ebpf:"socket_peer"`
+	SocketSent  *ebpf.Map `ebpf:"socket_sent"`
+	TunnelPeers *ebpf.Map `ebpf:"tunnel_peers"`
 }
 
 func (m *DatapathMaps) Close() error {
@@ -256,12 +299,15 @@ func (m *DatapathMaps) Close() error {
 		m.Flows,
 		m.Frontends,
 		m.Maglev,
+		m.Nats,
 		m.NodeAddrs,
 		m.Pods,
+		m.Ranges,
 		m.Services,
 		m.Slots,
 		m.SocketPeer,
 		m.SocketSent,
+		m.TunnelPeers,
 	)
 }
 
@@ -271,8 +317,12 @@ func (m *DatapathMaps) Close() error {
 type DatapathVariables struct {
 	HostNetnsCookie *ebpf.Variable `ebpf:"host_netns_cookie"`
 	MaglevSeed      *ebpf.Variable `ebpf:"maglev_seed"`
+	NatPortMax      *ebpf.Variable `ebpf:"nat_port_max"`
+	NatPortMin      *ebpf.Variable `ebpf:"nat_port_min"`
+	NodeIpv4        *ebpf.Variable `ebpf:"node_ipv4"`
 	NodePortMax     *ebpf.Variable `ebpf:"node_port_max"`
 	NodePortMin     *ebpf.Variable `ebpf:"node_port_min"`
+	TunnelId        *ebpf.Variable `ebpf:"tunnel_id"`
 }
 
 // DatapathPrograms contains all programs after they have been loaded into the kernel.
@@ -280,6 +330,8 @@ type DatapathVariables struct {
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathPrograms struct {
 	DestroyUdp       *ebpf.Program `ebpf:"destroy_udp"`
+	OverlayEgress    *ebpf.Program `ebpf:"overlay_egress"`
+	OverlayIngress   *ebpf.Program `ebpf:"overlay_ingress"`
 	PodEgress        *ebpf.Program `ebpf:"pod_egress"`
 	SockConnect4     *ebpf.Program `ebpf:"sock_connect4"`
 	SockConnect6     *ebpf.Program `ebpf:"sock_connect6"`
@@ -298,6 +350,8 @@ type DatapathPrograms struct {
 func (p *DatapathPrograms) Close() error {
 	return _DatapathClose(
 		p.DestroyUdp,
+		p.OverlayEgress,
+		p.OverlayIngress,
 		p.PodEgress,
 		p.SockConnect4,
 		p.SockConnect6,

@@ -2,8 +2,9 @@
 // bpf2go made of them.
 //
 // The programs are sock (at the cgroup: service addresses become backends when
-// a socket connects), pod (at the host end of a pod's link) and uplink (at the
-// physical interface: services called by other machines). layout.h says what
+// a socket connects), pod (at the host end of a pod's link), uplink (at the
+// physical interface: services called by other machines) and overlay (at the
+// tunnel to hosts that share no link with this one). layout.h says what
 // they share with user space. Only package netdp loads them; it sets the
 // load-time constants and sizes the maps. Nothing here runs in user space.
 //
@@ -11,4 +12,4 @@
 // generated files are committed, so building shoal needs neither.
 package bpf
 
-//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -go-package bpf -target bpfel -cc clang -cflags "-O2 -g -Wall -Wextra -Werror -mcpu=v3 -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu" -type frontend_key -type frontend -type service -type backend -type maglev_key -type maglev_chunk -type flow_key -type flow -type pod -type translation Datapath datapath.c
+//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -go-package bpf -target bpfel -cc clang -cflags "-O2 -g -Wall -Wextra -Werror -mcpu=v3 -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu" -type frontend_key -type frontend -type service -type backend -type maglev_key -type maglev_chunk -type flow_key -type flow -type pod -type translation -type nat -type range_key -type range Datapath datapath.c

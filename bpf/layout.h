@@ -31,6 +31,7 @@ struct frontend_key {
 };
 
 #define FRONTEND_OUTSIDE 1 /* may be called by other machines */
+#define FRONTEND_EXACT 2   /* these get only what the Maglev table has */
 
 struct frontend {
 	__u32 service;
@@ -107,14 +108,45 @@ struct flow_key {
 	__u16 pad;
 };
 
-/* For a request: the backend that serves it. For a reply: the address the
- * client called. */
+/* For a request: the backend that serves it, and the port of ours that calls
+ * it when it is on another machine. For a reply: the address the client
+ * called. */
 struct flow {
 	__be32 addr;
 	__be16 port;
-	__u16 pad;
+	__be16 nat_port;
 	__u32 service;
 	__u32 backend;
+};
+
+/*
+ * A connection from outside that this host passes on to a backend elsewhere, in
+ * its own name: only so do the answers come back here, where the address that
+ * was called is put in again. Found by what the answer looks like.
+ */
+struct nat {
+	__be32 client;
+	__be32 called;
+	__be16 client_port;
+	__be16 called_port;
+	__u32 seen_seconds; /* since boot, of the last packet */
+	__u32 state;	    /* of TCP */
+};
+
+#define NAT_CLIENT_DONE 1
+#define NAT_BACKEND_DONE 2
+#define NAT_ANSWERED 4
+#define NAT_OPEN 8 /* the client has heard the answer */
+
+/* Which pods are on a host that is reached by the tunnel, by range. */
+struct range_key {
+	__u32 bits;
+	__be32 addr;
+};
+
+struct range {
+	__be32 host;
+	__u32 ifindex; /* of the tunnel's device */
 };
 
 /* A pod of this host: the host end of its link. */
@@ -193,6 +225,30 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct flow_key);
+	__type(value, struct nat);
+} nats SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct range_key);
+	__type(value, struct range);
+} ranges SEC(".maps");
+
+/* Addresses from which the tunnel's packets are taken. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, __be32);
+	__type(value, __u32);
+} tunnel_peers SEC(".maps");
+
 /*
  * Reverse entries live in the socket itself: the kernel frees them with it, so
  * none can be left behind whatever way the socket ends.
@@ -216,5 +272,9 @@ const volatile __u64 host_netns_cookie = 0;
 const volatile __u16 node_port_min = 30000;
 const volatile __u16 node_port_max = 32767;
 const volatile __u32 maglev_seed = 0;
+const volatile __be32 node_ipv4 = 0; /* 0: none, so nothing is passed on */
+const volatile __u16 nat_port_min = 10000;
+const volatile __u16 nat_port_max = 29999;
+const volatile __u32 tunnel_id = 1;
 
 #endif

@@ -2,12 +2,14 @@
 /*
  * At the interfaces to other machines. What calls a service of ours gets a
  * backend chosen by Maglev, so every host chooses alike; its replies get the
- * service's address back. The caller's address is kept.
+ * service's address back. The caller's address is kept when the backend is on
+ * this host. Else the call goes on in this host's name (nat.h), since the answer
+ * would go past us otherwise.
  */
 #ifndef SHOAL_UPLINK_H
 #define SHOAL_UPLINK_H
 
-#include "packet.h"
+#include "nat.h"
 
 /* The finaliser of MurmurHash3, keyed by the cell's seed: equal on all hosts
  * whatever their byte order. */
@@ -30,8 +32,13 @@ static __always_inline __u32 flow_hash(const struct packet *p)
 	return mix(h, (__u32)bpf_ntohs(p->sport) << 16 | bpf_ntohs(p->dport));
 }
 
-static __always_inline struct backend *pick_maglev(const struct packet *p, __u32 service, __u32 *id)
+/* Entries that are looked at when the table is being changed. */
+#define MAGLEV_TRIES 4
+
+static __always_inline struct backend *pick_maglev(const struct packet *p, const struct frontend *fe,
+						   __u32 *id)
 {
+	__u32 service = fe->service;
 	struct service *svc = bpf_map_lookup_elem(&services, &service);
 	struct maglev_chunk *chunk;
 	struct maglev_key key;
@@ -41,8 +48,9 @@ static __always_inline struct backend *pick_maglev(const struct packet *p, __u32
 	if (!svc)
 		return 0;
 	size = svc->maglev;
-	if (size) {
-		entry = flow_hash(p) % size;
+	entry = flow_hash(p);
+	for (int i = 0; size && i < MAGLEV_TRIES; i++, entry++) {
+		entry %= size;
 		key.service = service;
 		key.chunk = entry / MAGLEV_CHUNK;
 		chunk = bpf_map_lookup_elem(&maglev, &key);
@@ -53,6 +61,8 @@ static __always_inline struct backend *pick_maglev(const struct packet *p, __u32
 				return b;
 		}
 	}
+	if (fe->flags & FRONTEND_EXACT)
+		return 0;
 	return pick_backend(service, id); /* the table is being changed */
 }
 
@@ -113,57 +123,65 @@ static __always_inline int remember(const struct packet *p, struct flow_key *key
 	return bpf_map_update_elem(&flows, key, f, BPF_ANY);
 }
 
+/* To a pod of this host, to the host itself, or on to another machine. */
 static __always_inline int forward(struct __sk_buff *skb, const struct packet *p,
-				   const struct flow *f)
+				   const struct flow_key *key, struct flow *f)
 {
-	struct pod *pod;
+	__be32 backend[4] = {0, 0, V4_MAPPED, f->addr};
+	struct pod *pod = bpf_map_lookup_elem(&pods, &f->addr);
 
+	if (!pod && !bpf_map_lookup_elem(&node_addrs, backend))
+		return pass_on(skb, p, key, f);
 	if (rewrite(skb, p, IP_DST, 2, p->dst, p->dport, f->addr, f->port))
 		return VERDICT_DROP;
-	pod = bpf_map_lookup_elem(&pods, &f->addr);
 	if (!pod)
-		return VERDICT_PASS; /* the host itself serves it */
+		return VERDICT_PASS;
 	return redirect_to_pod(skb, pod->ifindex);
 }
 
-SEC("tc")
-int uplink_ingress(struct __sk_buff *skb)
+/* What a packet from another machine becomes, by whatever device it came. */
+static __always_inline int from_outside(struct __sk_buff *skb, const struct packet *p)
 {
 	struct flow_key key = {.direction = FLOW_REQUEST};
 	struct flow fresh = {};
-	struct packet p = {};
 	struct frontend *fe;
 	struct backend *b;
 	struct flow *f;
 
-	if (parse(skb, &p) || p.fragment || (p.proto != PROTO_TCP && p.proto != PROTO_UDP))
+	if (p->fragment || (p->proto != PROTO_TCP && p->proto != PROTO_UDP))
 		return VERDICT_PASS;
-	fe = outside_frontend(&p);
+	if (p->dst == node_ipv4 && in_nat_range(p->dport)) {
+		struct nat *n = nat_of_answer(p);
+
+		if (n)
+			return pass_back(skb, p, n);
+	}
+	fe = outside_frontend(p);
 	if (!fe)
 		return VERDICT_PASS;
-	key.src = p.src;
-	key.dst = p.dst;
-	key.sport = p.sport;
-	key.dport = p.dport;
-	key.proto = p.proto;
+	key.src = p->src;
+	key.dst = p->dst;
+	key.sport = p->sport;
+	key.dport = p->dport;
+	key.proto = p->proto;
 	f = bpf_map_lookup_elem(&flows, &key);
-	if (f && still_valid(f, &p, fe->service)) {
+	if (f && still_valid(f, p, fe->service)) {
 		fresh = *f;
-		return forward(skb, &p, &fresh);
+		return forward(skb, p, &key, &fresh);
 	}
-	b = pick_maglev(&p, fe->service, &fresh.backend);
+	b = pick_maglev(p, fe, &fresh.backend);
 	if (!b || b->addr[2] != V4_MAPPED)
 		return VERDICT_PASS; /* nobody listens: the stack says so */
 	fresh.addr = b->addr[3];
 	fresh.port = b->port;
 	fresh.service = fe->service;
-	if (remember(&p, &key, &fresh))
+	if (remember(p, &key, &fresh))
 		return VERDICT_DROP;
-	return forward(skb, &p, &fresh);
+	return forward(skb, p, &key, &fresh);
 }
 
-SEC("tc")
-int uplink_egress(struct __sk_buff *skb)
+/* Gives an answer to another machine the address that was called. */
+static __always_inline int to_outside(struct __sk_buff *skb)
 {
 	struct flow_key key = {.direction = FLOW_REPLY};
 	struct packet p = {};
@@ -182,6 +200,22 @@ int uplink_egress(struct __sk_buff *skb)
 	if (rewrite(skb, &p, IP_SRC, 0, p.src, p.sport, f->addr, f->port))
 		return VERDICT_DROP;
 	return VERDICT_PASS;
+}
+
+SEC("tc")
+int uplink_ingress(struct __sk_buff *skb)
+{
+	struct packet p = {};
+
+	if (parse(skb, &p))
+		return VERDICT_PASS;
+	return from_outside(skb, &p);
+}
+
+SEC("tc")
+int uplink_egress(struct __sk_buff *skb)
+{
+	return to_outside(skb);
 }
 
 #endif

@@ -108,6 +108,7 @@ func (p *testPeer) start() {
 	p.t.Helper()
 	var node atomic.Pointer[Node]
 	var err error
+	seeds := slices.Clone(p.seeds)
 	logger := testLogger().With("on", p.name)
 	p.db, err = store.Open(context.Background(), store.Options{Dir: p.dir, Logger: logger, Published: func(d []store.Delta) {
 		if n := node.Load(); n != nil {
@@ -120,7 +121,7 @@ func (p *testPeer) start() {
 	o := Options{
 		Name: p.name, Store: p.db, Logger: logger, Identity: p.authority.identity(p.t, p.name),
 		Gossip: netip.MustParseAddrPort("127.0.0.1:0"), Streams: netip.MustParseAddrPort("127.0.0.1:0"),
-		Keys: [][]byte{bytes.Repeat([]byte{7}, 32)}, Seeds: func() []string { return p.seeds },
+		Keys: [][]byte{bytes.Repeat([]byte{7}, 32)}, Seeds: func() []string { return seeds },
 		Membership: membership.Timing{ProbeEvery: 200 * time.Millisecond, ProbeTimeout: 100 * time.Millisecond, GossipEvery: 20 * time.Millisecond},
 	}
 	if p.adapt != nil {

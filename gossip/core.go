@@ -101,6 +101,9 @@ type Core struct {
 	nextSnapshot time.Duration
 	giving       int
 
+	// adoptions wait for what is held back; one for each session and snapshot.
+	adoptions []adoption
+
 	suspects []*suspect
 	alarm    *Alarm
 	counts   Counters
@@ -234,17 +237,12 @@ func (c *Core) DialFailed(p plumtree.Peer) {
 	}
 }
 
-// Members says who is alive, oneself included or not.
+// Members says who is alive, oneself included or not. The list is sorted by
+// name and not changed by anybody afterwards: many Cores may share one.
 func (c *Core) Members(members []Member, now time.Duration) {
 	was := len(c.members)
-	c.members = c.members[:0]
-	for _, m := range members {
-		if m.Name != c.o.Self {
-			c.members = append(c.members, m)
-		}
-	}
-	slices.SortFunc(c.members, func(a, b Member) int { return strings.Compare(string(a.Name), string(b.Name)) })
-	if was == 0 && len(c.members) > 0 {
+	c.members = members
+	if was < 2 && len(members) > 0 {
 		c.nextExchange = now
 	}
 	c.suspects = slices.DeleteFunc(c.suspects, func(s *suspect) bool { return !c.alive(s.peer) })
@@ -252,7 +250,10 @@ func (c *Core) Members(members []Member, now time.Duration) {
 }
 
 func (c *Core) alive(p plumtree.Peer) bool {
-	return slices.ContainsFunc(c.members, func(m Member) bool { return m.Name == p })
+	_, ok := slices.BinarySearchFunc(c.members, p, func(m Member, p plumtree.Peer) int {
+		return strings.Compare(string(m.Name), string(p))
+	})
+	return ok
 }
 
 // Publish broadcasts what was written here and is durable.
@@ -307,8 +308,10 @@ func (c *Core) Take() Output {
 	return out
 }
 
-// Counters returns the counters, Tree those of the broadcast.
-func (c *Core) Counters() Counters   { return c.counts }
+// Counters returns the counters.
+func (c *Core) Counters() Counters { return c.counts }
+
+// Tree returns the counters of the broadcast.
 func (c *Core) Tree() plumtree.Stats { return c.tree.Stats() }
 
 // Joining reports whether this peer has nothing of the cell yet.

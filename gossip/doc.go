@@ -7,6 +7,7 @@
 //   - stream: authenticated, bounded links that carry frames; TLS 1.3.
 //   - plumtree: which record goes to whom along a broadcast tree; pure.
 //   - reconcile: what differs where no log covers it, for little traffic; pure.
+//   - join: lets a host in, a token against a node certificate; TLS 1.3.
 //
 // A Core decides everything about records: what to push, with whom to compare,
 // what to ask for, when to reconcile by sets or take a snapshot, whom to cut

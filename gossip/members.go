@@ -2,12 +2,14 @@ package gossip
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"net/netip"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"shoal/gossip/membership"
@@ -23,6 +25,13 @@ const (
 	apiTag     = "api"
 	versionTag = "version"
 	numberTag  = "tag"
+)
+
+const (
+	// maxLost members that failed are looked for, maxProbed at a time.
+	maxLost     = 4096
+	maxProbed   = 8
+	rejoinEvery = time.Second
 )
 
 func (n *Node) tags() map[string]string {
@@ -68,7 +77,8 @@ func (n *Node) watchMembers(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-n.members.Events():
+		case e := <-n.members.Events():
+			n.do(ctx, func(time.Duration) { n.changed(e) })
 		case <-tick.C:
 			if now := n.o.Store.Actor(); now != actor {
 				if err := n.members.SetTag(actorTag, formatActor(now)); err != nil {
@@ -85,6 +95,74 @@ func (n *Node) watchMembers(ctx context.Context) error {
 			})
 		}
 	}
+}
+
+// changed takes in one event of membership; it is called in the loop.
+func (n *Node) changed(e membership.Event) {
+	name := e.Member.Name
+	switch e.Kind {
+	case membership.Failed:
+		n.mu.Lock()
+		if len(n.lost) < maxLost {
+			n.lost[name] = e.Member.Address.String()
+		}
+		n.mu.Unlock()
+		// TCP would go on with what waits long after the peer is back.
+		if l := n.linkTo(name); l != nil {
+			n.detach(l, n.now())
+			l.end(errFailed)
+		}
+	case membership.Joined, membership.Left, membership.Forgotten:
+		n.mu.Lock()
+		delete(n.lost, name)
+		n.mu.Unlock()
+		if d := n.dialled[name]; d != nil {
+			d.failures, d.next = 0, time.Time{}
+		}
+	}
+}
+
+var errFailed = errors.New("membership says that the peer has failed")
+
+// rejoin looks whether members that failed answer again, which after a cut on
+// the network serf itself does only twice a minute.
+func (n *Node) rejoin(ctx context.Context) error {
+	tick := time.NewTicker(rejoinEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		var probes sync.WaitGroup
+		for _, address := range n.someLost() {
+			probes.Go(func() {
+				conn, err := (&net.Dialer{Timeout: rejoinEvery}).DialContext(ctx, "tcp", address)
+				if err != nil {
+					return
+				}
+				conn.Close()
+				if _, err := n.Join([]string{address}); err != nil {
+					n.log.Debug("meet a member again", "error", err)
+				}
+			})
+		}
+		probes.Wait()
+	}
+}
+
+// someLost returns up to maxProbed addresses; which, is left to chance.
+func (n *Node) someLost() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var some []string
+	for _, address := range n.lost {
+		if some = append(some, address); len(some) == maxProbed {
+			break
+		}
+	}
+	return some
 }
 
 // refresh reports whether the members changed.

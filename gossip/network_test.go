@@ -24,6 +24,7 @@ type network struct {
 	order   uint64
 	loss    float64
 	repeat  float64
+	ordered bool // as links are
 	mergeIn time.Duration
 	cutOff  func(a, b plumtree.Peer) bool
 	timing  Timing
@@ -162,7 +163,11 @@ func (n *network) deliver(from, to *simPeer, f Frame) {
 			n.drain(to)
 		}
 	}
-	n.after(time.Millisecond+time.Duration(n.random.Int64N(int64(4*time.Millisecond))), arrive)
+	delay := 2 * time.Millisecond
+	if !n.ordered {
+		delay = time.Millisecond + time.Duration(n.random.Int64N(int64(4*time.Millisecond)))
+	}
+	n.after(delay, arrive)
 	if n.random.Float64() < n.repeat {
 		n.after(time.Duration(n.random.Int64N(int64(20*time.Millisecond))), arrive)
 	}

@@ -101,11 +101,12 @@ type Node struct {
 	handlers map[string]Handler // not changed once it runs
 
 	mu      sync.Mutex
-	links   map[string]*peerLink // guarded by mu; changed by the loop alone
-	arrived chan struct{}        // closed and made anew when a link comes; guarded by mu
-	peers   []Peer               // guarded by mu
-	watches map[chan struct{}]struct{}
-	run     context.Context // of Run; guarded by mu
+	links   map[string]*peerLink       // guarded by mu; changed by the loop alone
+	arrived chan struct{}              // closed and made anew when a link comes; guarded by mu
+	peers   []Peer                     // guarded by mu
+	watches map[chan struct{}]struct{} // guarded by mu
+	lost    map[string]string          // addresses of failed members by name; guarded by mu
+	run     context.Context            // of Run; guarded by mu
 }
 
 // Peer is a member that is believed to be alive.
@@ -132,7 +133,7 @@ func New(o Options) (_ *Node, err error) {
 		dialled: make(map[string]*dialling), banned: make(map[string]time.Time),
 		calls: make(chan func(time.Duration), waitingCalls), works: make(chan struct{}, maxWorks), stopped: make(chan struct{}),
 		handlers: make(map[string]Handler), links: make(map[string]*peerLink), arrived: make(chan struct{}),
-		watches: make(map[chan struct{}]struct{}),
+		watches: make(map[chan struct{}]struct{}), lost: make(map[string]string),
 	}
 	n.published.filled, n.merges.filled = make(chan struct{}, 1), make(chan struct{}, 1)
 	transport := stream.TCP{Address: o.Streams.String()}
@@ -172,9 +173,11 @@ func (n *Node) membership() membership.Options {
 	return o
 }
 
-// Address is where membership is heard, StreamAddress where links are accepted.
+// Address is where membership is heard.
 func (n *Node) Address() netip.AddrPort { return n.members.Address() }
-func (n *Node) StreamAddress() string   { return n.listener.Addr().String() }
+
+// StreamAddress is where links are accepted.
+func (n *Node) StreamAddress() string { return n.listener.Addr().String() }
 
 // Run takes part in the cell until ctx ends. It does not leave the cell.
 func (n *Node) Run(ctx context.Context) error {
@@ -184,7 +187,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.run = ctx
 	n.mu.Unlock()
 	for _, part := range []func(context.Context) error{
-		n.members.Run, n.loop, n.mergeLoop, n.watchMembers, n.seed,
+		n.members.Run, n.loop, n.mergeLoop, n.watchMembers, n.seed, n.rejoin,
 		func(ctx context.Context) error { return n.endpoint.ServeOn(ctx, n.listener, n.accept) },
 	} {
 		n.running.Go(func() {

@@ -76,6 +76,9 @@ func (l *peerLink) bye(why error) {
 	time.AfterFunc(byeFor, l.cancel)
 }
 
+// retire lets requests that are under way end before the link does.
+func (l *peerLink) retire() { time.AfterFunc(byeFor, func() { l.end(errReplaced) }) }
+
 func (l *peerLink) ending() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -123,7 +126,7 @@ func (n *Node) openGates() {
 
 // accept is called by the endpoint for each link others make.
 func (n *Node) accept(ctx context.Context, l *stream.Link) {
-	if err := n.runLink(ctx, l, false, false); err != nil && ctx.Err() == nil {
+	if err := n.runLink(ctx, l, false, false); ctx.Err() == nil && !expected(err) {
 		n.log.Info("link ended", "peer", l.Peer, "error", err)
 	}
 }
@@ -243,14 +246,14 @@ func (n *Node) attach(l *peerLink, now time.Duration) {
 	if was := n.linkTo(l.Peer); was != nil {
 		smallerDials := n.o.Name < l.Peer
 		if was.dialled != l.dialled && l.dialled != smallerDials && time.Since(was.began) < raceFor {
-			l.end(errReplaced)
+			l.retire()
 			if tree {
 				n.core.Connect(peer, true, now)
 			}
 			return
 		}
 		tree = tree || was.tree
-		was.end(errReplaced)
+		was.retire()
 		n.core.Disconnect(peer, now)
 	}
 	l.tree = tree
@@ -386,7 +389,7 @@ func (n *Node) dial(ctx context.Context, peer string, tree bool) {
 	d.active = true
 	n.running.Go(func() {
 		err := n.dialAndRun(ctx, p, tree)
-		if ctx.Err() == nil && err != nil && !errors.Is(err, errIdle) && !errors.Is(err, errReplaced) {
+		if ctx.Err() == nil && !expected(err) {
 			n.log.Info("link ended", "peer", peer, "error", err)
 		}
 		n.do(ctx, func(time.Duration) {
@@ -395,12 +398,17 @@ func (n *Node) dial(ctx context.Context, peer string, tree bool) {
 			switch {
 			case errors.Is(err, errRefused):
 				d.next = time.Now().Add(retryMost)
-			case err != nil && !errors.Is(err, errIdle) && !errors.Is(err, errReplaced):
+			case !expected(err):
 				d.next = time.Now().Add(min(retryMost, retryLeast<<min(d.failures, 8)))
 				d.failures++
 			}
 		})
 	})
+}
+
+// expected ends of links need no words.
+func expected(err error) bool {
+	return err == nil || errors.Is(err, errIdle) || errors.Is(err, errReplaced) || errors.Is(err, errFailed)
 }
 
 func (n *Node) dialAndRun(ctx context.Context, p Peer, tree bool) error {

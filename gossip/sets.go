@@ -50,7 +50,7 @@ func (c *Core) openSession(l *link, divergence bool, now time.Duration) {
 	c.counts.Sets++
 	c.digest(s, func(r Result) {
 		s.set, s.number = reconcile.NewSession(r.set), 1
-		c.sendStep(s, kindSetOpen, setStep{ID: s.id, Replica: true, Vector: r.vector, Floor: r.floor, Message: s.set.Start()})
+		c.sendStep(s, kindSetOpen, setStep{ID: s.id, Replica: true, Diverged: divergence, Vector: r.vector, Floor: r.floor, Message: s.set.Start()})
 	})
 }
 
@@ -90,6 +90,8 @@ func (c *Core) heardSet(l *link, m setStep, opens bool, now time.Duration) error
 		return nil // come twice
 	case opens && (!m.Replica || m.Number != 0):
 		return fmt.Errorf("opens a set session wrongly: %w", ErrCorrupt)
+	case opens && c.crossed(l):
+		return nil // the peer takes ours
 	case opens && c.served != nil, s == nil && !opens:
 		c.send(l.peer, kindSetEnd, appendSetEnd(nil, setEnd{ID: m.ID, Failed: true}), false)
 		return nil
@@ -102,8 +104,22 @@ func (c *Core) heardSet(l *link, m setStep, opens bool, now time.Duration) error
 	return c.stepSession(s, m, nil, now)
 }
 
+// crossed: both open one at once. That of the smaller name goes on, and the
+// other end drops its own without a word.
+func (c *Core) crossed(l *link) bool {
+	f := c.fetched
+	if f == nil || f.peer != l.peer || f.replica {
+		return false
+	}
+	if c.o.Self < l.peer {
+		return true
+	}
+	c.forget(f)
+	return false
+}
+
 func (c *Core) serveSession(l *link, m setStep, now time.Duration) {
-	s := &session{id: m.ID, peer: l.peer, last: now}
+	s := &session{id: m.ID, peer: l.peer, divergence: m.Diverged, last: now}
 	c.served = s
 	c.counts.Sets++
 	c.digest(s, func(r Result) {
@@ -190,15 +206,15 @@ func (c *Core) pumpSession(s *session, l *link, now time.Duration) {
 // not carry all differences: then another goes on from here.
 func (c *Core) adoptSession(s *session) {
 	s.adopting = true
-	w := Work{kind: adoptWork, vector: s.vector, floor: s.floor}
+	v := s.vector
 	if s.cut {
-		w.vector = vector.Vector{}
+		v = vector.Vector{}
 	}
-	c.work(w, func(r Result, now time.Duration) {
+	c.adopt(v, s.floor, func(err error, now time.Duration) {
 		if c.fetched != s && c.served != s {
 			return
 		}
-		if r.err != nil {
+		if err != nil {
 			c.endSession(s, true, now)
 			return
 		}

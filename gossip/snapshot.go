@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"encoding/binary"
+	"fmt"
 	"time"
 
 	"shoal/gossip/plumtree"
@@ -63,6 +64,9 @@ func (c *Core) heardChunk(l *link, p chunk, bytes int, now time.Duration) error 
 	if err := c.admitBytes(l, bytes); err != nil {
 		return err
 	}
+	if len(s.parts) >= maxParts {
+		return fmt.Errorf("sends a snapshot of more than %d parts", maxParts)
+	}
 	s.last = now
 	s.parts[p.Part] = true
 	s.merging++
@@ -98,11 +102,11 @@ func (c *Core) finishSnapshot(s *taking, now time.Duration) {
 		return
 	}
 	s.adopting = true
-	c.work(Work{kind: adoptWork, vector: s.end.Vector, floor: s.end.Floor}, func(r Result, now time.Duration) {
+	c.adopt(s.end.Vector, s.end.Floor, func(err error, now time.Duration) {
 		if c.snapshot != s {
 			return
 		}
-		if r.err != nil {
+		if err != nil {
 			c.failSnapshot(now)
 			return
 		}

@@ -32,6 +32,7 @@ func (c *Core) Tick(now time.Duration) {
 		c.exchange(now)
 	}
 	c.recheckSuspects(now)
+	c.retryAdoptions(now)
 }
 
 func (c *Core) tickLink(l *link, now time.Duration) {
@@ -85,6 +86,9 @@ func (c *Core) Deadline() (time.Duration, bool) {
 	}
 	if c.calling != "" {
 		at = min(at, c.callingUntil)
+	}
+	for _, a := range c.adoptions {
+		at = min(at, a.at)
 	}
 	for _, s := range c.suspects {
 		at = min(at, s.next)

@@ -267,12 +267,14 @@ type setStep struct {
 	// Last: the sender has no more to ask.
 	Last bool
 	// Cut: the sender left out some of what differs.
-	Cut     bool
-	Message reconcile.Message
+	Cut bool
+	// Diverged: the session repairs what should not be; both sides say what.
+	Diverged bool
+	Message  reconcile.Message
 }
 
 func appendSetStep(dst []byte, s setStep) []byte {
-	dst = append(dst, flag(s.Replica, 1)|flag(s.Last, 2)|flag(s.Cut, 4))
+	dst = append(dst, flag(s.Replica, 1)|flag(s.Last, 2)|flag(s.Cut, 4)|flag(s.Diverged, 8))
 	dst = binary.BigEndian.AppendUint64(dst, s.ID)
 	dst = binary.AppendUvarint(dst, s.Number)
 	if s.Replica {
@@ -285,11 +287,11 @@ func appendSetStep(dst []byte, s setStep) []byte {
 func decodeSetStep(data []byte) (setStep, error) {
 	d := decoder{data: data}
 	flags := d.byte()
-	s := setStep{ID: d.fixed64(), Number: d.uvarint(maxSteps), Replica: flags&1 != 0, Last: flags&2 != 0, Cut: flags&4 != 0}
+	s := setStep{ID: d.fixed64(), Number: d.uvarint(maxSteps), Replica: flags&1 != 0, Last: flags&2 != 0, Cut: flags&4 != 0, Diverged: flags&8 != 0}
 	if s.Replica {
 		s.Floor, s.Vector = d.fixed64(), d.vector()
 	}
-	if flags > 7 || d.err != nil {
+	if flags > 15 || d.err != nil {
 		d.fail()
 		return setStep{}, d.end("set message")
 	}

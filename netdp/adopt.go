@@ -27,7 +27,9 @@ func (t *table) adopt() error {
 			live = &liveService{id: value.Service, proto: Proto(key.Proto), order: -1}
 			byID[value.Service] = live
 		}
-		live.faces = append(live.faces, face{key: key, outside: value.Flags&frontendOutside != 0})
+		live.faces = append(live.faces, face{
+			key: key, outside: value.Flags&frontendOutside != 0, exact: value.Flags&frontendExact != 0,
+		})
 		t.frontends[key] = live
 	})
 	if err != nil {

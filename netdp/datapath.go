@@ -37,7 +37,12 @@ type Datapath struct {
 	// another layout. They go on working until ours are filled.
 	postponed bool
 
-	uplinks []string // interfaces to other machines
+	hosts         hostSet
+	routesWritten bool   // every route was written by this daemon; by SetHosts only
+	podsHaveMTU   podMTU // what all pods were set to last; by SetHosts only
+
+	attaching sync.Mutex // guards postponed and uplinks
+	uplinks   []string   // interfaces to other machines
 
 	closeOnce sync.Once
 }
@@ -161,6 +166,10 @@ func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
 		bpf.DatapathVarNodePortMin:     uint16(nodePortMin),
 		bpf.DatapathVarNodePortMax:     uint16(nodePortMax),
 		bpf.DatapathVarMaglevSeed:      d.opts.MaglevSeed,
+		bpf.DatapathVarNodeIpv4:        d.nodeKey(),
+		bpf.DatapathVarNatPortMin:      uint16(natPortMin),
+		bpf.DatapathVarNatPortMax:      uint16(natPortMax),
+		bpf.DatapathVarTunnelId:        d.opts.VNI,
 	} {
 		v, ok := spec.Variables[name]
 		if !ok {
@@ -174,7 +183,8 @@ func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
 		bpf.DatapathMapServices: maxServices, bpf.DatapathMapFrontends: maxFrontends,
 		bpf.DatapathMapBackends: maxBackends, bpf.DatapathMapSlots: maxSlots,
 		bpf.DatapathMapMaglev: maxMaglevChunks, bpf.DatapathMapPods: maxPods,
-		bpf.DatapathMapFlows: 2 * d.opts.MaxFlows,
+		bpf.DatapathMapFlows: 2 * d.opts.MaxFlows, bpf.DatapathMapNats: d.opts.MaxFlows,
+		bpf.DatapathMapRanges: maxHosts, bpf.DatapathMapTunnelPeers: maxTunnelPeers,
 	} {
 		spec.Maps[name].MaxEntries = entries
 	}
@@ -217,13 +227,23 @@ func (d *Datapath) setNodeAddrs() error {
 	return nil
 }
 
+// nodeKey is the address in whose name calls are passed on, 0 without one.
+func (d *Datapath) nodeKey() uint32 {
+	if ip, ok := d.opts.nodeIPv4(); ok {
+		return podKey(ip)
+	}
+	return 0
+}
+
 // attach puts the programs in place.
 func (d *Datapath) attach() error {
+	d.attaching.Lock()
+	defer d.attaching.Unlock()
 	if d.postponed {
 		d.log.Info("map layout changed: the old programs serve until all services are set")
 		return nil
 	}
-	return errors.Join(d.attachSock(), d.attachUplinks())
+	return errors.Join(d.attachSock(), d.attachUplinks(), d.adoptTunnel())
 }
 
 // SetService makes the kernel forward s. Equal settings write nothing.
@@ -255,8 +275,7 @@ func (d *Datapath) SyncComplete() error {
 	if err != nil {
 		return fmt.Errorf("complete sync: %w", err)
 	}
-	if d.postponed {
-		d.postponed = false
+	if d.endPostponed() {
 		if err := d.attach(); err != nil {
 			return fmt.Errorf("complete sync: %w", err)
 		}
@@ -265,6 +284,13 @@ func (d *Datapath) SyncComplete() error {
 		d.log.Info("dropped services that no longer exist", "count", dropped)
 	}
 	return d.pins.removeOldMaps(d.specs)
+}
+
+func (d *Datapath) endPostponed() (was bool) {
+	d.attaching.Lock()
+	defer d.attaching.Unlock()
+	was, d.postponed = d.postponed, false
+	return was
 }
 
 // SetBypass leaves the sockets of a network namespace alone, or serves them
@@ -314,7 +340,7 @@ func (d *Datapath) Remove() error {
 	for _, uid := range uids {
 		errs = append(errs, d.Detach(context.Background(), uid))
 	}
-	errs = append(errs, d.removeUplinks(), d.removePodRoute(), d.pins.remove())
+	errs = append(errs, d.removeHosts(), d.removeUplinks(), d.removePodRoute(), d.pins.remove())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove datapath: %w", err)
 	}

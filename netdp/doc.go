@@ -1,6 +1,6 @@
 // Package netdp is the user-space side of the datapath: it loads the programs
-// of package bpf into the kernel, keeps their maps true, and gives each pod its
-// network namespace and address.
+// of package bpf into the kernel, keeps their maps true, gives each pod its
+// network namespace and address, and makes the ways to the pods of other hosts.
 //
 // What always holds:
 //   - No netfilter rule is ever written, and no program is started: everything
@@ -9,12 +9,22 @@
 //     in place and working; Remove takes them away.
 //   - A map is never emptied because the daemon started: what an earlier run
 //     left stays until SyncComplete says that every service has been set again.
+//   - The same holds for the ways to other hosts: an earlier daemon's stay until
+//     the first SetHosts. All our routes carry routeProtocol; no other is
+//     touched, and an administrator's own route to the same pods wins.
+//   - Where a host's address is on a link that this host shares with it, its
+//     pods are reached by a plain route; elsewhere by VXLAN. What a pod sends
+//     never exceeds the smallest of all ways (see podMTU).
+//   - Between pods and hosts addresses are never changed. Only a call from
+//     outside that goes on to a backend of another host carries this host's
+//     address there, or its answer would go past us.
 //   - A service that grows gets its slots before its count; one that shrinks
 //     gets its count first. No reader sees a slot that was never filled.
 //
 // The daemon opens one Datapath; the agent calls Attach, Detach and Attached
-// for its pods, and package netdp/services calls SetService, DeleteService and
-// SyncComplete. All methods may be called from many goroutines.
+// for its pods, package netdp/services calls SetService, DeleteService and
+// SyncComplete, and package netdp/hosts calls SetHosts and WatchLinks; Hosts
+// tells status how each host is reached. All methods may be called from many goroutines.
 //
 // It knows nothing of Kubernetes objects (package netdp/services translates
 // them), decides nothing about placement or readiness, and does not yet

@@ -27,33 +27,51 @@ func (e *UnsupportedError) Unwrap() error { return e.Err }
 // ErrNotRoot means that the process may not load programs.
 var ErrNotRoot = errors.New("loading eBPF programs and making network namespaces needs root; start with sudo")
 
+// Feature is one thing the datapath needs of the kernel.
+type Feature struct {
+	Name  string
+	Since string // the Linux version that has it
+	probe func() error
+}
+
+// Features lists what the datapath needs, in the order the kernel gained it.
+func Features() []Feature {
+	return []Feature{
+		{"hash maps", "3.19", func() error { return features.HaveMapType(ebpf.Hash) }},
+		{"LRU hash maps", "4.10", func() error { return features.HaveMapType(ebpf.LRUHash) }},
+		{"longest-prefix maps", "4.11", func() error { return features.HaveMapType(ebpf.LPMTrie) }},
+		{"cgroup socket address programs", "4.17", func() error { return features.HaveProgramType(ebpf.CGroupSockAddr) }},
+		{"socket storage maps", "5.2", func() error { return features.HaveMapType(ebpf.SkStorage) }},
+		{"socket storage at connect", "5.9", helper(ebpf.CGroupSockAddr, asm.FnSkStorageGet)},
+		{"redirect to a peer device", "5.10", helper(ebpf.SchedCLS, asm.FnRedirectPeer)},
+		{"network namespace cookies", "5.14", helper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie)},
+		{"loops by callback", "5.17", helper(ebpf.SchedCLS, asm.FnLoop)},
+		{"error codes from cgroup programs", "5.18", helper(ebpf.CGroupSockAddr, asm.FnSetRetval)},
+	}
+}
+
+// Check returns nil when this kernel has the feature.
+func (f Feature) Check() error {
+	err := f.probe()
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("probe %s: %w; the process needs CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN", f.Name, err)
+	case errors.Is(err, ebpf.ErrNotSupported):
+		return &UnsupportedError{Feature: f.Name, Since: f.Since, Err: err}
+	case err != nil:
+		return fmt.Errorf("probe %s: %w", f.Name, err)
+	}
+	return nil
+}
+
 // checkKernel names the first thing the datapath needs and does not find.
 func checkKernel() error {
 	if os.Geteuid() != 0 {
 		return ErrNotRoot
 	}
-	for _, need := range []struct {
-		feature, since string
-		probe          func() error
-	}{
-		{"hash maps", "3.19", func() error { return features.HaveMapType(ebpf.Hash) }},
-		{"LRU hash maps", "4.10", func() error { return features.HaveMapType(ebpf.LRUHash) }},
-		{"socket storage maps", "5.2", func() error { return features.HaveMapType(ebpf.SkStorage) }},
-		{"cgroup socket address programs", "4.17", func() error { return features.HaveProgramType(ebpf.CGroupSockAddr) }},
-		{"socket storage at connect", "5.9", helper(ebpf.CGroupSockAddr, asm.FnSkStorageGet)},
-		{"network namespace cookies", "5.14", helper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie)},
-		{"error codes from cgroup programs", "5.18", helper(ebpf.CGroupSockAddr, asm.FnSetRetval)},
-		{"redirect to a peer device", "5.10", helper(ebpf.SchedCLS, asm.FnRedirectPeer)},
-	} {
-		err := need.probe()
-		if errors.Is(err, unix.EPERM) {
-			return fmt.Errorf("probe %s: %w; the process needs CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN", need.feature, err)
-		}
-		if errors.Is(err, ebpf.ErrNotSupported) {
-			return &UnsupportedError{Feature: need.feature, Since: need.since, Err: err}
-		}
-		if err != nil {
-			return fmt.Errorf("probe %s: %w", need.feature, err)
+	for _, need := range Features() {
+		if err := need.Check(); err != nil {
+			return err
 		}
 	}
 	return nil

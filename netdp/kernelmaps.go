@@ -15,6 +15,7 @@ import (
 
 const (
 	frontendOutside = 1
+	frontendExact   = 2
 
 	backendGone     = 0
 	backendActive   = 1
@@ -72,12 +73,15 @@ func frontendKey(f Frontend, p Proto) bpf.DatapathFrontendKey {
 	return bpf.DatapathFrontendKey{Addr: wireAddr(f.Addr), Port: wirePort(f.Port), Proto: uint8(p)}
 }
 
-func (m serviceMaps) putFrontend(key bpf.DatapathFrontendKey, service uint32, outside bool) error {
+func (m serviceMaps) putFrontend(f face, service uint32) error {
 	value := bpf.DatapathFrontend{Service: service}
-	if outside {
+	if f.outside {
 		value.Flags |= frontendOutside
 	}
-	return full("write frontend", m.frontends.Update(&key, &value, ebpf.UpdateAny))
+	if f.exact {
+		value.Flags |= frontendExact
+	}
+	return full("write frontend", m.frontends.Update(&f.key, &value, ebpf.UpdateAny))
 }
 
 func (m serviceMaps) deleteFrontend(key bpf.DatapathFrontendKey) error {

@@ -31,6 +31,20 @@ const (
 	// tracked at once; each takes two map entries, about 200 bytes. The least
 	// recently used ones go first.
 	DefaultMaxFlows = 65_536
+	// Kubernetes supports 5,000 nodes. Entries are made when needed.
+	maxHosts = 16_384
+	// A host has a few addresses.
+	maxTunnelPeers = 4 * maxHosts
+	// Ports from which calls are passed on to backends of other hosts. They are
+	// below those that the kernel gives to the host's own programs.
+	natPortMin = 10_000
+	natPortMax = 29_999
+	// DefaultVXLANPort is the one that Linux and most container networks use.
+	DefaultVXLANPort = 8472
+	// DefaultVNI is VXLAN's number of the cell's network. Two cells whose
+	// hosts reach each other need different ones, or different ports.
+	DefaultVNI = 1
+	maxVNI     = 1<<24 - 1
 	// Node ports, as Kubernetes has them by default.
 	nodePortMin = 30_000
 	nodePortMax = 32_767
@@ -60,6 +74,12 @@ type Options struct {
 	// NetNS is the path of the network namespace that is the host's. Empty:
 	// the one of this process.
 	NetNS string
+	// VXLANPort is the UDP port of the tunnel to hosts that share no link with
+	// this one, the same on every host of a cell. 0: DefaultVXLANPort.
+	VXLANPort uint16
+	// VNI is the number of the tunnel's network, the same on every host of a
+	// cell. 0: DefaultVNI.
+	VNI uint32
 	// MaglevSeed is the same on every host of a cell.
 	MaglevSeed uint32
 	// MaxFlows replaces DefaultMaxFlows when it is not zero.
@@ -92,6 +112,15 @@ func (o *Options) complete() error {
 	}
 	if o.MaxFlows == 0 {
 		o.MaxFlows = DefaultMaxFlows
+	}
+	if o.VXLANPort == 0 {
+		o.VXLANPort = DefaultVXLANPort
+	}
+	if o.VNI == 0 {
+		o.VNI = DefaultVNI
+	}
+	if o.VNI > maxVNI {
+		return fmt.Errorf("check options: VNI %d is larger than %d", o.VNI, maxVNI)
 	}
 	if o.Logger == nil {
 		return errors.New("check options: Logger is missing")

@@ -82,9 +82,9 @@ func (d *Datapath) makePod(rec podRecord, path string) error {
 		veth := &netlink.Veth{
 			LinkAttrs: netlink.LinkAttrs{
 				Name: name, Alias: rec.Namespace + "/" + rec.Name, HardwareAddr: hostMAC,
-				MTU: mtu, TxQLen: -1, NumTxQueues: 1, NumRxQueues: 1,
+				MTU: mtu.link, TxQLen: -1, NumTxQueues: 1, NumRxQueues: 1,
 			},
-			PeerName: podLinkName, PeerHardwareAddr: podMAC, PeerMTU: uint32(mtu),
+			PeerName: podLinkName, PeerHardwareAddr: podMAC, PeerMTU: uint32(mtu.link),
 			PeerNamespace: netlink.NsFd(ns.Fd()), PeerNumTxQueues: 1, PeerNumRxQueues: 1,
 		}
 		if err := d.nl.LinkAdd(veth); err != nil {
@@ -94,7 +94,7 @@ func (d *Datapath) makePod(rec podRecord, path string) error {
 		if err != nil {
 			return err
 		}
-		if err := setUpPodSide(rec.Address); err != nil {
+		if err := setUpPodSide(rec.Address, mtu); err != nil {
 			return err
 		}
 		if err := d.routeToPod(rec, link.Attrs().Index); err != nil {
@@ -104,24 +104,8 @@ func (d *Datapath) makePod(rec podRecord, path string) error {
 	})
 }
 
-// podMTU is the smallest of the uplinks', so that no packet of a pod is too
-// large for the wire.
-func (d *Datapath) podMTU() int {
-	mtu := 0
-	for _, name := range d.uplinks {
-		link, err := d.nl.LinkByName(name)
-		if err == nil && (mtu == 0 || link.Attrs().MTU < mtu) {
-			mtu = link.Attrs().MTU
-		}
-	}
-	if mtu == 0 {
-		return fallbackMTU
-	}
-	return mtu
-}
-
 // setUpPodSide runs on a thread inside the pod's namespace.
-func setUpPodSide(addr netip.Addr) error {
+func setUpPodSide(addr netip.Addr, mtu podMTU) error {
 	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open netlink socket in pod: %w", err)
@@ -147,10 +131,16 @@ func setUpPodSide(addr netip.Addr) error {
 		named("route to gateway in pod", nl.RouteAdd(&netlink.Route{
 			LinkIndex: index, Scope: netlink.SCOPE_LINK, Dst: hostNet(podGateway), Src: addr.AsSlice(),
 		})),
-		named("set default route in pod", nl.RouteAdd(&netlink.Route{
-			LinkIndex: index, Gw: podGateway.AsSlice(), Src: addr.AsSlice(),
-		})),
+		named("set default route in pod", nl.RouteAdd(podDefaultRoute(index, addr, mtu))),
 	)
+}
+
+func podDefaultRoute(index int, addr netip.Addr, mtu podMTU) *netlink.Route {
+	r := &netlink.Route{LinkIndex: index, Gw: podGateway.AsSlice(), Src: addr.AsSlice()}
+	if mtu.route < mtu.link {
+		r.MTU = mtu.route
+	}
+	return r
 }
 
 // raiseHostSide raises the host's end, with the program on it before the first

@@ -33,6 +33,10 @@ type Service struct {
 	Proto     Proto
 	Frontends []Frontend
 	Backends  []Backend
+	// LocalOutside holds other machines to the backends that are for them, also
+	// when there is none: externalTrafficPolicy Local. Without it they get any
+	// while the backends are being changed.
+	LocalOutside bool
 }
 
 // Frontend is an address at which a service is called.
@@ -49,7 +53,20 @@ type Backend struct {
 	Addr netip.AddrPort
 	// Draining backends keep the connections they have and get no new one.
 	Draining bool
+	// Callers says who gets new connections to it.
+	Callers Callers
 }
+
+// Callers is whom a backend serves.
+type Callers uint8
+
+// Inside are programs of this host and its pods, whatever address they call;
+// outside is who calls from another machine.
+const (
+	AnyCaller Callers = iota
+	OnlyInside
+	OnlyOutside
+)
 
 // ErrFull means that a kernel map has reached its limit. Nothing that was set
 // before is affected.

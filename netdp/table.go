@@ -41,11 +41,15 @@ type member struct {
 	addr  netip.AddrPort
 	id    uint32
 	state uint8
+	calls Callers
 }
+
+func (m member) serves(never Callers) bool { return m.state == backendActive && m.calls != never }
 
 type face struct {
 	key     bpf.DatapathFrontendKey
 	outside bool
+	exact   bool
 }
 
 func newTable(maps serviceMaps, maglevSeed uint32) *table {
@@ -134,7 +138,7 @@ func (t *table) diffBackends(live *liveService, want []Backend) (backendChange, 
 			c.gone = append(c.gone, old[0])
 			old = old[1:]
 		}
-		m := member{addr: b.Addr, state: backendActive}
+		m := member{addr: b.Addr, state: backendActive, calls: b.Callers}
 		if b.Draining {
 			m.state = backendDraining
 		}
@@ -223,7 +227,7 @@ func (t *table) dropBackends(gone []member) error {
 func arrange(slots []uint32, members []member) []uint32 {
 	missing := map[uint32]struct{}{}
 	for _, m := range members {
-		if m.state == backendActive {
+		if m.serves(OnlyOutside) {
 			missing[m.id] = struct{}{}
 		}
 	}
@@ -356,13 +360,13 @@ func (t *table) publish(live *liveService) error {
 func (t *table) setFrontends(live *liveService, s Service) error {
 	want := make([]face, 0, len(s.Frontends))
 	for _, f := range s.Frontends {
-		want = append(want, face{key: frontendKey(f, s.Proto), outside: f.outside()})
+		want = append(want, face{key: frontendKey(f, s.Proto), outside: f.outside(), exact: f.outside() && s.LocalOutside})
 	}
 	for _, f := range want {
 		if slices.Contains(live.faces, f) && t.frontends[f.key] == live {
 			continue
 		}
-		if err := t.maps.putFrontend(f.key, live.id, f.outside); err != nil {
+		if err := t.maps.putFrontend(f, live.id); err != nil {
 			return err
 		}
 		t.frontends[f.key] = live

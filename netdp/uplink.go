@@ -92,18 +92,43 @@ func (d *Datapath) linkHolding(ip netip.Addr) (string, error) {
 // attachUplinks puts the uplink programs on each uplink.
 func (d *Datapath) attachUplinks() error {
 	for _, name := range d.uplinks {
-		err := d.host.do(func() error {
-			return firstError(
-				d.attachUplink(name, "uplink_ingress", d.progs[bpf.DatapathProgUplinkIngress], ebpf.AttachTCXIngress),
-				d.attachUplink(name, "uplink_egress", d.progs[bpf.DatapathProgUplinkEgress], ebpf.AttachTCXEgress),
-				d.enableForwarding(name),
-			)
-		})
-		if err != nil {
+		if err := d.attachUplinkPair(name); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (d *Datapath) attachUplinkPair(name string) error {
+	return d.host.do(func() error {
+		return firstError(
+			d.attachUplink(name, "uplink_ingress", d.progs[bpf.DatapathProgUplinkIngress], ebpf.AttachTCXIngress),
+			d.attachUplink(name, "uplink_egress", d.progs[bpf.DatapathProgUplinkEgress], ebpf.AttachTCXEgress),
+			d.enableForwarding(name),
+		)
+	})
+}
+
+// addUplink serves one more interface: another host was found behind it.
+func (d *Datapath) addUplink(name string) error {
+	d.attaching.Lock()
+	defer d.attaching.Unlock()
+	if slices.Contains(d.uplinks, name) {
+		return nil
+	}
+	if !d.postponed { // else it is attached with all others
+		if err := d.attachUplinkPair(name); err != nil {
+			return err
+		}
+	}
+	d.uplinks = append(d.uplinks, name)
+	return nil
+}
+
+func (d *Datapath) uplinkNames() []string {
+	d.attaching.Lock()
+	defer d.attaching.Unlock()
+	return slices.Clone(d.uplinks)
 }
 
 // enableForwarding lets packets from other machines on to pods. It remembers
@@ -130,7 +155,7 @@ func (d *Datapath) savedForwarding(device string) string {
 // sets their forwarding back.
 func (d *Datapath) removeUplinks() error {
 	var errs []error
-	for _, name := range d.uplinks {
+	for _, name := range d.everyUplink() {
 		errs = append(errs, d.removeFilters(name), d.host.do(func() error {
 			was, err := os.ReadFile(d.savedForwarding(name))
 			if errors.Is(err, os.ErrNotExist) {
@@ -143,6 +168,23 @@ func (d *Datapath) removeUplinks() error {
 		}))
 	}
 	return errors.Join(errs...)
+}
+
+// everyUplink has also those that were found behind hosts, by this daemon or an
+// earlier one.
+func (d *Datapath) everyUplink() []string {
+	out := d.uplinkNames()
+	saved, err := filepath.Glob(d.savedForwarding("*"))
+	if err != nil {
+		return out // only for a bad pattern
+	}
+	for _, path := range saved {
+		name := strings.TrimPrefix(path, d.savedForwarding(""))
+		if !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 func (d *Datapath) removeFilters(device string) error {

@@ -14,7 +14,8 @@
 // help it. Nothing here polls. Pods that come with spec.nodeName are only
 // accounted for.
 //
-// Two schedulers may run at once during a split or a hand-over. Both then bind
+// A peer schedules while it leads (Lead). Two may at once during a split or a
+// hand-over. Both then bind
 // the same pod; the API server takes the first and refuses the second, and the
 // host refuses what does not fit.
 //
@@ -66,6 +67,7 @@ type Scheduler struct {
 	clock     clock.WithDelayedExecution
 	reports   *reporter
 	synced    []cache.InformerSynced
+	unwatch   []func()
 
 	mu       sync.Mutex
 	snapshot *placement.Snapshot  // guarded by mu
@@ -99,8 +101,14 @@ func New(o Options) *Scheduler {
 }
 
 // Run schedules until the context ends; it returns when everything it started
-// has ended. An error means the informers never delivered.
+// has ended, and watches nothing from then on. An error means the informers
+// never delivered.
 func (s *Scheduler) Run(ctx context.Context) error {
+	defer func() {
+		for _, stop := range s.unwatch {
+			stop()
+		}
+	}()
 	s.informers.Start(ctx.Done())
 	if !cache.WaitForCacheSync(ctx.Done(), s.synced...) {
 		return fmt.Errorf("start scheduler: pods and nodes could not be listed: %w", context.Cause(ctx))

@@ -56,6 +56,7 @@ func on[T any, P interface {
 		return
 	}
 	s.synced = append(s.synced, registration.HasSynced)
+	s.unwatch = append(s.unwatch, func() { _ = informer.RemoveEventHandler(registration) })
 }
 
 // setNode ignores the heartbeats, which are nearly all updates of a node.

@@ -11,7 +11,7 @@ import (
 // poison gives a random peer something that no peer of ours would send.
 func (r *run) poison() {
 	p := r.someUp()
-	if p == nil {
+	if p == nil || r.loop.now > r.o.Duration {
 		return
 	}
 	random := r.random

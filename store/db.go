@@ -63,7 +63,7 @@ type DB struct {
 	// replica is the committer's, but for what it says may be called any time.
 	replica *Replica
 	events  *watchLog
-	ttl    *expiries
+	ttl     *expiries
 
 	queue   chan *pending
 	closing chan struct{}

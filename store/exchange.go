@@ -30,6 +30,10 @@ func (db *DB) Joining() bool { return db.replica.Joining() }
 // IsMember reports whether that actor is known as a member.
 func (db *DB) IsMember(a Actor) bool { return db.replica.IsMember(a) }
 
+// VectorAt is Vector, and the version at which reads see all that it covers:
+// for a moment after a commit that version is still to come.
+func (db *DB) VectorAt() (vector.Vector, Version) { return db.replica.vectorAt() }
+
 // VectorDigest is equal for equal vectors.
 func (db *DB) VectorDigest() uint64 { return db.replica.VectorDigest() }
 

@@ -141,3 +141,11 @@ func (db *DB) eraseAll(kind pendingKind, keys []expiry) (failed []expiry) {
 	}
 	return failed
 }
+
+// Expires returns when the record ends by itself, the zero time for never.
+func (r *Record) Expires() time.Time {
+	if r.ExpiresMicros == 0 {
+		return time.Time{}
+	}
+	return epoch2024.Add(time.Duration(r.ExpiresMicros) * time.Microsecond)
+}

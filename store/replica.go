@@ -365,6 +365,12 @@ func (r *Replica) Vector() vector.Vector {
 	return r.frontierLocked().vector
 }
 
+func (r *Replica) vectorAt() (vector.Vector, Version) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.frontierLocked().vector, r.committed
+}
+
 // VectorDigest is equal for equal vectors.
 func (r *Replica) VectorDigest() uint64 {
 	r.mu.Lock()

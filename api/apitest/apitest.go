@@ -8,6 +8,11 @@ package apitest
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"log/slog"
 	"net"
@@ -17,6 +22,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
 	"shoal/api"
@@ -46,8 +52,14 @@ type Peer struct {
 	served chan error
 }
 
-// Start serves the API until Stop. Everything it keeps is below dir.
-func Start(ctx context.Context, dir string, log *slog.Logger) (*Peer, error) {
+// Start serves the API until Stop. Everything it keeps is below dir. extend, if
+// any, may add to the options once the store is open.
+func Start(ctx context.Context, dir string, log *slog.Logger, extend ...func(*api.Options)) (*Peer, error) {
+	return StartOn(ctx, dir, log, store.Options{}, extend...)
+}
+
+// StartOn is Start with a store opened by options, but for the directory.
+func StartOn(ctx context.Context, dir string, log *slog.Logger, storeOptions store.Options, extend ...func(*api.Options)) (*Peer, error) {
 	klog.SetLogger(logr.FromSlogHandler(log.Handler()))
 	loopback := net.IPv4(127, 0, 0, 1)
 	files, err := pki.Ensure(filepath.Join(dir, "pki"), pki.Names{Node: "host1", DNS: []string{"localhost"}, IPs: []net.IP{loopback}}, time.Now())
@@ -58,16 +70,21 @@ func Start(ctx context.Context, dir string, log *slog.Logger) (*Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	db, err := store.Open(ctx, store.Options{Dir: filepath.Join(dir, "store"), Logger: log})
+	storeOptions.Dir, storeOptions.Logger = filepath.Join(dir, "store"), log
+	db, err := store.Open(ctx, storeOptions)
 	if err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
 	p := &Peer{DB: db, PKI: files, URL: "https://" + listener.Addr().String(), served: make(chan error, 1)}
 	ctx, p.stop = context.WithCancel(ctx)
-	p.Server, err = api.New(ctx, api.Options{
+	options := api.Options{
 		DB: db, PKI: files, Listener: listener, Advertise: published, NodeName: "host1",
 		AgentPort: 10250, ServiceCIDR: api.DefaultServiceCIDR, Logger: log,
-	})
+	}
+	for _, e := range extend {
+		e(&options)
+	}
+	p.Server, err = api.New(ctx, options)
 	if err == nil {
 		p.Client, err = kubernetes.NewForConfig(p.ClientConfig("apitest"))
 	}
@@ -81,7 +98,31 @@ func Start(ctx context.Context, dir string, log *slog.Logger) (*Peer, error) {
 	if err := p.AwaitReady(ready); err != nil {
 		return nil, errors.Join(err, p.Stop())
 	}
+	// The Node authorizer and NodeRestriction know pods and nodes from these.
+	p.Informers().Start(ctx.Done())
 	return p, nil
+}
+
+// AsNode is the configuration of a client that acts as the node called name,
+// over TLS with a certificate of its own.
+func (p *Peer) AsNode(name string) (*rest.Config, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := pki.NewIssuer(p.PKI).SignNode(key.Public(), name, nil, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return &rest.Config{Host: p.URL, TLSClientConfig: rest.TLSClientConfig{
+		CAFile:   p.PKI.CA,
+		CertData: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}),
+		KeyData:  pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}),
+	}}, nil
 }
 
 // Stop ends the server and closes its store.

@@ -7,8 +7,13 @@
 // of a split network seldom collide (design section 7).
 //
 // What always holds: a number is answered only after its record is durable; a
-// number whose record exists is never answered again. A claim whose service
-// was never written (a crash between the two) is released by Repair.
+// number whose record exists here is never answered again. What other peers
+// claim and release is followed, not asked for. A claim whose service was never
+// written (a crash between the two) is released by Repair.
+//
+// Two sides of a split may still claim one number. When they meet, the claim
+// born earlier remains; a claim names its owner once that is known (Bind), so
+// that everybody can tell who keeps the number and who needs another.
 //
 // Called by api/, behind upstream's allocator interfaces.
 package claims
@@ -27,6 +32,13 @@ import (
 
 // Records is what a ledger needs of the store.
 type Records interface {
+	// ReplaceRecord writes key if it still holds old; done says whether it did.
+	ReplaceRecord(ctx context.Context, key string, old, value []byte) (done bool, err error)
+	// FollowRecords reports all records below prefix, as a whole first and
+	// again whenever it has lost track, and then the changes; a nil value is
+	// a deletion. It returns when ctx ends.
+	FollowRecords(ctx context.Context, prefix string, whole func(map[string][]byte), change func(key string, value []byte)) error
+
 	// CreateRecord writes key unless it exists; created says which.
 	CreateRecord(ctx context.Context, key string, value []byte) (created bool, err error)
 	// DeleteRecord removes key; a missing key is no error.
@@ -35,14 +47,8 @@ type Records interface {
 	ListRecords(ctx context.Context, prefix string) (map[string][]byte, error)
 }
 
-const (
-	// blocks is how many blocks a range is cut into. A cell has at most 1,024
-	// peers, but few make services; 64 blocks keep each large enough (43 node
-	// ports) while two peers rarely share one.
-	blocks = 64
-	// opTimeout bounds one claim; upstream's interface carries no context.
-	opTimeout = 10 * time.Second
-)
+// opTimeout bounds one claim; upstream's interface carries no context.
+const opTimeout = 10 * time.Second
 
 // ErrFull says that every number of the range is taken.
 var ErrFull = errors.New("every number of the range is taken")
@@ -58,36 +64,107 @@ type Ledger struct {
 	reserved int
 
 	mu    sync.Mutex
-	taken map[int]string // number to holder; guarded by mu
-	next  int            // where the next draw starts; guarded by mu
+	taken map[int]Claim // as far as heard of; guarded by mu
+	next  int           // where the next draw starts; guarded by mu
 }
 
-// Open reads the claims below prefix. holder names this peer and decides which
-// block it draws from first.
+// Claim is who holds a number.
+type Claim struct {
+	// Holder is the peer that made the claim.
+	Holder string
+	// Owner is what it was made for, as Bind was told; empty before.
+	Owner string
+}
+
+// A claim's record is the holder, and the owner on a second line.
+func (c Claim) encode() []byte {
+	if c.Owner == "" {
+		return []byte(c.Holder)
+	}
+	return []byte(c.Holder + "\n" + c.Owner)
+}
+
+func decodeClaim(b []byte) Claim {
+	holder, owner, _ := strings.Cut(string(b), "\n")
+	return Claim{Holder: holder, Owner: owner}
+}
+
+// Open reads the claims below prefix. holder names this peer and decides where
+// in the range it begins to draw.
 func Open(ctx context.Context, records Records, prefix, holder string, size, reserved int) (*Ledger, error) {
-	l := &Ledger{records: records, prefix: prefix, holder: holder, size: size, reserved: reserved, taken: map[int]string{}}
-	l.next = reserved + blockStart(holder, size-reserved)
+	l := &Ledger{records: records, prefix: prefix, holder: holder, size: size, reserved: reserved, taken: map[int]Claim{}}
+	l.next = reserved + ownStart(holder, size-reserved)
 	found, err := records.ListRecords(ctx, prefix)
 	if err != nil {
 		return nil, fmt.Errorf("read claims below %s: %w", prefix, err)
 	}
-	for key, holder := range found {
-		if n, err := strconv.Atoi(strings.TrimPrefix(key, prefix)); err == nil && n >= 0 && n < size {
-			l.taken[n] = string(holder)
-		}
-	}
+	l.replace(found)
 	return l, nil
 }
 
-// blockStart is the first number of holder's block in a range of size numbers.
-func blockStart(holder string, size int) int {
+// ownStart is where holder's own part of a range of size numbers begins. Two
+// peers' parts rarely meet: of a thousand hosts that each claim one range of
+// pods at the same moment, a few share a start, and with block borders all
+// that share a block would.
+func ownStart(holder string, size int) int {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(holder))
-	count := min(blocks, max(1, size))
-	return int(h.Sum64()%uint64(count)) * (size / count)
+	return int(h.Sum64() % uint64(max(1, size)))
 }
 
-// Take claims n; taken is false when somebody holds it.
+// Run follows what other peers claim and release, until ctx ends. changed, if
+// not nil, is called after each change, and with -1 after there may have been
+// many; it must not block.
+func (l *Ledger) Run(ctx context.Context, changed func(n int)) error {
+	tell := func(n int) {
+		if changed != nil {
+			changed(n)
+		}
+	}
+	err := l.records.FollowRecords(ctx, l.prefix, func(all map[string][]byte) {
+		l.replace(all)
+		tell(-1)
+	}, func(key string, value []byte) {
+		if n, ok := l.number(key); ok {
+			l.hear(n, value)
+			tell(n)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("follow claims below %s: %w", l.prefix, err)
+	}
+	return nil
+}
+
+func (l *Ledger) replace(all map[string][]byte) {
+	taken := make(map[int]Claim, len(all))
+	for key, value := range all {
+		if n, ok := l.number(key); ok {
+			taken[n] = decodeClaim(value)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.taken = taken
+}
+
+func (l *Ledger) hear(n int, value []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if value == nil {
+		delete(l.taken, n)
+		return
+	}
+	l.taken[n] = decodeClaim(value)
+}
+
+func (l *Ledger) number(key string) (int, bool) {
+	n, err := strconv.Atoi(strings.TrimPrefix(key, l.prefix))
+	return n, err == nil && n >= 0 && n < l.size
+}
+
+// Take claims n; taken is false when somebody holds it. The record decides,
+// not what was heard of it.
 func (l *Ledger) Take(n int) (taken bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -98,19 +175,17 @@ func (l *Ledger) takeLocked(n int) (bool, error) {
 	if n < 0 || n >= l.size {
 		return false, fmt.Errorf("claim %d of %s: outside 0..%d", n, l.prefix, l.size-1)
 	}
-	if _, ok := l.taken[n]; ok {
-		return false, nil
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
 	defer cancel()
-	created, err := l.records.CreateRecord(ctx, l.key(n), []byte(l.holder))
+	mine := Claim{Holder: l.holder}
+	created, err := l.records.CreateRecord(ctx, l.key(n), mine.encode())
 	if err != nil {
 		return false, fmt.Errorf("claim %d of %s: %w", n, l.prefix, err)
 	}
 	if created {
-		l.taken[n] = l.holder
-	} else {
-		l.taken[n] = "" // made by another peer since Open
+		l.taken[n] = mine
+	} else if _, ok := l.taken[n]; !ok {
+		l.taken[n] = Claim{} // by whom will be heard
 	}
 	return created, nil
 }
@@ -123,6 +198,9 @@ func (l *Ledger) TakeNext() (int, error) {
 	open := l.size - l.reserved
 	for i := range open {
 		n := l.reserved + (l.next-l.reserved+i)%open
+		if _, ok := l.taken[n]; ok {
+			continue
+		}
 		if taken, err := l.takeLocked(n); err != nil {
 			return 0, err
 		} else if taken {
@@ -131,6 +209,9 @@ func (l *Ledger) TakeNext() (int, error) {
 		}
 	}
 	for n := range l.reserved {
+		if _, ok := l.taken[n]; ok {
+			continue
+		}
 		if taken, err := l.takeLocked(n); err != nil {
 			return 0, err
 		} else if taken {
@@ -153,6 +234,39 @@ func (l *Ledger) Free(n int) error {
 	return nil
 }
 
+// Bind writes the owner of n into its claim, if it names none yet. It is no
+// error if the claim has changed: whoever changed it knows more.
+func (l *Ledger) Bind(n int, owner string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	old, ok := l.taken[n]
+	if !ok || old.Owner != "" || old.Holder == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+	defer cancel()
+	bound := Claim{Holder: old.Holder, Owner: owner}
+	done, err := l.records.ReplaceRecord(ctx, l.key(n), old.encode(), bound.encode())
+	if err != nil {
+		return fmt.Errorf("name the owner of %d of %s: %w", n, l.prefix, err)
+	}
+	if done {
+		l.taken[n] = bound
+	}
+	return nil
+}
+
+// Claim returns who holds n.
+func (l *Ledger) Claim(n int) (c Claim, held bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c, held = l.taken[n]
+	return c, held
+}
+
+// Holder is this peer's name in claims.
+func (l *Ledger) Holder() string { return l.holder }
+
 // Has reports whether n is taken.
 func (l *Ledger) Has(n int) bool {
 	l.mu.Lock()
@@ -166,8 +280,8 @@ func (l *Ledger) Mine() []int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var mine []int
-	for n, holder := range l.taken {
-		if holder == l.holder {
+	for n, c := range l.taken {
+		if c.Holder == l.holder {
 			mine = append(mine, n)
 		}
 	}
@@ -206,6 +320,9 @@ func (l *Ledger) snapshot() []int {
 func (l *Ledger) Repair(inUse map[int]bool, suspects map[int]bool) (map[int]bool, error) {
 	var problems []error
 	for n := range inUse {
+		if l.Has(n) {
+			continue
+		}
 		if _, err := l.Take(n); err != nil {
 			problems = append(problems, err)
 		}

@@ -1,6 +1,7 @@
 package claims
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -49,6 +50,20 @@ func (s *shelf) ListRecords(_ context.Context, prefix string) (map[string][]byte
 		}
 	}
 	return found, s.fail
+}
+
+func (s *shelf) ReplaceRecord(_ context.Context, key string, old, value []byte) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now, ok := s.data[key]; !ok || !bytes.Equal(now, old) {
+		return false, s.fail
+	}
+	s.data[key] = value
+	return true, s.fail
+}
+
+func (s *shelf) FollowRecords(context.Context, string, func(map[string][]byte), func(string, []byte)) error {
+	return errors.New("a shelf cannot be followed: api/ tests that on a store")
 }
 
 func open(t *testing.T, s *shelf, holder string, size, reserved int) *Ledger {

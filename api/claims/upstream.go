@@ -95,6 +95,9 @@ func (a *Addresses) Number(addr netip.Addr) (int, bool) {
 	return n, n >= 0 && n < a.ledger.size
 }
 
+// Address returns the address with number n.
+func (a *Addresses) Address(n int) net.IP { return a.address(n) }
+
 func (a *Addresses) address(n int) net.IP {
 	return binary.BigEndian.AppendUint32(nil, asUint(a.cidr.Addr())+uint32(n)+1)
 }

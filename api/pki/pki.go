@@ -1,16 +1,19 @@
-// Package pki makes and keeps the certificates and keys of one host: the
-// certificate authority, the API server's and the agent's serving
-// certificates, the client certificates of the administrator, of the API
-// server towards agents and of the aggregation layer, and the key that signs
-// service account tokens.
+// Package pki makes and keeps the certificates and keys of one host: those a
+// whole cell shares (the certificate authorities, the key that signs service
+// account tokens, the gossip keyring; see Keys) and the host's own leaves (the
+// node's certificate, the API server's and the agent's serving certificates,
+// the client certificates of the administrator, of the API server towards
+// agents and of the aggregation layer).
 //
 // What always holds: private keys are written with mode 0600 and atomically
-// (a crash leaves the old file or the new one); the CA and the service account
-// key are never replaced once made; a leaf certificate is made anew when it is
-// missing, no longer matches its names, is signed by another CA or has used up
-// two thirds of its life.
+// (a crash leaves the old file or the new one); the authorities and the service
+// account key are never replaced once made; a leaf certificate is made anew
+// when it is missing, no longer matches its names or its key, is signed by
+// another CA or has used up two thirds of its life, at start and, by a Keeper,
+// while the daemon runs.
 //
-// Called by the daemon at start. It knows nothing of Kubernetes objects.
+// Called by the daemon. It knows nothing of Kubernetes objects, and of the
+// store only Records.
 package pki
 
 import (
@@ -45,6 +48,7 @@ type Files struct {
 	Dir string
 
 	CA, CAKey                         string
+	Node, NodeKey                     string
 	APIServer, APIServerKey           string
 	AgentServer, AgentServerKey       string
 	AgentClient, AgentClientKey       string
@@ -52,6 +56,7 @@ type Files struct {
 	FrontProxyCA, FrontProxyCAKey     string
 	FrontProxy, FrontProxyKey         string
 	ServiceAccountKey, ServiceAccount string
+	GossipKeys                        string
 }
 
 // FilesIn returns the file names used below dir.
@@ -60,6 +65,7 @@ func FilesIn(dir string) Files {
 	return Files{
 		Dir: dir,
 		CA:  at("ca.crt"), CAKey: at("ca.key"),
+		Node: at("node.crt"), NodeKey: at("node.key"),
 		APIServer: at("apiserver.crt"), APIServerKey: at("apiserver.key"),
 		AgentServer: at("agent.crt"), AgentServerKey: at("agent.key"),
 		AgentClient: at("apiserver-agent-client.crt"), AgentClientKey: at("apiserver-agent-client.key"),
@@ -67,6 +73,7 @@ func FilesIn(dir string) Files {
 		FrontProxyCA: at("front-proxy-ca.crt"), FrontProxyCAKey: at("front-proxy-ca.key"),
 		FrontProxy: at("front-proxy-client.crt"), FrontProxyKey: at("front-proxy-client.key"),
 		ServiceAccountKey: at("sa.key"), ServiceAccount: at("sa.pub"),
+		GossipKeys: at("gossip.keys"),
 	}
 }
 
@@ -77,48 +84,97 @@ type Names struct {
 	IPs  []net.IP
 }
 
-// Ensure makes what is missing or no longer good below dir and returns the
-// file names. now is handed in so that renewal can be tested.
+// Ensure makes what is missing or no longer good below dir, a cell's shared
+// keys included, and returns the file names. now is handed in so that renewal
+// can be tested.
 func Ensure(dir string, names Names, now time.Time) (Files, error) {
 	files := FilesIn(dir)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return files, fmt.Errorf("create pki directory: %w", err)
-	}
-	ca, err := ensureAuthority(files.CA, files.CAKey, "shoal-ca", now)
-	if err != nil {
+	if err := ensureShared(files, now); err != nil {
 		return files, err
 	}
-	frontCA, err := ensureAuthority(files.FrontProxyCA, files.FrontProxyCAKey, "shoal-front-proxy-ca", now)
-	if err != nil {
-		return files, err
+	_, err := ensureLeaves(files, names, now, leafLife)
+	return files, err
+}
+
+// ensureShared makes what a whole cell shares, on the cell's first host.
+func ensureShared(files Files, now time.Time) error {
+	if err := os.MkdirAll(files.Dir, 0o700); err != nil {
+		return fmt.Errorf("create pki directory: %w", err)
+	}
+	if _, err := ensureAuthority(files.CA, files.CAKey, "shoal-ca", now); err != nil {
+		return err
+	}
+	if _, err := ensureAuthority(files.FrontProxyCA, files.FrontProxyCAKey, "shoal-front-proxy-ca", now); err != nil {
+		return err
 	}
 	if err := ensureSigningKey(files.ServiceAccountKey, files.ServiceAccount); err != nil {
-		return files, err
+		return err
 	}
+	return ensureRing(files.GossipKeys)
+}
+
+// hostLeaf is one of a host's certificates.
+type hostLeaf struct {
+	name      string // for people
+	front     bool   // signed by the front proxy's authority
+	cert, key string
+	spec      leaf
+}
+
+// leavesOf lists a host's own certificates.
+func leavesOf(files Files, names Names) []hostLeaf {
 	both := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	client := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	leaves := []struct {
-		ca        *authority
-		cert, key string
-		spec      leaf
-	}{
-		{ca, files.APIServer, files.APIServerKey, leaf{cn: "shoal-apiserver", dns: names.DNS, ips: names.IPs, usage: both}},
-		{ca, files.AgentServer, files.AgentServerKey, leaf{cn: "system:node:" + names.Node, org: "system:nodes", dns: []string{names.Node}, ips: names.IPs, usage: both}},
-		{ca, files.AgentClient, files.AgentClientKey, leaf{cn: "shoal-apiserver-agent-client", org: "system:masters", usage: client}},
-		{ca, files.Admin, files.AdminKey, leaf{cn: "shoal-admin", org: "system:masters", usage: client}},
-		{frontCA, files.FrontProxy, files.FrontProxyKey, leaf{cn: "front-proxy-client", usage: client}},
+	node := leaf{cn: NodePrefix + names.Node, org: NodeGroup, dns: []string{names.Node}, ips: names.IPs, usage: both}
+	return []hostLeaf{
+		{name: "node", cert: files.Node, key: files.NodeKey, spec: node},
+		{name: "apiserver", cert: files.APIServer, key: files.APIServerKey, spec: leaf{cn: "shoal-apiserver", dns: names.DNS, ips: names.IPs, usage: both}},
+		{name: "agent", cert: files.AgentServer, key: files.AgentServerKey, spec: node},
+		{name: "apiserver-agent-client", cert: files.AgentClient, key: files.AgentClientKey, spec: leaf{cn: "shoal-apiserver-agent-client", org: "system:masters", usage: client}},
+		{name: "admin", cert: files.Admin, key: files.AdminKey, spec: leaf{cn: "shoal-admin", org: "system:masters", usage: client}},
+		{name: "front-proxy-client", front: true, cert: files.FrontProxy, key: files.FrontProxyKey, spec: leaf{cn: "front-proxy-client", usage: client}},
 	}
-	for _, l := range leaves {
-		if err := l.ca.ensureLeaf(l.cert, l.key, l.spec, now); err != nil {
-			return files, err
+}
+
+// ensureLeaves renews the host's certificates that need it, with a life of life,
+// and returns their names.
+func ensureLeaves(files Files, names Names, now time.Time, life time.Duration) ([]string, error) {
+	ca, err := loadAuthority(files.CA, files.CAKey)
+	if err != nil {
+		return nil, err
+	}
+	front, err := loadAuthority(files.FrontProxyCA, files.FrontProxyCAKey)
+	if err != nil {
+		return nil, err
+	}
+	var renewed []string
+	for _, l := range leavesOf(files, names) {
+		signer := ca
+		if l.front {
+			signer = front
+		}
+		fresh, err := signer.ensureLeaf(l.cert, l.key, l.spec, now, life)
+		if err != nil {
+			return renewed, err
+		}
+		if fresh {
+			renewed = append(renewed, l.name)
 		}
 	}
-	return files, nil
+	return renewed, nil
 }
 
 type authority struct {
 	cert *x509.Certificate
 	key  crypto.Signer
+}
+
+func loadAuthority(certPath, keyPath string) (*authority, error) {
+	cert, key, err := load(certPath, keyPath)
+	if err != nil {
+		return nil, fmt.Errorf("read certificate authority %s: %w", certPath, err)
+	}
+	return &authority{cert, key}, nil
 }
 
 func ensureAuthority(certPath, keyPath, name string, now time.Time) (*authority, error) {
@@ -158,18 +214,26 @@ type leaf struct {
 	usage   []x509.ExtKeyUsage
 }
 
-func (a *authority) ensureLeaf(certPath, keyPath string, l leaf, now time.Time) error {
+func (a *authority) ensureLeaf(certPath, keyPath string, l leaf, now time.Time, life time.Duration) (renewed bool, err error) {
 	if cert, _, err := load(certPath, keyPath); err == nil && a.stillGood(cert, l, now) {
-		return nil
+		return false, nil
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return fmt.Errorf("generate key of %s: %w", l.cn, err)
+		return false, fmt.Errorf("generate key of %s: %w", l.cn, err)
 	}
+	cert, err := a.issue(l, key.Public(), now, life)
+	if err != nil {
+		return false, err
+	}
+	return true, save(certPath, keyPath, cert, key)
+}
+
+func (a *authority) issue(l leaf, pub crypto.PublicKey, now time.Time, life time.Duration) (*x509.Certificate, error) {
 	template := &x509.Certificate{
 		Subject:     pkix.Name{CommonName: l.cn},
-		NotBefore:   now.Add(-backdate),
-		NotAfter:    now.Add(leafLife),
+		NotBefore:   now.Add(-min(backdate, life/4)),
+		NotAfter:    now.Add(life),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: l.usage,
 		DNSNames:    l.dns,
@@ -178,18 +242,18 @@ func (a *authority) ensureLeaf(certPath, keyPath string, l leaf, now time.Time) 
 	if l.org != "" {
 		template.Subject.Organization = []string{l.org}
 	}
-	cert, err := sign(template, a.cert, key.Public(), a.key)
-	if err != nil {
-		return err
-	}
-	return save(certPath, keyPath, cert, key)
+	return sign(template, a.cert, pub, a.key)
+}
+
+// renewAt is when a certificate has used up two thirds of its life.
+func renewAt(cert *x509.Certificate) time.Time {
+	return cert.NotBefore.Add(cert.NotAfter.Sub(cert.NotBefore) * 2 / 3)
 }
 
 // stillGood reports whether cert can go on serving as l: signed by this CA,
 // with every wanted name, and younger than two thirds of its life.
 func (a *authority) stillGood(cert *x509.Certificate, l leaf, now time.Time) bool {
-	life := cert.NotAfter.Sub(cert.NotBefore)
-	if now.Before(cert.NotBefore) || now.After(cert.NotBefore.Add(life*2/3)) {
+	if now.Before(cert.NotBefore) || !now.Before(renewAt(cert)) {
 		return false
 	}
 	if cert.CheckSignatureFrom(a.cert) != nil || cert.Subject.CommonName != l.cn {
@@ -263,6 +327,9 @@ func load(certPath, keyPath string) (*x509.Certificate, crypto.Signer, error) {
 	key, err := loadKey(keyPath)
 	if err != nil {
 		return nil, nil, err
+	}
+	if pub, ok := key.Public().(*ecdsa.PublicKey); !ok || !pub.Equal(cert.PublicKey) {
+		return nil, nil, fmt.Errorf("%s does not hold the key of %s", keyPath, certPath)
 	}
 	return cert, key, nil
 }

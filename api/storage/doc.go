@@ -5,6 +5,10 @@
 // What always holds:
 //   - A resourceVersion is a store.Version; an object's is the version of the
 //     write that made it, a list's the one it was read at.
+//   - A version that another peer of the cell issued (its tag says so) has no
+//     history here: watches from it and exact lists of it are 410 Expired. Reads
+//     not older than it wait until what its issuer had has come; as a condition
+//     it holds if its issuer says that it stands for the very record we have.
 //   - Writes are optimistic: read, change, commit if unchanged, else again.
 //   - A watch sends every change after its start once and in order; the set
 //     that a watch-list begins with ends with the annotated bookmark. Whoever

@@ -46,6 +46,9 @@ func (s *Storage) GetList(ctx context.Context, key string, opts storage.ListOpti
 	if err != nil {
 		return err
 	}
+	if err := l.prepare(store.Version(at), continueKey); err != nil {
+		return err
+	}
 	version, err := l.read(store.Version(at), continueKey)
 	if err != nil {
 		return err
@@ -63,6 +66,20 @@ func (s *Storage) newListing(ctx context.Context, key string, opts storage.ListO
 		return nil, fmt.Errorf("list %s: items must be a pointer to a slice, not %T", s.resource, ptr)
 	}
 	return &listing{Storage: s, ctx: ctx, key: key, opts: opts, items: items, newItem: newItemFunc(list, items)}, nil
+}
+
+// prepare deals with versions of other peers: what they read exactly is not
+// here, what they had at least can be waited for.
+func (l *listing) prepare(at store.Version, continueKey string) error {
+	switch {
+	case at == store.Latest && continueKey == "":
+		return l.reachText(l.ctx, l.opts.ResourceVersion)
+	case !l.cell.foreign(at):
+		return nil
+	case continueKey != "":
+		return pageTooOld(continueKey, l.key)
+	}
+	return fromStore(l.key, store.ErrExpired)
 }
 
 // newItemFunc keeps an unstructured list's version in its items.

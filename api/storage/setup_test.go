@@ -93,7 +93,7 @@ func newSetup(t testing.TB, opts ...setupOption) *setup {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(db, config, "/pods/", func() runtime.Object { return &example.Pod{} })
+	s, err := New(db, config, "/pods/", func() runtime.Object { return &example.Pod{} }, Cell{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,6 +34,8 @@ type Storage struct {
 	// pathPrefix and resourcePrefix together are what keys begin with.
 	pathPrefix     string
 	resourcePrefix string
+	// cell says whose versions are not ours, and whom to ask about them.
+	cell Cell
 
 	// bookmarkEvery and progressEvery pace bookmarks for clients that allow
 	// them and for internal ones that ask for progress.
@@ -62,8 +64,9 @@ const (
 	progressEvery = 5 * time.Second
 )
 
-// Decorator makes a Storage on db for every resource that asks.
-func Decorator(db *store.DB) generic.StorageDecorator {
+// Decorator makes a Storage on db for every resource that asks, and keeps it
+// in set, which may be nil, until it is destroyed.
+func Decorator(db *store.DB, cell Cell, set *Set) generic.StorageDecorator {
 	return func(
 		config *storagebackend.ConfigForResource,
 		resourcePrefix string,
@@ -74,17 +77,18 @@ func Decorator(db *store.DB) generic.StorageDecorator {
 		_ storage.IndexerFuncs,
 		_ *cache.Indexers,
 	) (storage.Interface, factory.DestroyFunc, error) {
-		s, err := New(db, config, resourcePrefix, newFunc)
+		s, err := New(db, config, resourcePrefix, newFunc, cell)
 		if err != nil {
 			return nil, nil, err
 		}
-		return s, s.Destroy, nil
+		set.add(s)
+		return s, func() { set.remove(s); s.Destroy() }, nil
 	}
 }
 
 // New returns a Storage for config's resource, with keys under resourcePrefix.
 // newFunc makes the empty objects that bookmarks carry.
-func New(db *store.DB, config *storagebackend.ConfigForResource, resourcePrefix string, newFunc func() runtime.Object) (*Storage, error) {
+func New(db *store.DB, config *storagebackend.ConfigForResource, resourcePrefix string, newFunc func() runtime.Object, cell Cell) (*Storage, error) {
 	if resourcePrefix == "" || resourcePrefix == "/" || resourcePrefix[0] != '/' {
 		return nil, fmt.Errorf("make storage of %s: resource prefix %q must begin with / and name something", config.GroupResource, resourcePrefix)
 	}
@@ -97,6 +101,7 @@ func New(db *store.DB, config *storagebackend.ConfigForResource, resourcePrefix 
 		newFunc:        newFunc,
 		pathPrefix:     cleanPrefix(config.Prefix),
 		resourcePrefix: resourcePrefix,
+		cell:           cell,
 		bookmarkEvery:  bookmarkEvery,
 		progressEvery:  progressEvery,
 	}
@@ -128,8 +133,12 @@ func (s *Storage) Destroy() {
 	s.watches.Wait()
 }
 
-// Versioner reads and writes resourceVersions in objects.
-func (s *Storage) Versioner() storage.Versioner { return s.versioner }
+// Resource returns what the storage keeps.
+func (s *Storage) Resource() schema.GroupResource { return s.resource }
+
+// Versioner reads and writes resourceVersions in objects, and makes those that
+// other peers issued comparable with ours.
+func (s *Storage) Versioner() storage.Versioner { return translating{s: s} }
 
 // ReadinessCheck reports whether requests can be served.
 func (s *Storage) ReadinessCheck() error {
@@ -191,7 +200,8 @@ func (s *Storage) fill(data []byte, version store.Version, out runtime.Object) e
 	return err
 }
 
-// checkMinimum fails when the caller wants something newer than version.
+// checkMinimum fails when the caller wants something newer than version, of
+// this peer's own: others' were waited for before the read.
 func (s *Storage) checkMinimum(minimum string, version store.Version) error {
 	if minimum == "" {
 		return nil
@@ -200,7 +210,7 @@ func (s *Storage) checkMinimum(minimum string, version store.Version) error {
 	if err != nil {
 		return badResourceVersion(err)
 	}
-	if store.Version(wanted) > version {
+	if store.Version(wanted) > version && !s.cell.foreign(store.Version(wanted)) {
 		return storage.NewTooLargeResourceVersionError(wanted, uint64(version), 0)
 	}
 	return nil
@@ -210,6 +220,9 @@ func (s *Storage) checkMinimum(minimum string, version store.Version) error {
 func (s *Storage) Get(ctx context.Context, key string, opts storage.GetOptions, out runtime.Object) error {
 	key, err := s.key(key, false)
 	if err != nil {
+		return err
+	}
+	if err := s.reachText(ctx, opts.ResourceVersion); err != nil {
 		return err
 	}
 	entry, version, err := s.db.Get(key, store.Latest)

@@ -119,7 +119,7 @@ func everything() apiserverstorage.ListOptions {
 func TestNewRefusesPrefixes(t *testing.T) {
 	for _, prefix := range []string{"", "/", "pods"} {
 		config := &storagebackend.ConfigForResource{GroupResource: schema.GroupResource{Resource: "pods"}}
-		if _, err := New(nil, config, prefix, nil); err == nil {
+		if _, err := New(nil, config, prefix, nil, Cell{}); err == nil {
 			t.Errorf("resource prefix %q was accepted", prefix)
 		}
 	}
@@ -135,7 +135,7 @@ func TestDecorator(t *testing.T) {
 		GroupResource: schema.GroupResource{Group: "example.com", Resource: "widgets"},
 	}
 	newFunc := func() runtime.Object { return widget("") }
-	s, destroy, err := Decorator(db)(config, "/example.com/widgets", nil, newFunc, nil, nil, nil, nil)
+	s, destroy, err := Decorator(db, Cell{}, nil)(config, "/example.com/widgets", nil, newFunc, nil, nil, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,7 +53,7 @@ func (s *Storage) Watch(ctx context.Context, key string, opts storage.ListOption
 	if s.newFunc == nil && (opts.ProgressNotify || w.marked) {
 		return nil, apierrors.NewInternalError(fmt.Errorf("watch %s: bookmarks were asked for and there is no function to make them", s.resource))
 	}
-	if err := w.start(); err != nil {
+	if err := w.start(w.prepare()); err != nil {
 		return nil, err
 	}
 	// Reads take no time to be ready here: nothing has to fill a cache first.
@@ -61,13 +61,34 @@ func (s *Storage) Watch(ctx context.Context, key string, opts storage.ListOption
 	return w, nil
 }
 
+// prepare deals with a version of another peer's: the changes after it have no
+// order here, but a watch that begins with what there is needs none.
+func (w *watching) prepare() error {
+	switch {
+	case !w.cell.foreign(w.from):
+		return nil
+	case !w.initial:
+		return store.ErrExpired
+	}
+	if err := w.reach(w.ctx, w.from); err != nil {
+		return err
+	}
+	w.from = store.Latest
+	return nil
+}
+
 // start subscribes before it returns, so that nothing the caller does next is
-// missed. A subscription refused is told through the watch, as clients expect.
-func (w *watching) start() error {
+// missed. A subscription refused, also for what prepare found, is told through
+// the watch, as clients expect.
+func (w *watching) start(refused error) error {
 	w.starting.Lock()
 	defer w.starting.Unlock()
 	if err := w.ReadinessCheck(); err != nil {
 		return err
+	}
+	if refused != nil {
+		w.watches.Go(func() { w.run(nil, refused) })
+		return nil
 	}
 	source, err := w.subscribe()
 	w.watches.Go(func() { w.run(source, err) })

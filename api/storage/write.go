@@ -216,6 +216,7 @@ func (s *Storage) GuaranteedUpdate(
 		return err
 	}
 	w.zeroIfMissing = ignoreNotFound
+	preconditions = s.localPreconditions(ctx, w.key, preconditions)
 	st, err := w.begin(cached)
 	for err == nil && st != nil {
 		st, err = w.tryUpdate(st, preconditions, change)
@@ -292,6 +293,7 @@ func (s *Storage) Delete(
 		return err
 	}
 	w.corruptOnly = opts.ExpectTransformOrDecodeError && unsafeDeletionEnabled()
+	preconditions = s.localPreconditions(ctx, w.key, preconditions)
 	st, err := w.begin(cached)
 	for err == nil && st != nil {
 		st, err = w.tryDelete(st, preconditions, validate)

@@ -6,10 +6,12 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
 	"shoal/cmd/shoal/internal/daemon"
+	"shoal/cmd/shoal/lab"
 
 	// The log writer of containers is this binary, entered before the Go
 	// runtime starts.
@@ -20,6 +22,10 @@ import (
 type DaemonCommands struct {
 	Start StartCmd `cmd:"" group:"daemon" help:"Start this host's daemon."`
 	Stop  StopCmd  `cmd:"" group:"daemon" help:"Stop this host's daemon; its pods go on."`
+
+	Doctor  DoctorCmd  `cmd:"" group:"daemon" help:"Check what this host needs to run shoal."`
+	Restore RestoreCmd `cmd:"" group:"daemon" help:"Make a cell from a backup."`
+	Lab     lab.Cmd    `cmd:"" group:"daemon" help:"Run several peers on this machine, to try and to test."`
 }
 
 // StartCmd is `shoal start`.
@@ -32,6 +38,10 @@ type StartCmd struct {
 	Containerd          string `default:"/run/containerd/containerd.sock" placeholder:"SOCKET" help:"containerd's socket; at the default one shoal starts containerd if there is none (default ${default})."`
 	ContainerdNamespace string `default:"shoal" placeholder:"NS" help:"containerd namespace of pods and images (default ${default})."`
 	CgroupRoot          string `placeholder:"PATH" help:"cgroup2 directory under which pods live and services are seen (default: the hierarchy's root)."`
+	GossipPort          int    `default:"7946" placeholder:"PORT" help:"Where members of the cell hear each other; the next port carries records and lets hosts join (default ${default})."`
+	Join                string `placeholder:"HOST[:PORT],..." help:"Join the cell of this host, given by its gossip address; several are tried in turn."`
+	Token               string `env:"SHOAL_TOKEN" placeholder:"TOKEN" help:"The token to join with, from shoal token create. Others on this host can read a command line; $$SHOAL_TOKEN and --token-file they cannot."`
+	TokenFile           string `placeholder:"FILE" help:"A file with the token to join with."`
 	LogFormat           string `enum:"text,json" default:"text" help:"text or json."`
 	Detach              bool   `short:"d" help:"Return once the API answers; the daemon goes on in the background and logs to DIR/shoal.log."`
 	WriteKubeconfig     bool   `help:"Also merge the credentials into your kubeconfig ($$KUBECONFIG or ~/.kube/config)."`
@@ -45,7 +55,10 @@ func (*StartCmd) Help() string {
 
   # Start in the background and use kubectl
   sudo shoal start --detach --write-kubeconfig
-  kubectl get nodes`
+  kubectl get nodes
+
+  # Join the cell of another host; on that host, shoal token create prints this
+  sudo shoal start --join 192.0.2.1:7946 --token-file token`
 }
 
 // Run runs the daemon, or starts one in the background.
@@ -53,6 +66,15 @@ func (c *StartCmd) Run() error {
 	config := daemon.Config{
 		Name: c.Name, DataDir: c.DataDir, APIAddr: c.APIAddr, NodeIP: c.NodeIP, AgentPort: c.AgentPort,
 		Containerd: c.Containerd, ContainerdNamespace: c.ContainerdNamespace, CgroupRoot: c.CgroupRoot, LogFormat: c.LogFormat,
+		Version:    version,
+		GossipPort: c.GossipPort, Join: c.Join, Token: c.Token,
+	}
+	if c.TokenFile != "" {
+		data, err := os.ReadFile(c.TokenFile)
+		if err != nil {
+			return fmt.Errorf("read --token-file: %w", err)
+		}
+		config.Token = strings.TrimSpace(string(data))
 	}
 	if c.WriteKubeconfig {
 		path, err := userKubeconfig()

@@ -11,6 +11,10 @@ import (
 type DaemonCommands struct {
 	Start onLinuxOnly `cmd:"" group:"daemon" help:"Start the daemon (on Linux)." passthrough:""`
 	Stop  onLinuxOnly `cmd:"" group:"daemon" help:"Stop the daemon (on Linux)." passthrough:""`
+
+	Doctor  onLinuxOnly `cmd:"" group:"daemon" help:"Check this host (on Linux)." passthrough:""`
+	Restore onLinuxOnly `cmd:"" group:"daemon" help:"Make a cell from a backup (on Linux)." passthrough:""`
+	Lab     onLinuxOnly `cmd:"" group:"daemon" help:"Run several peers on one machine (on Linux)." passthrough:""`
 }
 
 // onLinuxOnly takes the place of a command that needs a Linux kernel.

@@ -32,6 +32,7 @@ type Controller struct {
 	slices   cache.Indexer
 	handlers []cache.ResourceEventHandlerRegistration
 	queue    workqueue.TypedRateLimitingInterface[string]
+	node     string
 	log      *slog.Logger
 
 	// Only the goroutine of Run uses these.
@@ -52,6 +53,7 @@ func New(dp Datapath, factory informers.SharedInformerFactory, nodeName string, 
 		services: svcs.Lister(),
 		slices:   slices.GetIndexer(),
 		queue:    workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[string]()),
+		node:     nodeName,
 		log:      logger.With("node", nodeName),
 		keys:     map[string]map[string]struct{}{},
 		waiting:  map[string]struct{}{},
@@ -235,7 +237,7 @@ func (c *Controller) translate(key string) ([]netdp.Service, error) {
 			slices = append(slices, s)
 		}
 	}
-	return Translate(svc, slices), nil
+	return Translate(svc, slices, c.node), nil
 }
 
 func (c *Controller) service(key string) (*corev1.Service, error) {

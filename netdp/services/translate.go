@@ -3,6 +3,7 @@ package services
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -12,8 +13,14 @@ import (
 
 // Translate turns a Service and all its EndpointSlices into what the datapath
 // forwards: one entry for each port of TCP or UDP. It is pure. A service
-// without a cluster IP (headless, ExternalName) gives none.
-func Translate(svc *corev1.Service, slices []*discoveryv1.EndpointSlice) []netdp.Service {
+// without a cluster IP (headless, ExternalName) gives none. node is the host's
+// name, whose endpoints are the local ones of the traffic policies.
+func Translate(svc *corev1.Service, slices []*discoveryv1.EndpointSlice, node string) []netdp.Service {
+	policy := trafficPolicy{
+		node:    node,
+		inside:  svc.Spec.InternalTrafficPolicy != nil && *svc.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
+		outside: svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
+	}
 	if svc.Spec.Type == corev1.ServiceTypeExternalName || svc.Spec.ClusterIP == corev1.ClusterIPNone || svc.Spec.ClusterIP == "" {
 		return nil
 	}
@@ -24,10 +31,11 @@ func Translate(svc *corev1.Service, slices []*discoveryv1.EndpointSlice) []netdp
 			continue
 		}
 		out = append(out, netdp.Service{
-			Key:       portKey(svc, port),
-			Proto:     proto,
-			Frontends: frontends(svc, port),
-			Backends:  backends(svc, port, slices),
+			Key:          portKey(svc, port),
+			Proto:        proto,
+			Frontends:    frontends(svc, port),
+			Backends:     backends(svc, port, slices, policy),
+			LocalOutside: policy.outside,
 		})
 	}
 	return out
@@ -75,12 +83,68 @@ func frontends(svc *corev1.Service, port corev1.ServicePort) []netdp.Frontend {
 	return out
 }
 
-// backends are the endpoints that serve the port. As in kube-proxy, ready ones
-// get the traffic; when there is none, those that terminate but still serve
-// do. The rest keep the connections they have.
-func backends(svc *corev1.Service, port corev1.ServicePort, slices []*discoveryv1.EndpointSlice) []netdp.Backend {
-	var ready, terminating, other []netdp.Backend
-	for _, s := range slices {
+// trafficPolicy says which callers get only endpoints of the node.
+type trafficPolicy struct {
+	node            string
+	inside, outside bool
+}
+
+// candidate is an endpoint with what decides who may call it.
+type candidate struct {
+	addr               netip.AddrPort
+	ready, terminating bool // terminating: and it still serves
+	local              bool
+	// Hints of trafficDistribution: it has some, and this node is among them.
+	hinted, hintedHere bool
+}
+
+// backends are the endpoints that serve the port, for callers inside and
+// outside each by its policy. What serves neither keeps the connections it has.
+func backends(svc *corev1.Service, port corev1.ServicePort, endpoints []*discoveryv1.EndpointSlice, policy trafficPolicy) []netdp.Backend {
+	all := candidates(svc, port, endpoints, policy.node)
+	inside, outside := usable(all, policy.inside), usable(all, policy.outside)
+	out := make([]netdp.Backend, 0, len(all))
+	for _, c := range all {
+		b := netdp.Backend{Addr: c.addr}
+		switch in, ext := inside(c), outside(c); {
+		case in && !ext:
+			b.Callers = netdp.OnlyInside
+		case ext && !in:
+			b.Callers = netdp.OnlyOutside
+		case !in && !ext:
+			b.Draining = true
+		}
+		out = append(out, b)
+	}
+	return out
+}
+
+// usable tells which endpoints get new connections. As in kube-proxy, ready
+// ones do; when there is none (with a local policy: none on this node), those
+// that terminate but still serve do. Where every ready one says for which nodes it
+// is meant, and some are meant for this one, these are preferred (KEP-3015).
+func usable(all []candidate, localOnly bool) func(candidate) bool {
+	anyReady, allHinted, anyHere := false, true, false
+	for _, c := range all {
+		anyReady = anyReady || c.ready && (c.local || !localOnly)
+		if c.ready {
+			allHinted, anyHere = allHinted && c.hinted, anyHere || c.hintedHere
+		}
+	}
+	if !localOnly && allHinted && anyHere {
+		return func(c candidate) bool { return c.ready && c.hintedHere }
+	}
+	return func(c candidate) bool {
+		if localOnly && !c.local {
+			return false
+		}
+		return c.ready || !anyReady && c.terminating
+	}
+}
+
+func candidates(svc *corev1.Service, port corev1.ServicePort, endpoints []*discoveryv1.EndpointSlice, node string) []candidate {
+	var out []candidate
+	for _, s := range endpoints {
 		number, ok := slicePort(s, port)
 		if !ok || s.AddressType == discoveryv1.AddressTypeFQDN || !sameFamily(svc, s) {
 			continue
@@ -90,25 +154,24 @@ func backends(svc *corev1.Service, port corev1.ServicePort, slices []*discoveryv
 			if !ok {
 				continue
 			}
-			b := netdp.Backend{Addr: netip.AddrPortFrom(addr, number)}
-			switch {
-			case isTrue(ep.Conditions.Ready, true):
-				ready = append(ready, b)
-			case isTrue(ep.Conditions.Terminating, false) && isTrue(ep.Conditions.Serving, false):
-				terminating = append(terminating, b)
-			default:
-				other = append(other, b)
-			}
+			hinted, here := nodeHints(ep, node)
+			out = append(out, candidate{
+				hinted: hinted, hintedHere: here,
+				addr:        netip.AddrPortFrom(addr, number),
+				ready:       isTrue(ep.Conditions.Ready, true),
+				terminating: isTrue(ep.Conditions.Terminating, false) && isTrue(ep.Conditions.Serving, false),
+				local:       ep.NodeName != nil && *ep.NodeName == node,
+			})
 		}
 	}
-	if len(ready) == 0 {
-		ready, terminating = terminating, nil
+	return out
+}
+
+func nodeHints(ep discoveryv1.Endpoint, node string) (hinted, here bool) {
+	if ep.Hints == nil || len(ep.Hints.ForNodes) == 0 {
+		return false, false
 	}
-	for _, b := range append(terminating, other...) {
-		b.Draining = true
-		ready = append(ready, b)
-	}
-	return ready
+	return true, slices.ContainsFunc(ep.Hints.ForNodes, func(f discoveryv1.ForNode) bool { return f.Name == node })
 }
 
 // slicePort finds the number that the service's port has in a slice: by name,

@@ -56,6 +56,16 @@ func endpoint(addr string, conditions string) discoveryv1.Endpoint {
 	return ep
 }
 
+func on(node string, ep discoveryv1.Endpoint) discoveryv1.Endpoint {
+	ep.NodeName = &node
+	return ep
+}
+
+func hinted(node string, ep discoveryv1.Endpoint) discoveryv1.Endpoint {
+	ep.Hints = &discoveryv1.EndpointHints{ForNodes: []discoveryv1.ForNode{{Name: node}}}
+	return ep
+}
+
 // render is one line for each port: frontends -> backends.
 func render(services []netdp.Service) string {
 	var lines []string
@@ -73,7 +83,16 @@ func render(services []netdp.Service) string {
 			if b.Draining {
 				text += " draining"
 			}
+			switch b.Callers {
+			case netdp.OnlyInside:
+				text += " inside"
+			case netdp.OnlyOutside:
+				text += " outside"
+			}
 			back = append(back, text)
+		}
+		if s.LocalOutside {
+			front = append(front, "local")
 		}
 		lines = append(lines, fmt.Sprintf("%s %s: %s -> %s", s.Key, s.Proto, strings.Join(front, ", "), strings.Join(back, ", ")))
 	}
@@ -95,6 +114,14 @@ func TestTranslate(t *testing.T) {
 	port := func(name string, proto corev1.Protocol, n int32) discoveryv1.EndpointPort {
 		return discoveryv1.EndpointPort{Name: &name, Protocol: &proto, Port: &n}
 	}
+	inside := func(s *corev1.Service) {
+		s.Spec.InternalTrafficPolicy = ptr(corev1.ServiceInternalTrafficPolicyLocal)
+	}
+	outside := func(s *corev1.Service) {
+		s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+		s.Spec.Ports[0].NodePort = 30080
+	}
+	mixed := slice(on("here", endpoint("10.64.0.1", "ready")), on("there", endpoint("10.64.1.1", "ready")), on("there", endpoint("10.64.1.2", "")))
 	const one = "default/web:80/TCP TCP: 10.0.0.10:80 -> "
 	for _, c := range []struct {
 		name   string
@@ -105,6 +132,23 @@ func TestTranslate(t *testing.T) {
 		{"no slices", service(), nil, one},
 		{"ready", service(), []*discoveryv1.EndpointSlice{slice(endpoint("10.64.0.1", "ready serving"))}, one + "10.64.0.1:8080"},
 		{"conditions unset count as ready", service(), []*discoveryv1.EndpointSlice{slice(endpoint("10.64.0.1", "unset"))}, one + "10.64.0.1:8080"},
+		{"internal policy local", service(inside), []*discoveryv1.EndpointSlice{mixed}, one +
+			"10.64.0.1:8080, 10.64.1.1:8080 outside, 10.64.1.2:8080 draining"},
+		{"external policy local", service(outside), []*discoveryv1.EndpointSlice{mixed}, "default/web:80/TCP TCP: 10.0.0.10:80, node port 30080, local -> " +
+			"10.64.0.1:8080, 10.64.1.1:8080 inside, 10.64.1.2:8080 draining"},
+		{"both policies local", service(inside, outside), []*discoveryv1.EndpointSlice{mixed}, "default/web:80/TCP TCP: 10.0.0.10:80, node port 30080, local -> " +
+			"10.64.0.1:8080, 10.64.1.1:8080 draining, 10.64.1.2:8080 draining"},
+		{"external policy local, none here", service(outside), []*discoveryv1.EndpointSlice{slice(on("there", endpoint("10.64.1.1", "ready")), endpoint("10.64.9.9", "ready"))},
+			"default/web:80/TCP TCP: 10.0.0.10:80, node port 30080, local -> 10.64.1.1:8080 inside, 10.64.9.9:8080 inside"},
+		{"external policy local, the one here terminates", service(outside), []*discoveryv1.EndpointSlice{slice(
+			on("there", endpoint("10.64.1.1", "ready")), on("here", endpoint("10.64.0.1", "serving terminating")))},
+			"default/web:80/TCP TCP: 10.0.0.10:80, node port 30080, local -> 10.64.1.1:8080 inside, 10.64.0.1:8080 outside"},
+		{"hints for nodes", service(), []*discoveryv1.EndpointSlice{slice(
+			hinted("here", endpoint("10.64.0.1", "ready")), hinted("there", endpoint("10.64.1.1", "ready")), endpoint("10.64.1.2", ""))},
+			one + "10.64.0.1:8080, 10.64.1.1:8080 draining, 10.64.1.2:8080 draining"},
+		{"hints for other nodes only", service(), []*discoveryv1.EndpointSlice{slice(hinted("there", endpoint("10.64.1.1", "ready")))}, one + "10.64.1.1:8080"},
+		{"hints on some", service(), []*discoveryv1.EndpointSlice{slice(
+			hinted("here", endpoint("10.64.0.1", "ready")), endpoint("10.64.1.1", "ready"))}, one + "10.64.0.1:8080, 10.64.1.1:8080"},
 		{"several slices", service(), []*discoveryv1.EndpointSlice{
 			slice(endpoint("10.64.0.1", "ready serving")), slice(endpoint("10.64.0.2", "ready serving")),
 		}, one + "10.64.0.1:8080, 10.64.0.2:8080"},
@@ -113,7 +157,7 @@ func TestTranslate(t *testing.T) {
 		}, one + "10.64.0.1:8080, 10.64.0.2:8080 draining"},
 		{"terminating drains while others are ready", service(), []*discoveryv1.EndpointSlice{
 			slice(endpoint("10.64.0.1", "serving terminating"), endpoint("10.64.0.2", "ready serving")),
-		}, one + "10.64.0.2:8080, 10.64.0.1:8080 draining"},
+		}, one + "10.64.0.1:8080 draining, 10.64.0.2:8080"},
 		{"terminating serves as the last", service(), []*discoveryv1.EndpointSlice{
 			slice(endpoint("10.64.0.1", "serving terminating"), endpoint("10.64.0.2", "terminating")),
 		}, one + "10.64.0.1:8080, 10.64.0.2:8080 draining"},
@@ -143,7 +187,7 @@ func TestTranslate(t *testing.T) {
 		{"no address yet", service(func(s *corev1.Service) { s.Spec.ClusterIP = "" }), nil, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := render(Translate(c.svc, c.slices)); got != c.want {
+			if got := render(Translate(c.svc, c.slices, "here")); got != c.want {
 				t.Errorf("got\n%s\nwant\n%s", got, c.want)
 			}
 		})
@@ -154,7 +198,7 @@ func TestTranslate(t *testing.T) {
 func TestTranslateIgnoresOrder(t *testing.T) {
 	slices1 := []*discoveryv1.EndpointSlice{slice(endpoint("10.64.0.1", "ready")), slice(endpoint("10.64.0.2", "ready"))}
 	slices2 := []*discoveryv1.EndpointSlice{slices1[1], slices1[0]}
-	a, b := Translate(service(), slices1)[0].Backends, Translate(service(), slices2)[0].Backends
+	a, b := Translate(service(), slices1, "here")[0].Backends, Translate(service(), slices2, "here")[0].Backends
 	byAddr := func(x, y netdp.Backend) int { return x.Addr.Compare(y.Addr) }
 	slices.SortFunc(a, byAddr)
 	slices.SortFunc(b, byAddr)

@@ -39,6 +39,7 @@ var measurements = []measurement{
 	{"deployment", deploymentOfHundred},
 	{"api", apiThroughput},
 	{"connect", datapath},
+	{"store", storeAlone},
 	{"go", goBenchmarks},
 }
 

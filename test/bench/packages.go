@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -12,34 +13,51 @@ import (
 	"shoal/test/harness"
 )
 
-// datapathFigures maps the benchmarks of package netdp, and the metric of each,
-// to figures.
-var datapathFigures = []struct {
+// packageFigure is a metric of a Go benchmark that is a figure.
+type packageFigure struct {
 	benchmark, metric, name, unit string
-	to                            target
-	reference                     string
-}{
-	{"BenchmarkConnect/services=10", "ratio", "connect p50, service / direct, 10 services", "x", atMost(1.25), "1.5 (iptables)"},
-	{"BenchmarkConnect/services=10000", "ratio", "connect p50, service / direct, 10,000", "x", atMost(1.25), "4.6–7.6 (iptables)"},
-	{"BenchmarkEndpointChange", "ns/op", "one endpoint change in the kernel's maps", "µs", atMost(10), "834,000 (iptables)"},
+	// per is how many of the metric's unit make one of the figure's; 0 is 1.
+	per       float64
+	to        target
+	reference string
+}
+
+var datapathFigures = []packageFigure{
+	{"BenchmarkConnect/services=10", "ratio", "connect p50, service / direct, 10 services", "x", 0, atMost(1.25), "1.5 (iptables)"},
+	{"BenchmarkConnect/services=10000", "ratio", "connect p50, service / direct, 10,000", "x", 0, atMost(1.25), "4.6–7.6 (iptables)"},
+	{"BenchmarkEndpointChange", "ns/op", "one endpoint change in the kernel's maps", "µs", 1000, atMost(10), "834,000 (iptables)"},
+}
+
+var storeFigures = []packageFigure{
+	{"BenchmarkWrite/writers=64", "writes/s", "store: synced writes, 64 writers", "/s", 0, atLeast(4000), "bare badger: 5,300"},
+	{"BenchmarkMerge", "records/s", "store: records merged from a peer", "/s", 0, atLeast(20_000), ""},
+	{"BenchmarkFleet", "anonymous-MB", "store of 165,000 records: anonymous memory", "MB", 0, atMost(200), ""},
+	{"BenchmarkFleet", "restart-s", "store of 165,000 records: opened again", "s", 0, atMost(10), ""},
+	{"BenchmarkFleet", "read-µs", "store of 165,000 records: point read", "µs", 0, atMost(50), ""},
 }
 
 // datapath reports the figures of the datapath, from its Go benchmarks.
 func datapath(ctx context.Context, _ *bench) error {
-	results, err := runGoBenchmarks(ctx, "^(BenchmarkConnect|BenchmarkEndpointChange)$", "./netdp")
+	return packageFigures(ctx, datapathFigures, "^(BenchmarkConnect|BenchmarkEndpointChange)$", "./netdp")
+}
+
+// storeAlone reports those of the store.
+func storeAlone(ctx context.Context, _ *bench) error {
+	return packageFigures(ctx, storeFigures, "^(BenchmarkWrite|BenchmarkMerge|BenchmarkFleet)$", "./store")
+}
+
+func packageFigures(ctx context.Context, figures []packageFigure, pattern, pkg string) error {
+	results, err := runGoBenchmarks(ctx, pattern, pkg)
 	if err != nil {
 		return err
 	}
-	for _, figure := range datapathFigures {
+	for _, figure := range figures {
 		value, ok := results[figure.benchmark][figure.metric]
 		if !ok {
 			err = fmt.Errorf("%s printed no %s", figure.benchmark, figure.metric)
 			continue
 		}
-		if figure.metric == "ns/op" {
-			value /= 1000
-		}
-		report(figure.name, value, figure.unit, figure.to, figure.reference)
+		report(figure.name, value/cmp.Or(figure.per, 1), figure.unit, figure.to, figure.reference)
 	}
 	return err
 }

@@ -50,7 +50,7 @@ func TestScripts(t *testing.T) {
 func startAPI(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	peer, err := apitest.Start(context.Background(), dir, slog.New(slog.DiscardHandler))
+	peer, err := apitest.Start(context.Background(), dir, slog.New(slog.DiscardHandler), addControl)
 	if err != nil {
 		t.Fatal(err)
 	}

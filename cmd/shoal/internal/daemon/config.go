@@ -30,8 +30,17 @@ type Config struct {
 	ContainerdNamespace string `json:"containerdNamespace"`
 	CgroupRoot          string `json:"cgroupRoot"`
 	LogFormat           string `json:"logFormat"`
+	// GossipPort is where members hear each other; record streams and hosts
+	// that join are on the next one.
+	GossipPort int `json:"gossipPort"`
+	// Join lists gossip addresses of a cell's hosts, separated by commas.
+	Join string `json:"join,omitempty"`
+	// Token lets this host join; it is used once and not kept.
+	Token string `json:"-"`
 	// WriteKubeconfig names a kubeconfig to merge the cell into; empty for none.
 	WriteKubeconfig string `json:"-"`
+	// Version is the release of this binary.
+	Version string `json:"-"`
 }
 
 // Defaults of every flag; a host needs none.
@@ -39,6 +48,7 @@ const (
 	DefaultDataDir             = "/var/lib/shoal"
 	DefaultAPIAddr             = ":6443"
 	DefaultAgentPort           = 10250
+	DefaultGossipPort          = 7946
 	DefaultContainerd          = "/run/containerd/containerd.sock"
 	DefaultContainerdNamespace = "shoal"
 	// podLogDir is the kubelet's, so that log shippers find the files.
@@ -65,6 +75,17 @@ func (c Config) complete() (Config, error) {
 	c.APIAddr = orDefault(c.APIAddr, DefaultAPIAddr)
 	if c.AgentPort == 0 {
 		c.AgentPort = DefaultAgentPort
+	}
+	if c.GossipPort == 0 {
+		c.GossipPort = DefaultGossipPort
+	}
+	if c.GossipPort < 1 || c.GossipPort > 65534 {
+		return c, fmt.Errorf("--gossip-port %d: want 1 to 65534; the port after it is used too", c.GossipPort)
+	}
+	if c.Join != "" {
+		if _, err := streamAddresses(c.Join); err != nil {
+			return c, err
+		}
 	}
 	c.Containerd = orDefault(c.Containerd, DefaultContainerd)
 	c.ContainerdNamespace = orDefault(c.ContainerdNamespace, DefaultContainerdNamespace)
@@ -212,6 +233,28 @@ func (c Config) save() error {
 		return fmt.Errorf("encode daemon configuration: %w", err)
 	}
 	return pki.WriteFile(filepath.Join(c.DataDir, configFile), append(data, '\n'), 0o600)
+}
+
+// Planned returns the configuration of the daemon that last ran on dataDir, or
+// where none has, how one would run.
+func Planned(dataDir string) (Config, error) {
+	c, err := Load(dataDir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		c, err = Config{DataDir: dataDir}, nil
+	}
+	if err != nil {
+		return c, err
+	}
+	c.DataDir = orDefault(c.DataDir, DefaultDataDir)
+	c.APIAddr = orDefault(c.APIAddr, DefaultAPIAddr)
+	c.Containerd = orDefault(c.Containerd, DefaultContainerd)
+	if c.AgentPort == 0 {
+		c.AgentPort = DefaultAgentPort
+	}
+	if ip, err := defaultNodeIP(c.APIAddr); err == nil && c.NodeIP == "" {
+		c.NodeIP = ip.String()
+	}
+	return c, nil
 }
 
 // Load returns the configuration of the daemon that last ran on dataDir.

@@ -36,16 +36,19 @@ import (
 	"shoal/agent"
 	"shoal/api"
 	"shoal/api/pki"
+	"shoal/gossip"
+	"shoal/gossip/join"
 	"shoal/netdp"
+	nethosts "shoal/netdp/hosts"
 	netservices "shoal/netdp/services"
-	"shoal/sched"
-	"shoal/sched/controllers"
 	"shoal/store"
 )
 
 const (
 	// readyTimeout bounds the wait for the API to answer after a start.
 	readyTimeout = 60 * time.Second
+	// pkiDir and storeDir are below the data directory.
+	pkiDir, storeDir = "pki", "store"
 	// stopTimeout bounds an orderly stop; beyond it the process exits anyway.
 	stopTimeout = 20 * time.Second
 )
@@ -91,13 +94,23 @@ type peer struct {
 	serving  atomic.Bool // from ready on
 
 	listener   net.Listener
+	identity   identity
 	files      pki.Files
 	db         *store.DB
+	gossip     gossipNode // nil: this host runs alone
+	stopGossip func() error
+	// node is gossip where it is the real one; publish the same from when it runs.
+	node       *cellNode
+	publish    atomic.Pointer[gossip.Node]
+	joins      atomic.Pointer[join.Service]
 	containerd *containerdServer
 	podCIDR    netip.Prefix
 	server     *api.Server
 	datapath   *netdp.Datapath
 	agent      *agent.Agent
+
+	quit      context.CancelFunc // ends the daemon
+	departure atomic.Pointer[departure]
 }
 
 func (p *peer) run(ctx context.Context, ready func(), drain <-chan struct{}) (err error) {
@@ -107,6 +120,7 @@ func (p *peer) run(ctx context.Context, ready func(), drain <-chan struct{}) (er
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	p.quit = cancel
 	group, ctx := errgroup.WithContext(ctx)
 	// The API goes last: what stops before it still wants to write.
 	apiCtx, stopAPI := context.WithCancel(context.WithoutCancel(ctx))
@@ -150,17 +164,7 @@ func (p *peer) open(ctx context.Context) (err error) {
 	if p.listener, err = listen(ctx, c.APIAddr); err != nil {
 		return err
 	}
-	if err := p.progress.step("certificates in "+filepath.Join(c.DataDir, "pki"), func() (err error) {
-		service := api.DefaultServiceCIDR.Addr().Next()
-		p.files, err = pki.Ensure(filepath.Join(c.DataDir, "pki"), c.pkiNames(service.AsSlice()), time.Now())
-		return err
-	}); err != nil {
-		return err
-	}
-	if err := p.progress.step("store opened", func() (err error) {
-		p.db, err = store.Open(ctx, store.Options{Dir: filepath.Join(c.DataDir, "store"), Logger: p.log.With("part", "store")})
-		return err
-	}); err != nil {
+	if err := p.enter(ctx); err != nil {
 		return err
 	}
 	if p.podCIDR, err = api.ClaimPodCIDR(ctx, p.db, c.Name); err != nil {
@@ -181,7 +185,7 @@ func (p *peer) open(ctx context.Context) (err error) {
 	nodeIP := netip.MustParseAddr(c.NodeIP)
 	if p.server, err = api.New(ctx, api.Options{
 		DB: p.db, PKI: p.files, Listener: p.listener, Advertise: nodeIP, NodeName: c.Name,
-		AgentPort: c.AgentPort, ServiceCIDR: api.DefaultServiceCIDR, Logger: p.log.With("part", "api"),
+		AgentPort: c.AgentPort, ServiceCIDR: api.DefaultServiceCIDR, Logger: p.log.With("part", "api"), Extra: p.extra(),
 	}); err != nil {
 		return err
 	}
@@ -237,22 +241,34 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	if err != nil {
 		return fmt.Errorf("make scheduler client: %w", err)
 	}
-	scheduler := sched.New(sched.Options{Client: schedClient, Informers: informers, Logger: p.log.With("part", "sched")})
+	joinClient, err := client("shoal-join")
+	if err != nil {
+		return fmt.Errorf("make join client: %w", err)
+	}
+	if err := p.serveJoins(ctx, group, joinClient); err != nil {
+		return err
+	}
 	services := netservices.New(p.datapath, informers, p.config.Name, p.log.With("part", "services"))
-	if p.agent, err = p.newAgent(p.server.ClientConfig("shoal-agent")); err != nil {
+	if p.agent, err = p.newAgent(p.server.NodeClientConfig("shoal-agent")); err != nil {
 		return err
 	}
 	ca, err := os.ReadFile(p.files.CA)
 	if err != nil {
 		return fmt.Errorf("read certificate authority: %w", err)
 	}
-	group.Go(func() error {
-		return named("controllers", controllers.Run(ctx, controllers.Options{
-			Config: p.server.ClientConfig("shoal-controllers"), Informers: informers, RootCA: ca, Logger: p.log.With("part", "controllers")}))
-	})
-	group.Go(func() error { return named("scheduler", scheduler.Run(ctx)) })
+	if p.node != nil {
+		if err := p.node.register(ctx); err != nil {
+			return err
+		}
+		group.Go(func() error { return p.keepRing(ctx) })
+	}
+	p.lead(ctx, group, "scheduler", p.scheduler(schedClient, informers))
+	p.lead(ctx, group, "controllers", p.controllers(ca, informers))
+	hosts := nethosts.New(p.datapath, informers, p.config.Name, p.log.With("part", "hosts"))
+	group.Go(func() error { return named("hosts", hosts.Run(ctx)) })
 	group.Go(func() error { return named("services", services.Run(ctx)) })
-	group.Go(func() error { return named("agent", p.agent.Run(ctx)) })
+	p.startAgent(ctx, group, schedClient.CoreV1().Nodes())
+	group.Go(func() error { return named("certificates", p.keepCertificates(ctx, server, kubeconfig)) })
 	informers.Start(ctx.Done())
 	if err := p.progress.step("node "+p.config.Name+" registered", func() error { return p.waitNode(ctx, schedClient) }); err != nil {
 		return err
@@ -306,9 +322,9 @@ func (p *peer) newAgent(config *rest.Config) (*agent.Agent, error) {
 // agentTLS serves the agent's API to holders of a certificate of this cell
 // that may speak for the API server.
 func agentTLS(files pki.Files) (*tls.Config, error) {
-	cert, err := tls.LoadX509KeyPair(files.AgentServer, files.AgentServerKey)
+	certificate, err := agentCertificate(files)
 	if err != nil {
-		return nil, fmt.Errorf("load agent certificate: %w", err)
+		return nil, err
 	}
 	pem, err := os.ReadFile(files.CA)
 	if err != nil {
@@ -317,10 +333,10 @@ func agentTLS(files pki.Files) (*tls.Config, error) {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
 	return &tls.Config{
-		Certificates: []tls.Certificate{cert},
-		ClientAuth:   tls.RequireAndVerifyClientCert,
-		ClientCAs:    roots,
-		MinVersion:   tls.VersionTLS12,
+		GetCertificate: certificate,
+		ClientAuth:     tls.RequireAndVerifyClientCert,
+		ClientCAs:      roots,
+		MinVersion:     tls.VersionTLS12,
 		VerifyConnection: func(state tls.ConnectionState) error {
 			for _, org := range state.PeerCertificates[0].Subject.Organization {
 				if org == "system:masters" {
@@ -361,6 +377,9 @@ func (p *peer) close() error {
 	var problems []error
 	if p.datapath != nil {
 		problems = append(problems, p.datapath.Close())
+	}
+	if p.stopGossip != nil {
+		problems = append(problems, p.stopGossip())
 	}
 	if p.db != nil {
 		problems = append(problems, p.db.Close())

@@ -58,6 +58,9 @@ func readPID(file *os.File) int {
 
 func (l *lock) release() { _ = l.file.Close() }
 
+// Running returns the pid of the daemon on dataDir, 0 when none runs.
+func Running(dataDir string) (int, error) { return running(orDefault(dataDir, DefaultDataDir)) }
+
 // running returns the pid of the daemon on dataDir, 0 when none runs.
 func running(dataDir string) (int, error) {
 	file, err := os.OpenFile(filepath.Join(dataDir, lockFile), os.O_RDWR, 0)

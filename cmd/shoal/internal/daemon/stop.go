@@ -98,8 +98,13 @@ func stopOrphans(ctx context.Context, dataDir string, out io.Writer) error {
 // clear opens what pods live on, and nothing that would start one.
 func (p *peer) clear(ctx context.Context) (err error) {
 	c := p.config
+	if id, err := loadIdentity(c.DataDir); err != nil {
+		return err
+	} else if id != nil {
+		p.identity = *id
+	}
 	// The store tells the pod range, which the datapath's routes go by.
-	if p.db, err = store.Open(ctx, store.Options{Dir: filepath.Join(c.DataDir, "store"), Logger: p.log.With("part", "store")}); err != nil {
+	if p.db, err = store.Open(ctx, store.Options{Dir: filepath.Join(c.DataDir, storeDir), Tag: p.identity.Tag, Logger: p.log.With("part", "store")}); err != nil {
 		return err
 	}
 	if p.podCIDR, err = api.ClaimPodCIDR(ctx, p.db, c.Name); err != nil {

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+/*
+ * Connections from other machines whose backend is on another host: they go on
+ * from a port of this host's, and the answers find the way back by it.
+ *
+ * The ports are taken for each backend anew, so there are nat_port_max -
+ * nat_port_min + 1 at once for each. They lie below the range that the kernel
+ * gives to programs of the host (net.ipv4.ip_local_port_range), so an answer
+ * can not be meant for a program.
+ */
+#ifndef SHOAL_NAT_H
+#define SHOAL_NAT_H
+
+#include "packet.h"
+
+/* How many ports are tried for a new connection. With nine of ten in use, all
+ * tries fail for one in 5 thousand (0.9^80); it is dropped, and tried again. */
+#define NAT_TRIES 80
+
+/* When a port may be taken from a connection that was not heard of for so
+ * long. One that was never open counts little, or a flood of SYNs from forged
+ * addresses would hold all ports. After a close, the backend keeps the pair for 60 s (TIME_WAIT). UDP as
+ * in the kernel's own tracking of streams. An open TCP connection that is idle
+ * for longer than the default keep-alive (2 h) may lose it, if ports run out. */
+#define NAT_OPENING_SECONDS 10
+#define NAT_CLOSED_SECONDS 60
+#define NAT_UDP_SECONDS 120
+#define NAT_TCP_SECONDS (3 * 3600)
+
+#define NAT_DONE (NAT_CLIENT_DONE | NAT_BACKEND_DONE)
+
+#define AF_INET 2
+
+static __always_inline __u32 now_seconds(void)
+{
+	return (__u32)(bpf_ktime_get_ns() / 1000000000);
+}
+
+static __always_inline int in_nat_range(__be16 port)
+{
+	__u16 n = bpf_ntohs(port);
+
+	return n >= nat_port_min && n <= nat_port_max;
+}
+
+static __always_inline int nat_expired(const struct nat *n, __u8 proto, __u32 now)
+{
+	__u32 idle = now - n->seen_seconds;
+
+	if (proto == PROTO_UDP)
+		return idle > NAT_UDP_SECONDS;
+	if (!(n->state & NAT_OPEN))
+		return idle > NAT_OPENING_SECONDS;
+	if ((n->state & NAT_DONE) == NAT_DONE)
+		return idle > NAT_CLOSED_SECONDS;
+	return idle > NAT_TCP_SECONDS;
+}
+
+/* done is the side that sent. Writes only when something changed: the entry is
+ * shared by all processors. */
+static __always_inline void nat_seen(struct nat *n, const struct packet *p, __u32 done, __u32 now)
+{
+	__u32 state = n->state;
+
+	if (n->seen_seconds != now)
+		n->seen_seconds = now;
+	if (p->proto != PROTO_TCP)
+		return;
+	if (done == NAT_BACKEND_DONE)
+		state |= NAT_ANSWERED;
+	else if (state & NAT_ANSWERED && !(p->tcp_flags & TCP_SYN))
+		state |= NAT_OPEN;
+	if (p->tcp_flags & TCP_RST)
+		state |= NAT_DONE;
+	else if (p->tcp_flags & TCP_FIN)
+		state |= done;
+	if (state != n->state)
+		__sync_fetch_and_or(&n->state, state);
+}
+
+static __always_inline int nat_is(const struct nat *n, const struct packet *p)
+{
+	return n->client == p->src && n->client_port == p->sport && n->called == p->dst &&
+	       n->called_port == p->dport;
+}
+
+struct nat_search {
+	struct flow_key key;
+	struct nat fresh;
+	__u32 found;
+};
+
+/* One try at a random port. A callback and no loop in place: the verifier looks
+ * at it once and not eighty times. */
+static long nat_try(__u32 index, struct nat_search *s)
+{
+	__u32 count = (__u32)nat_port_max - nat_port_min + 1;
+	struct nat *n;
+
+	(void)index;
+	s->key.dport = bpf_htons((__u16)(nat_port_min + bpf_get_prandom_u32() % count));
+	n = bpf_map_lookup_elem(&nats, &s->key);
+	if (n && !nat_expired(n, s->key.proto, s->fresh.seen_seconds))
+		return 0;
+	if (n && bpf_map_delete_elem(&nats, &s->key))
+		return 0; /* somebody else was faster */
+	if (bpf_map_update_elem(&nats, &s->key, &s->fresh, BPF_NOEXIST))
+		return 0;
+	s->found = 1;
+	return 1;
+}
+
+/*
+ * The port of ours from which this connection calls its backend: the one it
+ * has, or one that is free. 0: none is.
+ */
+static __always_inline __be16 nat_port(const struct packet *p, const struct flow *f)
+{
+	struct nat_search s = {
+		.key = {
+			.src = f->addr,
+			.dst = node_ipv4,
+			.sport = f->port,
+			.dport = f->nat_port,
+			.proto = p->proto,
+			.direction = FLOW_REPLY,
+		},
+		.fresh = {
+			.client = p->src,
+			.called = p->dst,
+			.client_port = p->sport,
+			.called_port = p->dport,
+			.seen_seconds = now_seconds(),
+		},
+	};
+	struct nat *n;
+
+	if (f->nat_port) {
+		n = bpf_map_lookup_elem(&nats, &s.key);
+		if (n && nat_is(n, p)) {
+			/* A SYN begins anew on an old pair of ports. */
+			if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && n->state & NAT_DONE)
+				n->state = 0;
+			nat_seen(n, p, NAT_CLIENT_DONE, s.fresh.seen_seconds);
+			return f->nat_port;
+		}
+		/* It made room for others (LRU), and nobody took the port. */
+		if (!n && !bpf_map_update_elem(&nats, &s.key, &s.fresh, BPF_NOEXIST))
+			return f->nat_port;
+	}
+	bpf_loop(NAT_TRIES, nat_try, &s, 0);
+	return s.found ? s.key.dport : 0;
+}
+
+/* Where a packet to an address leaves this host. */
+struct way {
+	__u32 ifindex;
+	__be32 tunnel; /* the host at the other end, 0: no tunnel */
+};
+
+static __always_inline int find_way(struct __sk_buff *skb, const struct packet *p, __be32 addr,
+				    struct way *way)
+{
+	struct range_key key = {.bits = 32, .addr = addr};
+	struct range *range = bpf_map_lookup_elem(&ranges, &key);
+	struct bpf_fib_lookup fib = {};
+	long found;
+
+	if (range) {
+		way->ifindex = range->ifindex;
+		way->tunnel = range->host;
+		return 0;
+	}
+	fib.family = AF_INET;
+	fib.l4_protocol = p->proto;
+	fib.ifindex = skb->ingress_ifindex ? skb->ingress_ifindex : skb->ifindex;
+	fib.ipv4_src = p->src;
+	fib.ipv4_dst = addr;
+	found = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return -1;
+	way->ifindex = fib.ifindex;
+	way->tunnel = 0;
+	return 0;
+}
+
+/* No device has these hardware addresses: the tunnel drops what seems to come
+ * from itself, and takes what is for others (overlay.h). */
+static __always_inline int into_tunnel(struct __sk_buff *skb, const struct way *way)
+{
+	static const __u8 ethernet[12] = {0x02, 0x73, 0x68, 0x6f, 0x61, 0x04,
+					  0x02, 0x73, 0x68, 0x6f, 0x61, 0x03};
+	struct bpf_tunnel_key key = {
+		.tunnel_id = tunnel_id,
+		.remote_ipv4 = bpf_ntohl(way->tunnel),
+		.local_ipv4 = bpf_ntohl(node_ipv4),
+		.tunnel_ttl = 64,
+	};
+
+	if (bpf_skb_store_bytes(skb, 0, ethernet, sizeof(ethernet), 0))
+		return VERDICT_DROP;
+	/* Before Linux 6.0 the source cannot be named; the routes decide it. */
+	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_ZERO_CSUM_TX) &&
+	    bpf_skb_set_tunnel_key(skb, &key, __builtin_offsetof(struct bpf_tunnel_key, local_ipv4),
+				   BPF_F_ZERO_CSUM_TX))
+		return VERDICT_DROP;
+	return bpf_redirect(way->ifindex, 0);
+}
+
+/* Straight to the device, past the stack: it would refuse a packet that comes
+ * from outside with an address of the host itself. */
+static __always_inline int leave(struct __sk_buff *skb, const struct way *way)
+{
+	if (way->tunnel)
+		return into_tunnel(skb, way);
+	return bpf_redirect_neigh(way->ifindex, 0, 0, 0);
+}
+
+/* Sends a call on to its backend, f, which is on another machine. */
+static __always_inline int pass_on(struct __sk_buff *skb, const struct packet *p,
+				   const struct flow_key *key, struct flow *f)
+{
+	struct way way = {};
+	__be16 port;
+
+	if (find_way(skb, p, f->addr, &way)) {
+		/* No route: the stack tells the caller. */
+		if (rewrite(skb, p, IP_DST, 2, p->dst, p->dport, f->addr, f->port))
+			return VERDICT_DROP;
+		return VERDICT_PASS;
+	}
+	if (!node_ipv4)
+		return VERDICT_DROP;
+	port = nat_port(p, f);
+	if (!port)
+		return VERDICT_DROP;
+	if (port != f->nat_port) {
+		f->nat_port = port;
+		if (bpf_map_update_elem(&flows, key, f, BPF_ANY))
+			return VERDICT_DROP;
+	}
+	if (rewrite(skb, p, IP_DST, 2, p->dst, p->dport, f->addr, f->port) ||
+	    rewrite(skb, p, IP_SRC, 0, p->src, p->sport, node_ipv4, port))
+		return VERDICT_DROP;
+	return leave(skb, &way);
+}
+
+static __always_inline struct nat *nat_of_answer(const struct packet *p)
+{
+	struct flow_key key = {
+		.src = p->src,
+		.dst = p->dst,
+		.sport = p->sport,
+		.dport = p->dport,
+		.proto = p->proto,
+		.direction = FLOW_REPLY,
+	};
+
+	return bpf_map_lookup_elem(&nats, &key);
+}
+
+/* Sends a backend's answer back to who called. */
+static __always_inline int pass_back(struct __sk_buff *skb, const struct packet *p, struct nat *n)
+{
+	struct nat to = *n;
+	struct way way = {};
+	struct pod *pod;
+
+	nat_seen(n, p, NAT_BACKEND_DONE, now_seconds());
+	pod = bpf_map_lookup_elem(&pods, &to.client);
+	if (!pod && find_way(skb, p, to.client, &way))
+		return VERDICT_DROP;
+	if (rewrite(skb, p, IP_SRC, 0, p->src, p->sport, to.called, to.called_port) ||
+	    rewrite(skb, p, IP_DST, 2, p->dst, p->dport, to.client, to.client_port))
+		return VERDICT_DROP;
+	if (pod)
+		return redirect_to_pod(skb, pod->ifindex);
+	return leave(skb, &way);
+}
+
+#endif

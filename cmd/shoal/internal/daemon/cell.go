@@ -1,0 +1,402 @@
+//go:build linux
+
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/kubernetes"
+	clientscheme "k8s.io/client-go/kubernetes/scheme"
+
+	"shoal/api"
+	"shoal/api/fields"
+	"shoal/api/joining"
+	"shoal/api/pki"
+	"shoal/gossip/join"
+	"shoal/gossip/join/token"
+	"shoal/store"
+)
+
+// gossipNode is what the daemon needs of what carries records between peers.
+type gossipNode interface {
+	// Run until ctx ends.
+	Run(ctx context.Context) error
+	// AwaitSnapshot returns once this store holds what a peer's held.
+	AwaitSnapshot(ctx context.Context) error
+	// Alive reports whether a member of that name answers.
+	Alive(name string) bool
+	// Addresses are the gossip addresses of members that answer.
+	Addresses() []netip.AddrPort
+}
+
+// gossipOptions is what a gossipNode is made from.
+type gossipOptions struct {
+	Identity    identity
+	DB          *store.DB
+	Certificate *pki.Pair // the node's
+	CA          []byte    // PEM
+	Keys        [][]byte  // the keyring
+	NodeIP      netip.Addr
+	Port        int // gossip; record streams are on the next one
+	// Join is the service to hand connections with ALPN join.Protocol to; it
+	// returns nil until the API answers.
+	Join func() *join.Service
+	// Version is this binary's, API where the API is served, host:port.
+	Version, API string
+	Logger       *slog.Logger
+}
+
+// newGossip makes the gossipNode. While it is nil a host runs alone: it serves
+// the join protocol by itself and cannot join another.
+var newGossip func(gossipOptions) (gossipNode, error)
+
+// errNoGossip is what joining ends with before anything is sent.
+var errNoGossip = errors.New("this build of shoal cannot join a cell: what carries records between peers is not in it; install a release that has it")
+
+// snapshotTimeout bounds the wait for a peer's records. A cell of the largest
+// size named in the design takes seconds.
+const snapshotTimeout = 5 * time.Minute
+
+// enter makes this host a member and opens its store: it founds a cell, goes on
+// as the member it was, or joins one.
+func (p *peer) enter(ctx context.Context) error {
+	c := p.config
+	id, err := loadIdentity(c.DataDir)
+	if err != nil {
+		return err
+	}
+	member := id != nil || hasState(c.DataDir)
+	switch {
+	case member && c.Join != "":
+		p.log.Info("this host is a member of a cell already; --join is ignored", "dataDir", c.DataDir)
+	case c.Join != "":
+		if id, err = p.join(ctx); err != nil {
+			return err
+		}
+	}
+	if id != nil {
+		if err := id.check(c.Name); err != nil {
+			return err
+		}
+		p.identity = *id
+	} else {
+		p.identity = identity{Name: c.Name, Tag: joining.FirstTag}
+	}
+	if err := p.openStore(ctx); err != nil {
+		return err
+	}
+	if p.identity.Joined {
+		return p.enterJoined(ctx)
+	}
+	return p.enterFounder(ctx, id == nil)
+}
+
+// hasState tells a host with a store from one that is new.
+func hasState(dataDir string) bool {
+	entries, err := os.ReadDir(filepath.Join(dataDir, storeDir))
+	return err == nil && len(entries) > 0
+}
+
+func (p *peer) openStore(ctx context.Context) error {
+	return p.progress.step("store opened", func() (err error) {
+		p.db, err = store.Open(ctx, store.Options{
+			Dir: filepath.Join(p.config.DataDir, storeDir), Tag: p.identity.Tag, Logger: p.log.With("part", "store"),
+			Fields: fields.New(clientscheme.Scheme), Published: p.spread,
+		})
+		return err
+	})
+}
+
+func (p *peer) pkiDir() string { return filepath.Join(p.config.DataDir, pkiDir) }
+
+func (p *peer) names() pki.Names {
+	return p.config.pkiNames(api.DefaultServiceCIDR.Addr().Next().AsSlice())
+}
+
+// enterFounder keeps the cell's keys in files and store, made on the first start.
+func (p *peer) enterFounder(ctx context.Context, first bool) error {
+	if err := p.progress.step("certificates in "+p.pkiDir(), func() (err error) {
+		p.files, err = pki.Found(ctx, p.pkiDir(), api.CellRecords(p.db), p.names(), time.Now())
+		return err
+	}); err != nil {
+		return err
+	}
+	node, err := pki.NewPair(p.files.Node, p.files.NodeKey).Certificate()
+	if err != nil {
+		return err
+	}
+	if err := (joining.Tags{Records: api.CellRecords(p.db)}).ClaimFirst(ctx, p.config.Name, node.Leaf.PublicKey); err != nil {
+		return err
+	}
+	if first {
+		data, err := os.ReadFile(p.files.CA)
+		if err != nil {
+			return fmt.Errorf("read certificate authority: %w", err)
+		}
+		ca, err := pki.ReadCA(data)
+		if err != nil {
+			return err
+		}
+		p.identity.Cell = pki.CellID(ca)
+		if err := p.identity.save(p.config.DataDir); err != nil {
+			return err
+		}
+	}
+	return p.openGossip()
+}
+
+// enterJoined makes this host's files from the cell's keys, which come with a
+// peer's snapshot at the first start.
+func (p *peer) enterJoined(ctx context.Context) error {
+	p.files = pki.FilesIn(p.pkiDir())
+	if err := p.openGossip(); err != nil {
+		return err
+	}
+	keys, err := pki.ReadKeys(ctx, api.CellRecords(p.db))
+	// A snapshot that was broken off is begun again: before it is whole, this
+	// host holds nothing of the cell.
+	if errors.Is(err, pki.ErrNoKeys) || err == nil && len(p.db.Vector()) == 0 {
+		if p.gossip == nil {
+			return fmt.Errorf("%w: %w", errNoGossip, pki.ErrNoKeys)
+		}
+		if err := p.progress.step("records of the cell fetched", func() error {
+			ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
+			defer cancel()
+			return p.gossip.AwaitSnapshot(ctx)
+		}); err != nil {
+			return fmt.Errorf("fetch the cell's records: %w", err)
+		}
+		keys, err = pki.ReadKeys(ctx, api.CellRecords(p.db))
+	}
+	if err != nil {
+		return err
+	}
+	return p.progress.step("certificates in "+p.pkiDir(), func() (err error) {
+		p.files, err = pki.Materialize(p.pkiDir(), keys, p.names(), time.Now())
+		return err
+	})
+}
+
+// openGossip starts what carries records between peers, if it is in this build.
+func (p *peer) openGossip() error {
+	if newGossip == nil {
+		return nil
+	}
+	ca, err := os.ReadFile(p.files.CA)
+	if err != nil {
+		return fmt.Errorf("read certificate authority: %w", err)
+	}
+	ring, err := p.ring()
+	if err != nil {
+		return err
+	}
+	p.gossip, err = newGossip(gossipOptions{
+		Identity: p.identity, DB: p.db, Certificate: pki.NewPair(p.files.Node, p.files.NodeKey), CA: ca, Keys: ring,
+		NodeIP: netip.MustParseAddr(p.config.NodeIP), Port: p.config.GossipPort, Join: p.joins.Load, Logger: p.log.With("part", "gossip"),
+		Version: p.config.Version, API: p.advertisedAPI(),
+	})
+	if err != nil {
+		return err
+	}
+	if p.node, _ = p.gossip.(*cellNode); p.node != nil {
+		p.answerPeers()
+		p.publish.Store(p.node.Node)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.gossip.Run(ctx) }()
+	p.stopGossip = func() error { cancel(); return <-done }
+	return nil
+}
+
+// spread hands this host's own writes to gossip, once there is one.
+func (p *peer) spread(deltas []store.Delta) {
+	if n := p.publish.Load(); n != nil {
+		n.Publish(deltas)
+	}
+}
+
+// advertisedAPI is where other hosts reach this one's API.
+func (p *peer) advertisedAPI() string {
+	_, port, _ := net.SplitHostPort(p.listener.Addr().String())
+	return net.JoinHostPort(p.config.NodeIP, port)
+}
+
+func (p *peer) ring() ([][]byte, error) {
+	data, err := os.ReadFile(p.files.GossipKeys)
+	if err != nil {
+		return nil, fmt.Errorf("read gossip keyring: %w", err)
+	}
+	return pki.DecodeRing(data)
+}
+
+// join asks the cell's peers in turn for this host's certificate and keeps what
+// it is given.
+func (p *peer) join(ctx context.Context) (*identity, error) {
+	if newGossip == nil {
+		return nil, errNoGossip
+	}
+	c := p.config
+	tok, err := token.Parse(c.Token)
+	if err != nil {
+		return nil, fmt.Errorf("--token: %w", err)
+	}
+	csr, err := pki.Request(p.pkiDir(), c.Name)
+	if err != nil {
+		return nil, err
+	}
+	addresses, err := streamAddresses(c.Join)
+	if err != nil {
+		return nil, err
+	}
+	joiner := join.Joiner{Token: tok, Name: c.Name, Addresses: []netip.Addr{netip.MustParseAddr(c.NodeIP)}, CSR: csr}
+	var grant *join.Grant
+	if err := p.progress.step("cell joined", func() (err error) {
+		grant, err = joinAny(ctx, joiner, addresses)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	if grant.ServiceCIDR != api.DefaultServiceCIDR {
+		return nil, fmt.Errorf("the cell's services are in %s, this shoal's in %s; install the cell's version here", grant.ServiceCIDR, api.DefaultServiceCIDR)
+	}
+	if err := pki.SaveJoined(p.pkiDir(), grant.Certificate, grant.CA, grant.GossipKeys); err != nil {
+		return nil, err
+	}
+	id := &identity{Cell: tok.Cell, Name: c.Name, Tag: store.Tag(grant.Tag), Joined: true, Peers: grant.Peers}
+	return id, id.save(c.DataDir)
+}
+
+// joinAny tries the addresses until one lets this host in or gives a reason
+// that holds for all.
+func joinAny(ctx context.Context, joiner join.Joiner, addresses []string) (*join.Grant, error) {
+	var problems []error
+	for _, address := range addresses {
+		grant, err := joiner.Join(ctx, address)
+		if err == nil {
+			return grant, nil
+		}
+		problems = append(problems, err)
+		var refusal *join.Refusal
+		if errors.As(err, &refusal) && refusal.Code != join.Unable && refusal.Code != join.TooMany && refusal.Code != join.WrongCell {
+			return nil, err
+		}
+	}
+	return nil, errors.Join(problems...)
+}
+
+// streamAddresses reads --join: gossip addresses, HOST or HOST:PORT, separated
+// by commas; the join service is on the port after each.
+func streamAddresses(list string) ([]string, error) {
+	var out []string
+	for _, text := range strings.Split(list, ",") {
+		text = strings.TrimSpace(text)
+		host, port, err := net.SplitHostPort(text)
+		if err != nil {
+			host, port = strings.Trim(text, "[]"), strconv.Itoa(DefaultGossipPort)
+		}
+		n, err := strconv.Atoi(port)
+		if err != nil || n < 1 || n > 65534 || host == "" || strings.ContainsAny(host, "/ ") {
+			return nil, fmt.Errorf("--join %q: want HOST or HOST:PORT, the gossip address of a host of the cell", text)
+		}
+		out = append(out, net.JoinHostPort(host, strconv.Itoa(n+1)))
+	}
+	return out, nil
+}
+
+// serveJoins lets hosts join through this one, from when the API answers.
+func (p *peer) serveJoins(ctx context.Context, group *errgroup.Group, client kubernetes.Interface) error {
+	data, err := os.ReadFile(p.files.CA)
+	if err != nil {
+		return fmt.Errorf("read certificate authority: %w", err)
+	}
+	ca, err := pki.ReadCA(data)
+	if err != nil {
+		return err
+	}
+	service := join.NewService(join.Options{
+		Tokens: joining.Tokens{Client: client},
+		Names:  joining.Names{Client: client, Member: p.memberAlive},
+		Tags:   joining.Tags{Records: api.CellRecords(p.db)},
+		Issuer: pki.NewIssuer(p.files), Certificate: pki.NewPair(p.files.Node, p.files.NodeKey).Certificate, CA: ca,
+		Cell: p.describeCell, Logger: p.log.With("part", "join"),
+	})
+	p.joins.Store(service)
+	if p.gossip != nil {
+		return nil // it has the listener
+	}
+	address := net.JoinHostPort("", strconv.Itoa(p.config.GossipPort+1))
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("port %d, for hosts that join, is taken by another process; find it with `ss -ltnp`, or give another with --gossip-port (this one is the next): %w", p.config.GossipPort+1, err)
+	}
+	if err != nil {
+		return fmt.Errorf("listen for joining hosts: %w", err)
+	}
+	group.Go(func() error { return named("join", service.Serve(ctx, listener)) })
+	return nil
+}
+
+func (p *peer) memberAlive(name string) bool {
+	return name == p.config.Name || p.gossip != nil && p.gossip.Alive(name)
+}
+
+func (p *peer) describeCell() ([][]byte, []netip.AddrPort, netip.Prefix, error) {
+	ring, err := p.ring()
+	if err != nil {
+		return nil, nil, netip.Prefix{}, err
+	}
+	peers := []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr(p.config.NodeIP), uint16(p.config.GossipPort))}
+	if p.gossip != nil {
+		for _, a := range p.gossip.Addresses() {
+			if a != peers[0] {
+				peers = append(peers, a)
+			}
+		}
+	}
+	return ring, peers, api.DefaultServiceCIDR, nil
+}
+
+// keepCertificates renews this host's certificates while it runs.
+func (p *peer) keepCertificates(ctx context.Context, server, kubeconfig string) error {
+	keeper := &pki.Keeper{
+		Files: p.files, Names: p.names(), Clock: systemClock{}, Logger: p.log.With("part", "pki"),
+		Renewed: func([]string) { // the kubeconfigs hold a copy of the administrator's
+			err := api.WriteKubeconfig(kubeconfig, server, p.files)
+			if err == nil && p.config.WriteKubeconfig != "" {
+				err = api.MergeKubeconfig(p.config.WriteKubeconfig, server, p.files)
+			}
+			if err != nil {
+				p.log.Error("kubeconfig could not be renewed; restart the daemon to try again", "error", err)
+			}
+		},
+	}
+	return keeper.Run(ctx)
+}
+
+type systemClock struct{}
+
+func (systemClock) Now() time.Time                         { return time.Now() }
+func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d) }
+
+// agentCertificate is the agent's current one, for its server.
+func agentCertificate(files pki.Files) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
+	pair := pki.NewPair(files.AgentServer, files.AgentServerKey)
+	if _, err := pair.Certificate(); err != nil {
+		return nil, err
+	}
+	return pair.ForServer, nil
+}

@@ -1,0 +1,59 @@
+//go:build linux
+
+package daemon
+
+import (
+	"context"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+
+	"shoal/sched"
+	"shoal/sched/controllers"
+)
+
+// lead runs work on this host while it is the one to lead it.
+func (p *peer) lead(ctx context.Context, group *errgroup.Group, work string, run func(context.Context) error) {
+	if p.node == nil {
+		group.Go(func() error { return named(work, run(ctx)) })
+		return
+	}
+	changed, stop := p.node.Watch()
+	l := &sched.Lead{
+		Work: work, Self: p.config.Name, Alive: p.node.Names, Changed: changed, Run: run, Logger: p.log.With("part", "lead"),
+		Alone: func() bool { return len(p.node.registered()) <= 1 },
+	}
+	group.Go(func() error {
+		defer stop()
+		return named(work, l.While(ctx))
+	})
+}
+
+// scheduler returns what schedules for one term.
+func (p *peer) scheduler(client kubernetes.Interface, shared informers.SharedInformerFactory) func(context.Context) error {
+	return func(ctx context.Context) error {
+		return sched.New(sched.Options{Client: client, Informers: shared, Logger: p.log.With("part", "sched")}).Run(ctx)
+	}
+}
+
+// controllers returns what runs the controllers for one term. The first uses the
+// daemon's informers; upstream's loops cannot take their handlers off again, so
+// that a later term gets informers of its own, which end with it.
+func (p *peer) controllers(ca []byte, shared informers.SharedInformerFactory) func(context.Context) error {
+	first := true
+	return func(ctx context.Context) error {
+		config := p.server.ClientConfig("shoal-controllers")
+		own := shared
+		if !first {
+			client, err := kubernetes.NewForConfig(config)
+			if err != nil {
+				return err
+			}
+			own = informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(controllers.StripManagedFields))
+			defer own.Shutdown()
+		}
+		first = false
+		return controllers.Run(ctx, controllers.Options{Config: config, Informers: own, RootCA: ca, Logger: p.log.With("part", "controllers")})
+	}
+}

@@ -1,0 +1,136 @@
+package netdp
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// hostRules are the ranges that pods of other hosts cannot be in.
+type hostRules struct {
+	own, services netip.Prefix
+}
+
+// reachFunc tells how an address is reached: the way, interface and largest
+// packet. A problem means that there is no way.
+type reachFunc func(netip.Addr) (way reached, problem string)
+
+type reached struct {
+	direct bool
+	device string
+	mtu    int
+}
+
+// planHosts decides the way to every host. Of hosts that claim the same pods or
+// the same address, the first one has them. It is pure but for what reach asks.
+func planHosts(hosts []Host, rules hostRules, reach reachFunc) []HostRoute {
+	out := make([]HostRoute, 0, len(hosts))
+	ranges := newRangeClaims()
+	addresses := map[netip.Addr]string{}
+	for _, h := range hosts {
+		r := HostRoute{Host: h.Name, PodCIDR: h.PodCIDR}
+		usable := ipv4Addresses(h.Addresses)
+		problem := rules.check(h)
+		if problem == "" && len(usable) == 0 {
+			problem = "its Node has no IPv4 InternalIP address; see that the host's daemon runs"
+		}
+		for _, a := range usable {
+			if holder, taken := addresses[a]; problem == "" && taken {
+				problem = fmt.Sprintf("its address %s is also that of host %s; give each its own", a, holder)
+			}
+		}
+		if problem == "" {
+			if holder := ranges.claim(h.PodCIDR, h.Name); holder != "" {
+				problem = fmt.Sprintf("its pod range %s overlaps that of host %s, which came first; give it another range", h.PodCIDR, holder)
+			}
+		}
+		if problem != "" {
+			out = append(out, unreachable(r, problem))
+			continue
+		}
+		for _, a := range usable {
+			addresses[a] = h.Name
+		}
+		out = append(out, chooseWay(r, usable, reach))
+	}
+	return out
+}
+
+func (rules hostRules) check(h Host) string {
+	p := h.PodCIDR
+	switch {
+	case !p.IsValid():
+		return "its Node has no podCIDR yet"
+	case !p.Addr().Is4() || p.Bits() == 0 || p != p.Masked():
+		return fmt.Sprintf("its pod range %s is no IPv4 range", p)
+	case p.Overlaps(rules.own):
+		return fmt.Sprintf("its pod range %s overlaps that of this host, %s; give one of them another range", p, rules.own)
+	case rules.services.IsValid() && p.Overlaps(rules.services):
+		return fmt.Sprintf("its pod range %s overlaps the services, %s; give it another range", p, rules.services)
+	}
+	for _, a := range h.Addresses {
+		if rules.own.Contains(a.Unmap()) || p.Contains(a.Unmap()) {
+			return fmt.Sprintf("its address %s is in a range of pods", a)
+		}
+	}
+	return ""
+}
+
+func ipv4Addresses(addrs []netip.Addr) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range addrs {
+		if a = a.Unmap(); a.Is4() && !a.IsUnspecified() && !a.IsLoopback() && !a.IsMulticast() {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// chooseWay prefers an address on a shared link; of several the first.
+func chooseWay(r HostRoute, addrs []netip.Addr, reach reachFunc) HostRoute {
+	tunnel, problem := r, ""
+	for _, a := range addrs {
+		way, p := reach(a)
+		switch {
+		case p != "":
+			problem = p
+		case way.direct:
+			r.Path, r.Via, r.Device, r.MTU = PathDirect, a, way.device, way.mtu
+			return r
+		case tunnel.Path == "":
+			tunnel.Path, tunnel.Via, tunnel.Device, tunnel.MTU = PathVXLAN, a, tunnelDevice, way.mtu-vxlanOverhead
+		}
+	}
+	if tunnel.Path == "" {
+		return unreachable(r, problem)
+	}
+	return tunnel
+}
+
+// rangeClaims finds out whether a range overlaps one that was claimed before.
+// Two ranges overlap when one holds the other, so its parents are looked up,
+// and it is looked for among the parents of all others: 33 steps each.
+type rangeClaims struct {
+	holders map[netip.Prefix]string
+	within  map[netip.Prefix]string // ranges that hold a claimed one
+}
+
+func newRangeClaims() rangeClaims {
+	return rangeClaims{holders: map[netip.Prefix]string{}, within: map[netip.Prefix]string{}}
+}
+
+// claim returns who has a part of p already; else p is name's from now on.
+func (c rangeClaims) claim(p netip.Prefix, name string) (holder string) {
+	if holder, taken := c.within[p]; taken {
+		return holder
+	}
+	for bits := p.Bits(); bits >= 0; bits-- {
+		if holder, taken := c.holders[netip.PrefixFrom(p.Addr(), bits).Masked()]; taken {
+			return holder
+		}
+	}
+	c.holders[p] = name
+	for bits := p.Bits() - 1; bits >= 0; bits-- {
+		c.within[netip.PrefixFrom(p.Addr(), bits).Masked()] = name
+	}
+	return ""
+}

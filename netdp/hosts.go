@@ -1,0 +1,156 @@
+package netdp
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+)
+
+// Host is another host of the cell: where it is and which pods it has.
+type Host struct {
+	Name      string
+	Addresses []netip.Addr
+	PodCIDR   netip.Prefix
+}
+
+// Path is how packets get to the pods of another host.
+type Path string
+
+// The ways to another host.
+const (
+	// PathDirect: both share a link, so a plain route does.
+	PathDirect Path = "direct"
+	// PathVXLAN: routers lie between that know nothing of pods.
+	PathVXLAN Path = "vxlan"
+	// PathUnreachable: there is no way; Problem says why.
+	PathUnreachable Path = "unreachable"
+)
+
+// HostRoute is what SetHosts made of one host.
+type HostRoute struct {
+	Host    string
+	PodCIDR netip.Prefix
+	Path    Path
+	Via     netip.Addr // the host's address that is used
+	Device  string     // the interface packets leave by
+	MTU     int        // the largest packet, in bytes
+	Problem string     // why there is no way, and what to do; else empty
+}
+
+// hostSet is the other hosts as they were set last.
+type hostSet struct {
+	setting sync.Mutex // held by SetHosts from beginning to end
+
+	mu      sync.Mutex // guards all below
+	routes  []HostRoute
+	pathMTU int // the smallest of all ways, 0: there is none
+}
+
+// SetHosts makes the kernel reach the pods of these hosts and of no other,
+// this one not among them. Only differences are written. It may be called again
+// with the same hosts at any time, and should be: what happened to interfaces
+// and routes meanwhile is noticed then. An earlier daemon's routes stay until
+// the first call, so make that one when all hosts are known.
+//
+// A host that can not be reached is no error; Hosts tells.
+func (d *Datapath) SetHosts(hosts []Host) error {
+	if len(hosts) > maxHosts {
+		return fmt.Errorf("set hosts: %d are more than the limit of %d in one cell", len(hosts), maxHosts)
+	}
+	d.hosts.setting.Lock()
+	defer d.hosts.setting.Unlock()
+	routes := planHosts(hosts, hostRules{own: d.opts.PodCIDR, services: d.opts.ServiceCIDR}, d.newReach().find)
+	err := d.applyHosts(hosts, routes)
+	d.hosts.mu.Lock()
+	was := d.hosts.routes
+	d.hosts.routes = routes
+	d.hosts.mu.Unlock()
+	d.logHosts(was, routes)
+	if err != nil {
+		return fmt.Errorf("set hosts: %w", err)
+	}
+	return nil
+}
+
+// Hosts tells how each host is reached, in the order of SetHosts.
+func (d *Datapath) Hosts() []HostRoute {
+	d.hosts.mu.Lock()
+	defer d.hosts.mu.Unlock()
+	return slices.Clone(d.hosts.routes)
+}
+
+// applyHosts orders the steps so that a packet finds its way or none, never a
+// wrong one: devices before routes, new routes before old ones go.
+func (d *Datapath) applyHosts(hosts []Host, routes []HostRoute) error {
+	var errs []error
+	errs = append(errs, d.prepareLinks(routes))
+	device, err := d.ensureTunnel(routes)
+	if err != nil {
+		errs = append(errs, err)
+		for i, r := range routes {
+			if r.Path == PathVXLAN {
+				routes[i] = unreachable(r, "the VXLAN device is missing: "+err.Error())
+			}
+		}
+	}
+	d.setPathMTU(routes)
+	errs = append(errs,
+		d.setTunnelMaps(hosts, routes, device),
+		d.setHostRoutes(hosts, routes, device),
+		d.setTunnelRule(tunnelled(routes)),
+	)
+	if !tunnelled(routes) {
+		errs = append(errs, d.removeTunnel())
+	}
+	return errors.Join(append(errs, d.refreshPodMTUs())...)
+}
+
+func tunnelled(routes []HostRoute) bool {
+	return slices.ContainsFunc(routes, func(r HostRoute) bool { return r.Path == PathVXLAN })
+}
+
+func unreachable(r HostRoute, problem string) HostRoute {
+	return HostRoute{Host: r.Host, PodCIDR: r.PodCIDR, Path: PathUnreachable, Problem: problem}
+}
+
+// prepareLinks lets the interfaces of direct ways forward, and puts the uplink
+// programs on those that were not known as uplinks.
+func (d *Datapath) prepareLinks(routes []HostRoute) error {
+	var errs []error
+	seen := map[string]bool{}
+	for i, r := range routes {
+		if r.Path != PathDirect || seen[r.Device] {
+			continue
+		}
+		seen[r.Device] = true
+		if err := d.addUplink(r.Device); err != nil {
+			errs = append(errs, err)
+			routes[i] = unreachable(r, err.Error())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// logHosts says what is new: one line for each host with a problem that it did
+// not have, and one for all others together.
+func (d *Datapath) logHosts(was, routes []HostRoute) {
+	old := make(map[string]HostRoute, len(was))
+	for _, r := range was {
+		old[r.Host] = r
+	}
+	ways := map[Path]int{}
+	changed := len(was) != len(routes)
+	for _, r := range routes {
+		ways[r.Path]++
+		before := old[r.Host]
+		changed = changed || before != r
+		if r.Problem != "" && before.Problem != r.Problem {
+			d.log.Warn("pods of a host cannot be reached", "host", r.Host, "pods", r.PodCIDR.String(), "problem", r.Problem)
+		}
+	}
+	if changed {
+		d.log.Info("hosts set", "direct", ways[PathDirect], "vxlan", ways[PathVXLAN], "unreachable", ways[PathUnreachable])
+	}
+}

@@ -1,0 +1,199 @@
+package hosts
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/informers"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+
+	"shoal/netdp"
+)
+
+const (
+	// refreshInterval bounds how long a route that somebody removed stays
+	// unnoticed; what happens to interfaces is noticed at once.
+	refreshInterval = 30 * time.Second
+	// settleTime lets Nodes that change together (a rack that starts) be set
+	// together; a new host's pods need longer than that to start.
+	settleTime = 100 * time.Millisecond
+	// retryInterval is how soon a failure is tried again.
+	retryInterval = 2 * time.Second
+)
+
+// Datapath is what the Controller writes to.
+type Datapath interface {
+	SetHosts([]netdp.Host) error
+	WatchLinks(ctx context.Context, changed func()) error
+}
+
+// Controller follows Nodes.
+type Controller struct {
+	dp      Datapath
+	factory informers.SharedInformerFactory
+	nodes   corelisters.NodeLister
+	handler cache.ResourceEventHandlerRegistration
+	self    string
+	changed chan struct{} // one token: something is to be set
+	log     *slog.Logger
+}
+
+// New registers the informer it needs with the factory; Run starts it.
+func New(dp Datapath, factory informers.SharedInformerFactory, nodeName string, logger *slog.Logger) *Controller {
+	nodes := factory.Core().V1().Nodes()
+	c := &Controller{
+		dp: dp, factory: factory, nodes: nodes.Lister(), self: nodeName,
+		changed: make(chan struct{}, 1), log: logger.With("node", nodeName),
+	}
+	var err error
+	c.handler, err = nodes.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { c.wake() },
+		UpdateFunc: func(old, obj any) {
+			// A Node's status is written often, what counts here seldom.
+			before, ok1 := old.(*corev1.Node)
+			after, ok2 := obj.(*corev1.Node)
+			if !ok1 || !ok2 || !sameHost(hostOf(before), hostOf(after)) {
+				c.wake()
+			}
+		},
+		DeleteFunc: func(any) { c.wake() },
+	})
+	if err != nil {
+		c.log.Error("follow nodes", "error", err) // only after the informer was stopped
+	}
+	return c
+}
+
+func (c *Controller) wake() {
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Run works until ctx ends. The kernel keeps forwarding after it has returned.
+func (c *Controller) Run(ctx context.Context) error {
+	if c.handler == nil {
+		return errors.New("follow nodes: the informer was stopped")
+	}
+	c.factory.Start(ctx.Done())
+	if !cache.WaitForCacheSync(ctx.Done(), c.handler.HasSynced) {
+		return nil
+	}
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		c.watchLinks(ctx)
+	}()
+	defer func() { <-watching }()
+	for {
+		next := refreshInterval
+		if err := c.set(); err != nil {
+			c.log.Warn("set hosts", "error", err)
+			next = retryInterval
+		}
+		if !c.pause(ctx, next) {
+			return nil
+		}
+	}
+}
+
+// watchLinks begins again after a failure (the kernel's messages came faster
+// than they were read), and has the hosts set then, since some were missed.
+func (c *Controller) watchLinks(ctx context.Context) {
+	for {
+		err := c.dp.WatchLinks(ctx, c.wake)
+		if ctx.Err() != nil {
+			return
+		}
+		c.log.Warn("watch interfaces", "error", err)
+		timer := time.NewTimer(retryInterval)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+			c.wake()
+		}
+	}
+}
+
+// pause ends when it is time to set the hosts again; false: the daemon ends.
+func (c *Controller) pause(ctx context.Context, longest time.Duration) bool {
+	timer := time.NewTimer(longest)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	case <-c.changed:
+	}
+	settle := time.NewTimer(settleTime)
+	defer settle.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-settle.C:
+	}
+	select {
+	case <-c.changed: // the change that follows is in the same list
+	default:
+	}
+	return true
+}
+
+func (c *Controller) set() error {
+	nodes, err := c.nodes.List(labels.Everything())
+	if err != nil {
+		return fmt.Errorf("list nodes: %w", err)
+	}
+	return c.dp.SetHosts(FromNodes(nodes, c.self))
+}
+
+// FromNodes lists all hosts but self, the oldest first: of two that claim the
+// same pods, the one that was there before keeps them.
+func FromNodes(nodes []*corev1.Node, self string) []netdp.Host {
+	nodes = slices.DeleteFunc(slices.Clone(nodes), func(n *corev1.Node) bool { return n.Name == self })
+	slices.SortFunc(nodes, func(a, b *corev1.Node) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
+	})
+	out := make([]netdp.Host, 0, len(nodes))
+	for _, n := range nodes {
+		out = append(out, hostOf(n))
+	}
+	return out
+}
+
+// hostOf leaves out what it cannot read; the datapath says what is missing.
+func hostOf(n *corev1.Node) netdp.Host {
+	h := netdp.Host{Name: n.Name}
+	for _, a := range n.Status.Addresses {
+		if a.Type != corev1.NodeInternalIP {
+			continue
+		}
+		if ip, err := netip.ParseAddr(a.Address); err == nil {
+			h.Addresses = append(h.Addresses, ip)
+		}
+	}
+	for _, cidr := range append([]string{n.Spec.PodCIDR}, n.Spec.PodCIDRs...) {
+		if p, err := netip.ParsePrefix(cidr); err == nil && p.Addr().Is4() {
+			h.PodCIDR = p
+			break
+		}
+	}
+	return h
+}
+
+func sameHost(a, b netdp.Host) bool {
+	return a.Name == b.Name && a.PodCIDR == b.PodCIDR && slices.Equal(a.Addresses, b.Addresses)
+}

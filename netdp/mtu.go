@@ -1,0 +1,102 @@
+package netdp
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+)
+
+// A pod's interface takes what the uplinks can carry. What the pod sends is
+// held to the smallest way to any other host by the MTU of its default route:
+// so a change reaches running pods and their open connections at once, and a
+// pod still receives full-sized packets from hosts that have no tunnel.
+type podMTU struct {
+	link, route int
+}
+
+func (d *Datapath) podMTU() podMTU {
+	mtu := 0
+	for _, name := range d.uplinkNames() {
+		link, err := d.nl.LinkByName(name)
+		if err == nil && (mtu == 0 || link.Attrs().MTU < mtu) {
+			mtu = link.Attrs().MTU
+		}
+	}
+	if mtu == 0 {
+		mtu = fallbackMTU
+	}
+	d.hosts.mu.Lock()
+	defer d.hosts.mu.Unlock()
+	out := podMTU{link: mtu, route: mtu}
+	if d.hosts.pathMTU != 0 {
+		out.route = min(mtu, d.hosts.pathMTU)
+	}
+	return out
+}
+
+func (d *Datapath) setPathMTU(routes []HostRoute) {
+	smallest := 0
+	for _, r := range routes {
+		if r.MTU > 0 && (smallest == 0 || r.MTU < smallest) {
+			smallest = r.MTU
+		}
+	}
+	d.hosts.mu.Lock()
+	defer d.hosts.mu.Unlock()
+	d.hosts.pathMTU = smallest
+}
+
+// refreshPodMTUs brings pods that were made with another MTU up to date. Only
+// SetHosts calls it. A pod that is being made meanwhile is waited for.
+func (d *Datapath) refreshPodMTUs() error {
+	want := d.podMTU()
+	if want == d.podsHaveMTU {
+		return nil
+	}
+	d.pods.mu.Lock()
+	entries := make([]*podEntry, 0, len(d.pods.byUID))
+	for _, e := range d.pods.byUID {
+		entries = append(entries, e)
+	}
+	d.pods.mu.Unlock()
+	var errs []error
+	for _, e := range entries {
+		e.mu.Lock()
+		if e.ready && !e.dead {
+			if err := d.setPodMTU(e.record, want); err != nil {
+				errs = append(errs, fmt.Errorf("set MTU of pod %s/%s: %w", e.record.Namespace, e.record.Name, err))
+			}
+		}
+		e.mu.Unlock()
+	}
+	if len(errs) == 0 {
+		d.podsHaveMTU = want
+	}
+	return errors.Join(errs...)
+}
+
+func (d *Datapath) setPodMTU(rec podRecord, mtu podMTU) error {
+	link, err := d.nl.LinkByName(hostLinkName(rec.UID))
+	if err != nil {
+		return err
+	}
+	if err := d.nl.LinkSetMTU(link, mtu.link); err != nil {
+		return err
+	}
+	ns, err := openNamespace(d.pods.records.netns(rec.UID))
+	if err != nil {
+		return err
+	}
+	defer ns.close()
+	return ns.do(func() error {
+		eth, err := netlink.LinkByName(podLinkName)
+		if err != nil {
+			return err
+		}
+		return firstError(
+			netlink.LinkSetMTU(eth, mtu.link),
+			netlink.RouteReplace(podDefaultRoute(eth.Attrs().Index, rec.Address, mtu)),
+		)
+	})
+}
