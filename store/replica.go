@@ -116,7 +116,7 @@ const (
 	keyActor = "\x00actor"
 	// keyJoining is there until a peer that joins has adopted what a member has.
 	keyJoining = "\x00joining"
-	keyFloor = "\x00floor"
+	keyFloor   = "\x00floor"
 )
 
 // OpenReplica finds out what is on disk.
