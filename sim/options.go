@@ -76,6 +76,7 @@ func Vary(seed uint64) Options {
 	if seed%3 == 0 {
 		o.LogDots = 40
 	}
+	o.Fields = seed%2 == 0
 	o.Poison = seed%5 == 0
 	o.Lying = seed%7 == 0
 	o.Calm = seed%11 == 0
