@@ -185,6 +185,8 @@ func (r *Replica) decideReincarnate(b *batch, was Actor) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old := r.actor
+	sequence, atOpen, carry := r.sequence, r.atOpen, r.carry
+	b.undo = func() { r.sequence, r.atOpen, r.carry = sequence, atOpen, carry }
 	state := checkpoint{hlc: r.hlc, floor: r.floor, vector: r.vector.Clone()}
 	if r.atOpen == 0 {
 		delete(state.vector, old)

@@ -202,18 +202,26 @@ func (r *Replica) failed(b *batch) {
 		b.changes = b.changes[:0:0]
 		return
 	}
+	if b.undo != nil {
+		b.undo()
+		return
+	}
 	landed := b.changes[:0:0]
-	there := make(map[string]bool)
+	there := make([]bool, len(b.changes))
 	for i := range b.changes {
 		c := &b.changes[i]
-		if r.landed(c) {
+		if there[i] = r.landed(c); there[i] {
 			landed = append(landed, *c)
-			there[c.after.Key] = true
 		}
 	}
-	for _, d := range b.dots {
+	for i, d := range b.dots {
+		// What a dot brought is the latest change of its key by then.
+		brought := min(b.brought[i], len(b.changes)) - 1
+		for brought >= 0 && b.changes[brought].after.Key != d.key {
+			brought--
+		}
 		switch {
-		case there[d.key]:
+		case brought >= 0 && there[brought]:
 			r.carry = append(r.carry, d)
 		case d.dot.Actor == r.actor:
 			r.carry = append(r.carry, loggedDot{dot: d.dot})
@@ -230,9 +238,10 @@ func (r *Replica) failed(b *batch) {
 func (r *Replica) landed(c *change) bool {
 	found, err := r.disk.Get(c.after.Key)
 	if c.erase {
-		return err != nil
+		return err != nil || found.Version > c.after.Version
 	}
-	return err == nil && found.Version == c.after.Version
+	// A later change of the same batch may be over it.
+	return err == nil && found.Version >= c.after.Version
 }
 
 // hold keeps deltas from the future until their time comes. They are not noted
