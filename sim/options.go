@@ -62,7 +62,7 @@ func (o *Options) complete() {
 		o.Duration = 30 * time.Second
 	}
 	if o.Settle == 0 {
-		o.Settle = 30 * time.Second
+		o.Settle = 60 * time.Second
 	}
 }
 

@@ -127,7 +127,7 @@ func (p *peer) enrol() {
 	if _, err := p.replica.Get(key); err == nil {
 		return
 	}
-	p.write(store.Update{Key: key, Expect: store.Any, UID: string(p.name)}, "m")
+	p.write(store.Update{Key: key, Expect: store.Any, UID: fmt.Sprintf("%s.%d", p.name, p.r.nextOp())}, "m")
 }
 
 // every calls do about once a second, while this boot lasts.

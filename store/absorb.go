@@ -16,6 +16,9 @@ const (
 	// maxHeld deltas wait at most. Others are not noted as held either and come
 	// again by anti-entropy.
 	maxHeld = 1024
+	// bareWait is longer than a reconciliation of sets or a snapshot goes on
+	// without anything coming.
+	bareWait = 30 * time.Second
 )
 
 // ErrHeldBack says that a state from the future was among what was to be
@@ -63,7 +66,9 @@ func (r *Replica) mergeOne(b *batch, d *Delta) error {
 			return nil
 		}
 		b.held = append(b.held, *d)
-		r.bareHeld = r.bareHeld || bare
+		if bare {
+			r.waitFor(&d.Record, now)
+		}
 		return nil
 	}
 	before, err := r.current(b, d.Key)
@@ -85,6 +90,20 @@ func (r *Replica) mergeOne(b *batch, d *Delta) error {
 func (r *Replica) future(rec *Record, now time.Time) bool {
 	limit := now.Add(maxSkew)
 	return rec.Stamp().Time.Time().After(limit) || rec.Born.Time.Time().After(limit) || rec.CausalLength > longest(limit)
+}
+
+// waitFor puts off adopting until a state without a dot is due: it may be one
+// that the vector stands for. One with an absurd stamp must not keep this peer
+// from ever adopting, so that is put off only until whoever brought it has
+// given up or begun anew.
+func (r *Replica) waitFor(rec *Record, now time.Time) {
+	due := max(rec.Stamp().Time, rec.Born.Time).Time()
+	if limit := now.Add(bareWait); due.After(limit) || rec.CausalLength > longest(now) || len(r.held) >= maxHeld {
+		due = limit
+	}
+	if due.After(r.bareUntil) || r.bareUntil.After(now.Add(bareWait)) {
+		r.bareUntil = due
+	}
 }
 
 // longest is the causal length that nothing exceeds at time t.
@@ -136,13 +155,14 @@ func sameRecord(a, b *Record) bool {
 // decideAdopt notes all dots of a vector as held, after the states that cover
 // them were merged. They cannot be given to others one by one.
 func (r *Replica) decideAdopt(b *batch, c *checkpoint) error {
-	if r.bareHeld {
-		// They come again with the next attempt, if they are still there: one
-		// peer with an absurd clock must not keep this one from ever adopting.
-		r.bareHeld = false
+	if err := r.decideMerge(b, r.Due()); err != nil {
+		return err
+	}
+	now := r.o.Clock.Now()
+	if len(c.vector) > 0 && now.Before(r.bareUntil) && !r.bareUntil.After(now.Add(bareWait)) {
 		return fmt.Errorf("adopt a vector: %w", ErrHeldBack)
 	}
-	c.floor = min(c.floor, longest(r.o.Clock.Now().Add(maxSkew)))
+	c.floor = min(c.floor, longest(now.Add(maxSkew)))
 	state := r.checkpoint(b)
 	if err := state.vector.Merge(c.vector); err != nil {
 		return fmt.Errorf("adopt a vector: %w", err)

@@ -65,10 +65,10 @@ type Replica struct {
 	found bool
 	// carry are dots of failed commits, to be logged with the next.
 	carry []loggedDot
-	// held are deltas from the future. bareHeld: one of them, kept or not, came
-	// without a dot since this peer last was to adopt a vector.
-	held     []Delta
-	bareHeld bool
+	// held are deltas from the future. Until bareUntil some of them may be
+	// states without a dot.
+	held      []Delta
+	bareUntil time.Time
 
 	mu sync.Mutex
 	// Guarded by mu.
