@@ -134,7 +134,9 @@ func (r *run) comeOrGo() {
 	}
 	switch n := r.random.IntN(3); {
 	case n == 0 && len(members) > r.o.Peers-2 && len(members) > 2:
-		r.forget(members[r.random.IntN(len(members))])
+		if p := members[r.random.IntN(len(members))]; r.othersJoined(p) {
+			r.forget(p)
+		}
 	case n == 1 && len(gone) > 0:
 		p := gone[r.random.IntN(len(gone))]
 		r.trace.note("", r.loop.now, "%s comes back, with nothing", p.name)
@@ -144,6 +146,16 @@ func (r *run) comeOrGo() {
 		r.trace.note("", r.loop.now, "%s joins", p.name)
 		p.boot()
 	}
+}
+
+// othersJoined: somebody else can let new peers in.
+func (r *run) othersJoined(p *peer) bool {
+	for _, q := range r.peers {
+		if q != p && q.up && !q.replica.Joining() {
+			return true
+		}
+	}
+	return false
 }
 
 // forget takes a peer out for good: its disk is wiped before it may come back.

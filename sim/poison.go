@@ -34,6 +34,8 @@ func (r *run) poison() {
 		// Without a dot nobody else would come to have it: it must be refused.
 		d.Dot, d.Record.Stamps[0].Time = store.Dot{}, math.MaxUint64
 	case 1:
+		// Apart, as what ends by itself may take along what it was merged with.
+		d.Key += "-ends"
 		d.Record.ExpiresMicros = random.Uint64()
 	case 2:
 		if random.IntN(4) == 0 {

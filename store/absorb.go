@@ -35,6 +35,14 @@ func (r *Replica) decideMerge(b *batch, deltas []Delta) error {
 	return nil
 }
 
+// decideDue takes in what was held back and is due; if the commit fails it is
+// held back again, as whoever brought it takes it for merged.
+func (r *Replica) decideDue(b *batch) error {
+	due := r.Due()
+	b.due = append(b.due, due...)
+	return r.decideMerge(b, due)
+}
+
 func (r *Replica) mergeOne(b *batch, d *Delta) error {
 	fresh := r.freshDots(b, d)
 	bare := d.Dot == (Dot{}) && len(d.Also) == 0
@@ -155,7 +163,7 @@ func sameRecord(a, b *Record) bool {
 // decideAdopt notes all dots of a vector as held, after the states that cover
 // them were merged. They cannot be given to others one by one.
 func (r *Replica) decideAdopt(b *batch, c *checkpoint) error {
-	if err := r.decideMerge(b, r.Due()); err != nil {
+	if err := r.decideDue(b); err != nil {
 		return err
 	}
 	now := r.o.Clock.Now()

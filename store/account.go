@@ -202,6 +202,7 @@ func (r *Replica) failed(b *batch) {
 		b.changes = b.changes[:0:0]
 		return
 	}
+	r.hold(b.due)
 	if b.undo != nil {
 		b.undo()
 		return

@@ -27,6 +27,8 @@ type batch struct {
 	state *checkpoint
 	trim  []Version
 	actor Actor // a new one, if not zero
+	// due were held back until now.
+	due []Delta
 	// undo takes back what deciding to become a new actor changed.
 	undo func()
 	// joined: what a member has was adopted.
@@ -118,7 +120,7 @@ func (r *Replica) decide(b *batch, p *pending) error {
 	case merging:
 		return r.decideMerge(b, p.deltas)
 	case releasing:
-		return r.decideMerge(b, r.Due())
+		return r.decideDue(b)
 	case adopting:
 		return r.decideAdopt(b, p.adopt)
 	case reincarnating:
