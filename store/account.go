@@ -149,6 +149,7 @@ func (r *Replica) applied(b *batch, chunks []chunk) {
 		}
 	}
 	r.account(b.changes)
+	r.unlogged = false
 	r.joining = r.joining && !b.joined
 	r.floor = max(r.floor, b.floor)
 	r.committed = r.last
@@ -232,6 +233,7 @@ func (r *Replica) failed(b *batch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.account(landed)
+	r.unlogged = len(r.carry) > 0
 	r.committed = r.last
 }
 

@@ -84,6 +84,8 @@ type Replica struct {
 	round     round
 	stableAt  Version
 	heldCount int
+	// unlogged: there are records on disk whose dots are still to be logged.
+	unlogged bool
 }
 
 // frontier is an immutable copy of a vector and its digest.
@@ -320,6 +322,7 @@ func (r *Replica) findOrphan(key string, version Version, value func() ([]byte, 
 	if slices.ContainsFunc(rec.Stamps, func(s Stamp) bool { return s.Actor == r.actor }) {
 		r.sequence++
 		r.carry = append(r.carry, loggedDot{Dot{Actor: r.actor, Sequence: r.sequence}, key})
+		r.unlogged = true
 	}
 	return nil
 }

@@ -58,6 +58,9 @@ func (r *Replica) Report(from Actor, v vector.Vector) (lost bool) {
 
 func (r *Replica) reportLocked(from Actor, v vector.Vector) {
 	if r.round.pending == nil {
+		if r.unlogged {
+			return // what is on disk is more than the vector tells
+		}
 		r.beginRound()
 	}
 	if _, ok := r.round.pending[from]; ok && len(v.Missing(r.round.needed)) == 0 {
