@@ -6,7 +6,8 @@ import (
 )
 
 // planted are mistakes in the store and how many seeds it takes at most to
-// find each, several times what it took when this was written.
+// planted are mistakes in the store, and how many seeds it takes at most to find
+// each: several times what it took when this was written.
 var planted = []struct {
 	name    string
 	seeds   uint64
