@@ -173,7 +173,11 @@ func NewCore(o CoreOptions) *Core {
 		merges: make(map[uint64]*merging), works: make(map[uint64]func(Result, time.Duration)),
 		heldBack: vector.Vector{},
 	}
-	c.joining = c.knowsNothing()
+	if a, ok := o.Store.(Admission); ok {
+		c.joining = a.Joining()
+	} else {
+		c.joining = c.knowsNothing()
+	}
 	return c
 }
 
