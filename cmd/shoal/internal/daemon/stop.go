@@ -121,7 +121,7 @@ func (p *peer) clear(ctx context.Context) (err error) {
 		return err
 	}
 	if err := agent.Clear(ctx, agent.Options{
-		ContainerdSocket: c.Containerd, ContainerdNamespace: c.ContainerdNamespace, CgroupRoot: group,
+		ContainerdSocket: c.Containerd, ContainerdNamespace: c.ContainerdNamespace, CgroupRoot: group, KeepCgroupRoot: group != defaultPodGroup,
 		DataDir: c.DataDir, LogDir: podLogDir, Network: p.datapath, Logger: p.log.With("part", "agent"),
 	}); err != nil {
 		return err
