@@ -71,6 +71,11 @@ func Run(ctx context.Context, config Config, out Output, drain <-chan struct{}) 
 	if err := checkRoot(); err != nil {
 		return err
 	}
+	if InBackground() { // what was relative is absolute now
+		if err := os.Chdir("/"); err != nil {
+			return fmt.Errorf("leave the working directory: %w", err)
+		}
+	}
 	log := newLogger(out.Log, config.LogFormat)
 	p := &peer{config: config, log: log, progress: newProgress(out.Progress, log, config.LogFormat == "json"), conflicts: api.NewNameConflicts()}
 	quietLibraries(log, func() bool { return p.serving.Load() && ctx.Err() == nil })
@@ -303,6 +308,7 @@ func (p *peer) newAgent(config *rest.Config) (*agent.Agent, error) {
 		ContainerdSocket:    p.config.Containerd,
 		ContainerdNamespace: p.config.ContainerdNamespace,
 		CgroupRoot:          group,
+		KeepCgroupRoot:      group != defaultPodGroup,
 		DataDir:             p.config.DataDir,
 		LogDir:              podLogDir,
 		Network:             p.datapath,
