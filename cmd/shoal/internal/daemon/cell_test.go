@@ -70,8 +70,45 @@ func (c *copier) AwaitSnapshot(ctx context.Context) error {
 func newPeer(t *testing.T, config Config) *peer {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	config.NodeIP, config.GossipPort = "192.0.2.9", DefaultGossipPort
-	return &peer{log: log, progress: newProgress(io.Discard, log, false), config: config}
+	// An address of this host, as loopback's are no host's; what is sent to it
+	// does not leave the host.
+	ip, err := defaultNodeIP(DefaultAPIAddr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.NodeIP = ip.String()
+	if config.GossipPort == 0 {
+		config.GossipPort = freePorts(t)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &peer{log: log, progress: newProgress(io.Discard, log, false), config: config, listener: listener, clock: store.SystemClock{}}
+}
+
+// freePorts finds one that is free, with the next, for both protocols.
+func freePorts(t *testing.T) int {
+	t.Helper()
+	for range 100 {
+		l, err := net.Listen("tcp", ":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := l.Addr().(*net.TCPAddr).Port
+		next, err := net.Listen("tcp", fmt.Sprintf(":%d", port+1))
+		_ = l.Close()
+		if err != nil {
+			continue
+		}
+		_ = next.Close()
+		if udp, err := net.ListenPacket("udp", fmt.Sprintf(":%d", port)); err == nil {
+			_ = udp.Close()
+			return port
+		}
+	}
+	t.Fatal("no free ports")
+	return 0
 }
 
 func entered(t *testing.T, p *peer) {

@@ -106,6 +106,14 @@ func (m *cellMembers) Alarms() []v1.Alarm {
 			Fix:   "set the clocks: `timedatectl set-ntp true` on the host whose clock is off",
 		})
 	}
+	tags := joining.Tags{Records: m.records}
+	if holder, err := tags.Holder(ctx, m.o.Identity.Tag); err == nil && holder != "" && holder != m.o.Identity.Name {
+		alarms = append(alarms, v1.Alarm{
+			Code: "number-shared", Severity: v1.Critical,
+			Title: fmt.Sprintf("%s has the number of %s (%d), as they joined on two sides of a split; resource versions of the two cannot be told apart", m.o.Identity.Name, holder, m.o.Identity.Tag),
+			Fix:   "restart the daemon on " + m.o.Identity.Name + ", which takes another number: shoal stop; shoal start --detach",
+		})
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for peer, skew := range m.skews {

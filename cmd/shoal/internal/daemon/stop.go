@@ -87,7 +87,7 @@ func stopOrphans(ctx context.Context, dataDir string, out io.Writer) error {
 		return err
 	}
 	defer held.release()
-	p := &peer{config: config, log: newLogger(os.Stderr, config.LogFormat)}
+	p := &peer{config: config, clock: store.SystemClock{}, log: newLogger(os.Stderr, config.LogFormat)}
 	if err := errors.Join(p.clear(ctx), p.close()); err != nil {
 		return fmt.Errorf("stop pods left by an earlier daemon: %w", err)
 	}
