@@ -106,6 +106,13 @@ func (m *cellMembers) Alarms() []v1.Alarm {
 			Fix:   "set the clocks: `timedatectl set-ntp true` on the host whose clock is off",
 		})
 	}
+	if n := m.o.DB.Stats().LostWrites; n > 0 {
+		alarms = append(alarms, v1.Alarm{
+			Code: "writes-lost", Severity: v1.Critical,
+			Title: fmt.Sprintf("the disk of %s had lost %d writes when the daemon started; those that another peer holds have come back", m.o.Identity.Name, n),
+			Fix:   "check the disk (dmesg; smartctl -a); if this is the only host, compare with a backup",
+		})
+	}
 	tags := joining.Tags{Records: m.records}
 	if holder, err := tags.Holder(ctx, m.o.Identity.Tag); err == nil && holder != "" && holder != m.o.Identity.Name {
 		alarms = append(alarms, v1.Alarm{
