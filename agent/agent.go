@@ -56,6 +56,7 @@ type Options struct {
 	ContainerdSocket    string       // default /run/containerd/containerd.sock
 	ContainerdNamespace string       // default "shoal"
 	CgroupRoot          string       // group below which pods live; default "/shoal"
+	KeepCgroupRoot      bool         // it is somebody else's, and stays when all pods are gone
 	DataDir             string       // shoal's data; ours is agent/ in it; default /var/lib/shoal
 	LogDir              string       // pod logs; default /var/log/pods
 	Network             Network
@@ -189,6 +190,7 @@ func (a *Agent) build() error {
 	if a.cgroups, err = cgroup.Open(a.o.CgroupRoot); err != nil {
 		return err
 	}
+	a.cgroups.KeepRoot = a.o.KeepCgroupRoot
 	a.source = newSource(kube)
 	if a.volumes, err = volume.Open(a.o.DataDir, a.source); err != nil {
 		return err

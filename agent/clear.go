@@ -15,7 +15,7 @@ import (
 // host: containers (asked to end first, then ended by force), root file
 // systems, network attachments, mounts, control groups and logs. It needs no
 // API server; images and objects stay. No agent may run meanwhile. Of the
-// options it takes containerd's, CgroupRoot, DataDir, LogDir, Network and
+// options it takes containerd's, CgroupRoot, KeepCgroupRoot, DataDir, LogDir, Network and
 // Logger. It may be repeated.
 func Clear(ctx context.Context, o Options) error {
 	o.fill()
@@ -34,6 +34,7 @@ func Clear(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	groups.KeepRoot = o.KeepCgroupRoot
 	volumes, err := volume.Open(o.DataDir, nil)
 	if err != nil {
 		return err

@@ -45,12 +45,19 @@ type Options struct {
 	Seeds func() []string
 	// Admit, if set, refuses a peer by an error that the peer is told.
 	Admit func(peer string, actor vector.Actor, clock time.Time) error
+	// Versions are of the protocol, by default stream.Current.
+	Versions stream.Versions
+	// Refused, if set, is told why a peer ended a link with this one, or that
+	// the two speak no version in common. It must not block.
+	Refused func(peer, reason string)
 	// Diverged is CoreOptions.Diverged.
 	Diverged func(peer string, differing []reconcile.Difference)
 	// Others are served on Streams, too; see stream.Options.
 	Others map[string]stream.Other
 	// Features are what this binary speaks beyond the protocol's version.
 	Features []string
+	// Clock is what this peer tells others of its clock; the machine's if nil.
+	Clock func() time.Time
 	// Membership and Timing may be made faster where all peers are on one host.
 	Membership membership.Timing
 	Timing     Timing
@@ -128,6 +135,9 @@ func New(o Options) (_ *Node, err error) {
 		return nil, errors.New("make gossip node: a name and a store are needed")
 	}
 	o.Logger = cmp.Or(o.Logger, slog.Default())
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
 	n := &Node{
 		o: o, log: o.Logger, began: time.Now(),
 		dialled: make(map[string]*dialling), banned: make(map[string]time.Time),
@@ -137,7 +147,7 @@ func New(o Options) (_ *Node, err error) {
 	}
 	n.published.filled, n.merges.filled = make(chan struct{}, 1), make(chan struct{}, 1)
 	transport := stream.TCP{Address: o.Streams.String()}
-	if n.endpoint, err = stream.New(stream.Options{Transport: transport, Identity: o.Identity, Others: o.Others, Logger: o.Logger}); err != nil {
+	if n.endpoint, err = stream.New(stream.Options{Transport: transport, Identity: o.Identity, Others: o.Others, Versions: o.Versions, Refused: n.noVersion, Logger: o.Logger}); err != nil {
 		return nil, err
 	}
 	if n.listener, err = transport.Listen(context.Background()); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -157,7 +158,9 @@ func (n *Node) runLink(ctx context.Context, s *stream.Link, dialled, tree bool) 
 		case l.ending():
 			return nil // what comes after our goodbye
 		case f.Kind == kindBye:
-			return fmt.Errorf("%w: %.*s", errRefused, maxReasonBytes, f.Payload)
+			reason := string(f.Payload[:min(len(f.Payload), maxReasonBytes)])
+			n.refusedBy(l.Peer, strings.ToValidUTF8(reason, "?"))
+			return fmt.Errorf("%w: %q", errRefused, reason)
 		case !greeted:
 			greeted = true
 			late.Stop()
@@ -186,8 +189,21 @@ func (n *Node) runLink(ctx context.Context, s *stream.Link, dialled, tree bool) 
 	return err
 }
 
+func (n *Node) refusedBy(peer, reason string) {
+	if n.o.Refused != nil {
+		n.o.Refused(peer, reason)
+	}
+}
+
+// noVersion is told of a peer that called, or was called, and speaks no version
+// that this one does.
+func (n *Node) noVersion(peer string, err *stream.VersionError) {
+	n.log.Warn("no link with a peer", "peer", peer, "error", err)
+	n.refusedBy(peer, err.Error())
+}
+
 func (n *Node) sayHello(l *peerLink) error {
-	me := hello{Actor: n.o.Store.Actor(), Clock: time.Now(), Tree: l.tree || n.isNeighbour(l.Peer), Features: n.o.Features}
+	me := hello{Actor: n.o.Store.Actor(), Clock: n.o.Clock(), Tree: l.tree || n.isNeighbour(l.Peer), Features: n.o.Features}
 	return l.Send(Frame{Kind: kindHello, Payload: appendHello(nil, me)})
 }
 
@@ -389,6 +405,10 @@ func (n *Node) dial(ctx context.Context, peer string, tree bool) {
 	d.active = true
 	n.running.Go(func() {
 		err := n.dialAndRun(ctx, p, tree)
+		if v := (*stream.VersionError)(nil); errors.As(err, &v) {
+			n.noVersion(peer, v)
+			err = fmt.Errorf("%w: %w", errRefused, err) // it may be upgraded any time, but not in an instant
+		}
 		if ctx.Err() == nil && !expected(err) {
 			n.log.Info("link ended", "peer", peer, "error", err)
 		}

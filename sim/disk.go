@@ -99,7 +99,7 @@ func (d *disk) Commit(writes []store.Write) error {
 func (d *disk) stop() error {
 	err := d.stopWith
 	d.stopAfter = -1
-	d.crashed = err == errCrashed
+	d.crashed = errors.Is(err, errCrashed)
 	return err
 }
 

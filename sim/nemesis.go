@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"errors"
 	"time"
 )
 
@@ -98,7 +99,7 @@ func (r *run) fill(p *peer) {
 	again = func() {
 		if r.loop.now >= until {
 			p.full = false
-			if p.disk.stopWith == errFull {
+			if errors.Is(p.disk.stopWith, errFull) {
 				p.disk.stopAfter = -1
 			}
 			return

@@ -8,10 +8,9 @@ type network struct {
 	// cut: nothing passes in this direction.
 	cut map[[2]int]bool
 	// slow adds delay in this direction.
-	slow       map[[2]int]time.Duration
-	loss, dup  float64
-	delivered  int
-	unreliable bool
+	slow      map[[2]int]time.Duration
+	loss, dup float64
+	delivered int
 }
 
 func newNetwork(r *run) *network {

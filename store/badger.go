@@ -3,6 +3,7 @@ package store
 import (
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strings"
 
 	"github.com/dgraph-io/badger/v4"
@@ -34,7 +35,7 @@ const (
 	maxUnmergedTables = 24
 )
 
-func openBadger(o Options, log *slog.Logger) (*badger.DB, error) {
+func badgerOptions(o Options, log *slog.Logger) badger.Options {
 	// No compression: blocks then are read where they are mapped and need no
 	// cache in memory.
 	opts := badger.DefaultOptions(o.Dir).
@@ -57,7 +58,17 @@ func openBadger(o Options, log *slog.Logger) (*badger.DB, error) {
 		WithNumGoroutines(1).
 		WithLogger(badgerLog{log})
 	opts.TableSizeMultiplier = 1
-	db, err := badger.OpenManaged(opts)
+	return opts
+}
+
+// openBadger also makes an error of a panic over what is in the files.
+func openBadger(o Options, log *slog.Logger) (db *badger.DB, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			db, err = nil, &DamagedError{filepath.Join(o.Dir, "*"), fmt.Errorf("%.200s", fmt.Sprint(r))}
+		}
+	}()
+	db, err = badger.OpenManaged(badgerOptions(o, log))
 	if err != nil {
 		return nil, fmt.Errorf("open badger in %s: %w", o.Dir, err)
 	}

@@ -60,6 +60,8 @@ type DB struct {
 	badger *badger.DB
 	lock   *dirLock
 	space  *spaceGuard
+	// witness is the committer's.
+	witness *witness
 	// replica is the committer's, but for what it says may be called any time.
 	replica *Replica
 	events  *watchLog
@@ -126,6 +128,9 @@ func Open(ctx context.Context, o Options) (_ *DB, err error) {
 	if db.space, err = newSpaceGuard(o.Dir, o.MinFreeBytes, o.Logger); err != nil {
 		return nil, err
 	}
+	if err := inspect(o); err != nil {
+		return nil, err
+	}
 	if db.badger, err = openBadger(o, db.log); err != nil {
 		return nil, db.space.explain(err)
 	}
@@ -136,6 +141,9 @@ func Open(ctx context.Context, o Options) (_ *DB, err error) {
 		return nil, fmt.Errorf("open %s: %w", o.Dir, err)
 	}
 	if err := db.recover(); err != nil {
+		return nil, err
+	}
+	if err := db.checkUnlisted(); err != nil {
 		return nil, err
 	}
 	db.running.Go(db.commitLoop)
@@ -200,6 +208,9 @@ func (db *DB) release() error {
 	if db.space != nil {
 		errs = append(errs, db.space.close())
 	}
+	if db.witness != nil {
+		errs = append(errs, db.witness.file.Close())
+	}
 	return errors.Join(append(errs, db.lock.release())...)
 }
 
@@ -223,6 +234,9 @@ func (db *DB) recover() (err error) {
 	if err != nil {
 		return err
 	}
+	if err := db.hearWitness(); err != nil {
+		return err
+	}
 	newest := db.replica.last
 	db.committed.Store(uint64(newest))
 	db.changed.Store(uint64(newest))
@@ -239,6 +253,21 @@ func (db *DB) recover() (err error) {
 	db.horizon.Store(uint64(newest))
 	db.events.reset(newest)
 	return nil
+}
+
+// hearWitness looks whether this peer wrote more than is there. Then it goes on
+// as a new actor: dots it gave out before must not be given out again.
+func (db *DB) hearWitness() (err error) {
+	if db.witness, err = openWitness(db.opts.Dir); err != nil {
+		return err
+	}
+	db.counts.lostWrites = db.witness.lost(db.replica.Actor(), db.replica.sequence)
+	if db.counts.lostWrites == 0 {
+		return nil
+	}
+	db.log.Error("this disk has lost writes that were answered; going on as a new actor, and what other peers hold of them comes back; where there are none, restore a backup if they matter",
+		"dir", db.opts.Dir, "writes", db.counts.lostWrites, "actor", db.replica.Actor())
+	return db.replica.Reincarnate(db.replica.Actor())
 }
 
 // scanKeys counts records, finds those with a time to live and has the replica

@@ -101,16 +101,6 @@ func (l *dotLog) forget(c chunk) {
 	}
 }
 
-// find returns the key of a dot.
-func (l *dotLog) find(d Dot) (key string, ok bool) {
-	list := l.actors[d.Actor]
-	at, found := position(list, d.Sequence)
-	if !found {
-		return "", false
-	}
-	return list[at].key, true
-}
-
 // chunkKey sorts chunks by version.
 func chunkKey(v Version) string {
 	return string(binary.BigEndian.AppendUint64([]byte(keyChunks), uint64(v)))

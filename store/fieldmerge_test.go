@@ -108,8 +108,7 @@ func editMeta(r *rand.Rand, m metav1.Object, own string, owned map[string]string
 		m.SetFinalizers(f)
 	case 5:
 		entry := metav1.ManagedFieldsEntry{Manager: fmt.Sprint("m", r.IntN(3)), Operation: "Update", APIVersion: "v1", FieldsType: "FieldsV1",
-			FieldsV1: &metav1.FieldsV1{}}
-		entry.FieldsV1.Raw = fmt.Appendf(nil, `{"f:%d":{}}`, r.Uint32())
+			FieldsV1: metav1.NewFieldsV1(fmt.Sprintf(`{"f:%d":{}}`, r.Uint32()))}
 		entries := slices.DeleteFunc(slices.Clone(m.GetManagedFields()), func(e metav1.ManagedFieldsEntry) bool { return e.Manager == entry.Manager })
 		m.SetManagedFields(append(entries, entry))
 	case 6:

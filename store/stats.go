@@ -6,6 +6,7 @@ import "sync/atomic"
 type counters struct {
 	records, tombstones atomic.Int64
 	writes, syncs       atomic.Uint64
+	lostWrites          uint64 // does not change once open
 }
 
 func (c *counters) changed(ch *change) {
@@ -55,6 +56,9 @@ type Stats struct {
 	// every member has everything.
 	HeldBack int
 	Stable   Version
+	// LostWrites of this peer were answered before and were gone when the
+	// database was opened.
+	LostWrites uint64
 }
 
 // Stats returns current figures; it is cheap.
@@ -72,6 +76,7 @@ func (db *DB) Stats() Stats {
 		DiskBytes:  tables + values,
 		NewTables:  fresh,
 		Refusing:   db.space.refusing.Load(),
+		LostWrites: db.counts.lostWrites,
 	}
 	s.Watchers, s.WatchLogEvents = db.events.size()
 	s.Actor, s.Dots, s.LoggedDots = db.replica.Actor(), db.replica.Vector().Count(), db.replica.logged()

@@ -35,6 +35,8 @@ type Tree struct {
 	byController map[string]string
 	// root is the group below which all pods live, such as "/shoal".
 	root string
+	// KeepRoot leaves root itself to who made it; set it before use.
+	KeepRoot bool
 
 	qosOnce sync.Mutex
 	qosMade map[v1.PodQOSClass]bool // guarded by qosOnce
@@ -260,9 +262,23 @@ func (t *Tree) RemoveRoot() error {
 		if t.root == "/" {
 			continue
 		}
-		if err := removeTree(dir); !errors.Is(err, syscall.EBUSY) {
+		remove := removeTree
+		if t.KeepRoot {
+			remove = removeBelow
+		}
+		if err := remove(dir); !errors.Is(err, syscall.EBUSY) {
 			errs = append(errs, err)
 		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeBelow removes the classes of pods and leaves dir, with whatever else
+// somebody keeps in it.
+func removeBelow(dir string) error {
+	var errs []error
+	for _, class := range []v1.PodQOSClass{v1.PodQOSBurstable, v1.PodQOSBestEffort} {
+		errs = append(errs, removeTree(filepath.Join(dir, strings.ToLower(string(class)))))
 	}
 	return errors.Join(errs...)
 }

@@ -1,6 +1,9 @@
 package cgroup
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"testing"
@@ -138,6 +141,53 @@ func TestOOMKills(t *testing.T) {
 	} {
 		if got := oomKills(text); got != want {
 			t.Errorf("%q: %d, want %d", text, got, want)
+		}
+	}
+}
+
+func TestAGivenRootStays(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to make control groups")
+	}
+	tree, err := Open(fmt.Sprintf("/shoalgiven%d", os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		tree.KeepRoot = false
+		if err := tree.RemoveRoot(); err != nil {
+			t.Error(err)
+		}
+		for _, dir := range tree.dirs(tree.root) {
+			if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("our own root %s: %v", dir, err)
+			}
+		}
+	}()
+	tree.KeepRoot = true
+	for _, dir := range tree.dirs(tree.root) {
+		if err := os.MkdirAll(dir, 0o755); err != nil { // as the one who gives it does
+			t.Fatal(err)
+		}
+	}
+	if err := tree.Create(v1.PodQOSBurstable, "u1", ForPod(list("", ""), list("", "64Mi"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.Remove(v1.PodQOSBurstable, "u1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.RemoveRoot(); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range tree.dirs(tree.root) {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Errorf("the given root is gone: %v", err)
+		}
+		for _, e := range entries {
+			if e.IsDir() {
+				t.Errorf("%s is left in %s", e.Name(), dir)
+			}
 		}
 	}
 }

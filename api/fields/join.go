@@ -127,16 +127,16 @@ func join(base, other side, path string) side {
 	changes := make(map[string]*tree)
 	for elem := range other.claims.kids {
 		b, o := base.kid(elem), other.kid(elem)
-		switch won := joinKid(b, o, path, elem); {
-		case won == b:
-		default:
-			if won.claims == nil {
-				delete(out.kids, elem)
-			} else {
-				out.put(elem, won.claims)
-			}
-			changes[elem] = won.at
+		won := joinKid(b, o, path, elem)
+		if won == b {
+			continue
 		}
+		if won.claims == nil {
+			delete(out.kids, elem)
+		} else {
+			out.put(elem, won.claims)
+		}
+		changes[elem] = won.at
 	}
 	return side{out, assemble(shape, base, other, out, changes)}
 }
@@ -204,10 +204,9 @@ func assemble(shape *tree, base, other side, out *claims, changes map[string]*tr
 		}
 	}
 	_, claimed := changes[presenceElem]
-	switch {
-	case t.kind == list:
+	if t.kind == list {
 		arrange(t, base, other, out)
-	default:
+	} else {
 		slices.SortFunc(t.kids, func(a, b kid) int { return strings.Compare(a.elem, b.elem) })
 	}
 	switch {

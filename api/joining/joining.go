@@ -123,6 +123,16 @@ func (t Tags) Claim(ctx context.Context, name string, key crypto.PublicKey) (uin
 	return uint16(n), nil
 }
 
+// Holder names the peer that has claimed a number, "" if none has.
+func (t Tags) Holder(ctx context.Context, tag store.Tag) (string, error) {
+	key := TagClaims + strconv.Itoa(int(tag))
+	found, err := t.Records.ListRecords(ctx, key)
+	if err != nil {
+		return "", fmt.Errorf("read peers' numbers: %w", err)
+	}
+	return nameOf(found[key]), nil
+}
+
 // ClaimFirst claims FirstTag for the peer that made the cell.
 func (t Tags) ClaimFirst(ctx context.Context, name string, key crypto.PublicKey) error {
 	ledger, err := t.open(ctx, name, key)

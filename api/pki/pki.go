@@ -101,10 +101,10 @@ func ensureShared(files Files, now time.Time) error {
 	if err := os.MkdirAll(files.Dir, 0o700); err != nil {
 		return fmt.Errorf("create pki directory: %w", err)
 	}
-	if _, err := ensureAuthority(files.CA, files.CAKey, "shoal-ca", now); err != nil {
+	if err := ensureAuthority(files.CA, files.CAKey, "shoal-ca", now); err != nil {
 		return err
 	}
-	if _, err := ensureAuthority(files.FrontProxyCA, files.FrontProxyCAKey, "shoal-front-proxy-ca", now); err != nil {
+	if err := ensureAuthority(files.FrontProxyCA, files.FrontProxyCAKey, "shoal-front-proxy-ca", now); err != nil {
 		return err
 	}
 	if err := ensureSigningKey(files.ServiceAccountKey, files.ServiceAccount); err != nil {
@@ -177,17 +177,17 @@ func loadAuthority(certPath, keyPath string) (*authority, error) {
 	return &authority{cert, key}, nil
 }
 
-func ensureAuthority(certPath, keyPath, name string, now time.Time) (*authority, error) {
-	cert, key, err := load(certPath, keyPath)
+func ensureAuthority(certPath, keyPath, name string, now time.Time) error {
+	_, _, err := load(certPath, keyPath)
 	if err == nil {
-		return &authority{cert, key}, nil
+		return nil
 	}
 	if !os.IsNotExist(err) || exists(certPath) || exists(keyPath) {
-		return nil, fmt.Errorf("read certificate authority %s: %w; restore it from a backup, or remove the data directory to start a new cell", certPath, err)
+		return fmt.Errorf("read certificate authority %s: %w; restore it from a backup, or remove the data directory to start a new cell", certPath, err)
 	}
 	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("generate key of %s: %w", name, err)
+		return fmt.Errorf("generate key of %s: %w", name, err)
 	}
 	template := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: name},
@@ -197,14 +197,11 @@ func ensureAuthority(certPath, keyPath, name string, now time.Time) (*authority,
 		BasicConstraintsValid: true,
 		IsCA:                  true,
 	}
-	cert, err = sign(template, template, signer.Public(), signer)
+	cert, err := sign(template, template, signer.Public(), signer)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := save(certPath, keyPath, cert, signer); err != nil {
-		return nil, err
-	}
-	return &authority{cert, signer}, nil
+	return save(certPath, keyPath, cert, signer)
 }
 
 type leaf struct {

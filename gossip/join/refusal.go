@@ -25,7 +25,7 @@ const (
 )
 
 // Refusal is why a host was not let in. Its text says what to do next.
-type Refusal struct {
+type Refusal struct { //nolint:errname // it is a message of the protocol first
 	Code Code `json:"code"`
 	// Name of the node: the joiner's, for the codes about names.
 	Name string `json:"name,omitempty"`

@@ -35,6 +35,9 @@ type Options struct {
 	Logger   *slog.Logger
 	// Others share the port, by the protocol they name.
 	Others map[string]Other
+	// Refused, if set, is told of a node of this cell that called and with which
+	// no version could be agreed on. It must not block.
+	Refused func(peer string, err *VersionError)
 	// QueueBytes and BytesPerSecond bound each link; they have defaults.
 	QueueBytes, BytesPerSecond int
 }
@@ -105,6 +108,9 @@ func (e *Endpoint) open(ctx context.Context, raw net.Conn, conn *tls.Conn, diall
 		return nil, err
 	}
 	version, err := e.agree(conn, dialled)
+	if v := (*VersionError)(nil); errors.As(err, &v) && !dialled && e.o.Refused != nil {
+		e.o.Refused(peer, v)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("agree on a version with %s: %w", peer, err)
 	}

@@ -8,7 +8,9 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/util/flowcontrol"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 	"k8s.io/klog/v2"
+	"k8s.io/kubernetes/pkg/controller/bootstrap"
 	"k8s.io/kubernetes/pkg/controller/certificates/rootcacertpublisher"
 	"k8s.io/kubernetes/pkg/controller/clusterroleaggregation"
 	"k8s.io/kubernetes/pkg/controller/cronjob"
@@ -100,6 +102,7 @@ func allLoops() []loop {
 		{"garbage-collector", buildCollector},
 		{"pod-garbage-collector", buildPodCollector},
 		{"ttl-after-finished", buildTTL},
+		{"token-cleaner", buildTokenCleaner}, // deletes what has expired, by uid
 		// Both write what they counted, under optimistic concurrency; whoever
 		// counts last is right.
 		{"resource-quota", buildQuota},
@@ -227,6 +230,24 @@ func buildPodCollector(ctx context.Context, p *parts) (func(context.Context), er
 func buildTTL(ctx context.Context, p *parts) (func(context.Context), error) {
 	c := ttlafterfinished.New(ctx, p.informers.Batch().V1().Jobs(), p.client)
 	return func(ctx context.Context) { c.Run(ctx, 1) }, nil
+}
+
+// buildTokenCleaner watches join tokens alone, not all secrets of the cell.
+func buildTokenCleaner(_ context.Context, p *parts) (func(context.Context), error) {
+	const noResync = 0
+	tokens := informers.NewSharedInformerFactoryWithOptions(p.client, noResync, informers.WithNamespace(metav1.NamespaceSystem),
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+			o.FieldSelector = fields.OneTermEqualSelector("type", string(bootstrapapi.SecretTypeBootstrapToken)).String()
+		}))
+	c, err := bootstrap.NewTokenCleaner(p.client, tokens.Core().V1().Secrets(), bootstrap.DefaultTokenCleanerOptions())
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) {
+		tokens.Start(ctx.Done())
+		defer tokens.Shutdown()
+		c.Run(ctx)
+	}, nil
 }
 
 func buildClaimProtection(ctx context.Context, p *parts) (func(context.Context), error) {

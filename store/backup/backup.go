@@ -62,7 +62,8 @@ type Header struct {
 type Kind byte
 
 const (
-	end    Kind = 0
+	end Kind = 0
+	// Record is one of the store's.
 	Record Kind = 1
 	// File is one of the cell's key files, by its path below the data directory.
 	File Kind = 2
@@ -103,10 +104,10 @@ func NewWriter(w io.Writer, h Header) (*Writer, error) {
 
 // Add appends an entry.
 func (b *Writer) Add(e Entry) error {
-	body := binary.AppendUvarint(b.buf[:0], e.ExpiresMicros)
-	body = append(binary.AppendUvarint(body, uint64(len(e.Name))), e.Name...)
-	body = append(binary.AppendUvarint(body, uint64(len(e.UID))), e.UID...)
-	b.buf = append(body, e.Content...)
+	b.buf = binary.AppendUvarint(b.buf[:0], e.ExpiresMicros)
+	b.buf = append(binary.AppendUvarint(b.buf, uint64(len(e.Name))), e.Name...)
+	b.buf = append(binary.AppendUvarint(b.buf, uint64(len(e.UID))), e.UID...)
+	b.buf = append(b.buf, e.Content...)
 	if len(b.buf) > maxEntryBytes {
 		return fmt.Errorf("write backup: %s has %d bytes, more than the limit of %d", e.Name, len(b.buf), maxEntryBytes)
 	}

@@ -173,7 +173,7 @@ var hidden = []string{"/run/", "/var/log/", "/var/lib/"}
 
 func checkBinary(path string) error {
 	if info, err := os.Stat(path); err != nil || info.Mode()&0o111 == 0 {
-		return fmt.Errorf("find the shoal binary: %s is not a program (%v); build it with `make build`", path, err)
+		return fmt.Errorf("find the shoal binary: %s is not a program (%w); build it with `make build`", path, err)
 	}
 	for _, dir := range hidden {
 		if strings.HasPrefix(path, dir) {

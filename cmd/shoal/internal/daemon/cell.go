@@ -53,7 +53,10 @@ type gossipOptions struct {
 	Port        int // gossip; record streams are on the next one
 	// Join is the service to hand connections with ALPN join.Protocol to; it
 	// returns nil until the API answers.
-	Join func() *join.Service
+	Join  func() *join.Service
+	Clock store.Clock
+	// Part notes on disk that this host is no member any more.
+	Part func(why string) error
 	// Version is this binary's, API where the API is served, host:port.
 	Version, API string
 	Logger       *slog.Logger
@@ -78,6 +81,15 @@ func (p *peer) enter(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if id != nil && id.Left != "" {
+		if c.Join == "" {
+			return errNoMember(id, c.DataDir)
+		}
+		if err := setAside(c.DataDir, id); err != nil {
+			return err
+		}
+		id = nil
+	}
 	member := id != nil || hasState(c.DataDir)
 	switch {
 	case member && c.Join != "":
@@ -92,11 +104,22 @@ func (p *peer) enter(ctx context.Context) error {
 			return err
 		}
 		p.identity = *id
+		if err := p.checkStore(); err != nil {
+			return err
+		}
 	} else {
 		p.identity = identity{Name: c.Name, Tag: joining.FirstTag}
 	}
 	if err := p.openStore(ctx); err != nil {
 		return err
+	}
+	if id == nil && len(membersIn(p.db)) > 0 {
+		return fmt.Errorf("%s is missing, and the store beside it is of a cell with other hosts: who this host is there cannot be told; restore that file from a backup, or run `shoal node forget` for this host on a member, remove the data directory and join again", filepath.Join(c.DataDir, identityFile))
+	}
+	if id != nil {
+		if err := p.keepNumber(ctx); err != nil {
+			return err
+		}
 	}
 	if p.identity.Joined {
 		err = p.enterJoined(ctx)
@@ -109,6 +132,21 @@ func (p *peer) enter(ctx context.Context) error {
 	return err
 }
 
+// checkStore looks what to do about a member without a store: it comes back as
+// a new actor by a peer's snapshot, if there are peers.
+func (p *peer) checkStore() error {
+	if hasState(p.config.DataDir) || p.identity.Joined {
+		return nil
+	}
+	if len(p.identity.Peers) == 0 {
+		return fmt.Errorf("%s is missing or empty, and this host was the only one of its cell: its records are lost here; put the directory back, or remove %s and use `shoal restore` with a backup, or begin a new cell there",
+			filepath.Join(p.config.DataDir, storeDir), p.config.DataDir)
+	}
+	p.log.Warn("the store is gone; this host comes back by the records of its peers", "store", filepath.Join(p.config.DataDir, storeDir))
+	p.identity.Joined = true
+	return p.identity.save(p.config.DataDir)
+}
+
 // hasState tells a host with a store from one that is new.
 func hasState(dataDir string) bool {
 	entries, err := os.ReadDir(filepath.Join(dataDir, storeDir))
@@ -118,7 +156,7 @@ func hasState(dataDir string) bool {
 func (p *peer) openStore(ctx context.Context) error {
 	return p.progress.step("store opened", func() (err error) {
 		p.db, err = store.Open(ctx, store.Options{
-			Dir: filepath.Join(p.config.DataDir, storeDir), Tag: p.identity.Tag, Logger: p.log.With("part", "store"),
+			Dir: filepath.Join(p.config.DataDir, storeDir), Tag: p.identity.Tag, Logger: p.log.With("part", "store"), Clock: p.clock,
 			Fields: fields.New(clientscheme.Scheme), Published: p.spread, Displaced: p.displaced,
 			Joining: p.identity.Joined,
 		})
@@ -144,8 +182,10 @@ func (p *peer) enterFounder(ctx context.Context, first bool) error {
 	if err != nil {
 		return err
 	}
-	if err := (joining.Tags{Records: api.CellRecords(p.db)}).ClaimFirst(ctx, p.config.Name, node.Leaf.PublicKey); err != nil {
-		return err
+	if p.identity.Tag == joining.FirstTag {
+		if err := (joining.Tags{Records: api.CellRecords(p.db)}).ClaimFirst(ctx, p.config.Name, node.Leaf.PublicKey); err != nil {
+			return err
+		}
 	}
 	if first {
 		data, err := os.ReadFile(p.files.CA)
@@ -187,6 +227,9 @@ func (p *peer) enterJoined(ctx context.Context) error {
 		if err := p.progress.step("records of the cell fetched", func() error {
 			ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
 			defer cancel()
+			ctx, fail := context.WithCancelCause(ctx)
+			defer fail(nil)
+			defer context.AfterFunc(p.gossipLife, func() { fail(context.Cause(p.gossipLife)) })()
 			return p.gossip.AwaitSnapshot(ctx)
 		}); err != nil {
 			return fmt.Errorf("fetch the cell's records: %w", err)
@@ -218,7 +261,7 @@ func (p *peer) openGossip() error {
 	p.gossip, err = newGossip(gossipOptions{
 		Identity: p.identity, DB: p.db, Certificate: pki.NewPair(p.files.Node, p.files.NodeKey), CA: ca, Keys: ring,
 		NodeIP: netip.MustParseAddr(p.config.NodeIP), Port: p.config.GossipPort, Join: p.joins.Load, Logger: p.log.With("part", "gossip"),
-		Version: p.config.Version, API: p.advertisedAPI(),
+		Part: p.part, Clock: p.clock, Version: p.config.Version, API: p.advertisedAPI(),
 	})
 	if err != nil {
 		return err
@@ -228,10 +271,29 @@ func (p *peer) openGossip() error {
 		p.publish.Store(p.node.Node)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- p.gossip.Run(ctx) }()
-	p.stopGossip = func() error { cancel(); return <-done }
+	life, ended := context.WithCancelCause(context.Background())
+	p.gossipLife = life
+	go func() { ended(p.gossip.Run(ctx)) }()
+	p.stopGossip = func() error {
+		cancel()
+		<-life.Done()
+		if err := context.Cause(life); !errors.Is(err, context.Canceled) && !p.gossipFailed.Load() {
+			return fmt.Errorf("gossip: %w", err)
+		}
+		return nil
+	}
 	return nil
+}
+
+// watchGossip returns an error when gossip ends before the daemon does.
+func (p *peer) watchGossip(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-p.gossipLife.Done():
+	}
+	p.gossipFailed.Store(true)
+	return fmt.Errorf("gossip with the cell ended, and a peer that hears nothing must not go on: %w; start the daemon again", context.Cause(p.gossipLife))
 }
 
 // spread hands this host's own writes to gossip, once there is one.

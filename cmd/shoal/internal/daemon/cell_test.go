@@ -70,20 +70,39 @@ func (c *copier) AwaitSnapshot(ctx context.Context) error {
 func newPeer(t *testing.T, config Config) *peer {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	config.NodeIP, config.GossipPort = "192.0.2.9", DefaultGossipPort
+	config.NodeIP = "127.0.0.1"
+	if config.GossipPort == 0 {
+		config.GossipPort = freePorts(t)
+	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &peer{log: log, progress: newProgress(io.Discard, log, false), config: config, listener: listener}
+	return &peer{log: log, progress: newProgress(io.Discard, log, false), config: config, listener: listener, clock: store.SystemClock{}}
 }
 
-// gossipBy replaces what carries records for the test.
-func gossipBy(t *testing.T, make func(gossipOptions) (gossipNode, error)) {
+// freePorts finds one that is free, with the next, for both protocols.
+func freePorts(t *testing.T) int {
 	t.Helper()
-	before := newGossip
-	newGossip = make
-	t.Cleanup(func() { newGossip = before })
+	for range 100 {
+		l, err := net.Listen("tcp", ":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := l.Addr().(*net.TCPAddr).Port
+		next, err := net.Listen("tcp", fmt.Sprintf(":%d", port+1))
+		_ = l.Close()
+		if err != nil {
+			continue
+		}
+		_ = next.Close()
+		if udp, err := net.ListenPacket("udp", fmt.Sprintf(":%d", port)); err == nil {
+			_ = udp.Close()
+			return port
+		}
+	}
+	t.Fatal("no free ports")
+	return 0
 }
 
 func entered(t *testing.T, p *peer) {
@@ -125,7 +144,6 @@ func serveCell(t *testing.T, p *peer, tokens join.Tokens) string {
 }
 
 func TestAHostJoinsResumesAndStaysItself(t *testing.T) {
-	gossipBy(t, nil)
 	first := newPeer(t, Config{Name: "host1", DataDir: t.TempDir()})
 	entered(t, first)
 	defer func() { _ = first.close() }()
@@ -133,7 +151,9 @@ func TestAHostJoinsResumesAndStaysItself(t *testing.T) {
 	tokens := &tokenShelf{tokens: map[string]token.Stored{made.ID: {ID: made.ID, Secret: made.Secret, Expires: time.Now().Add(time.Hour)}}}
 	address := serveCell(t, first, tokens)
 
-	gossipBy(t, func(o gossipOptions) (gossipNode, error) { return &copier{first.db, o}, nil })
+	before := newGossip
+	newGossip = func(o gossipOptions) (gossipNode, error) { return &copier{first.db, o}, nil }
+	defer func() { newGossip = before }()
 	config := Config{Name: "host2", DataDir: t.TempDir(), Join: "127.0.0.1:1," + address, Token: made.String()}
 	second := newPeer(t, config)
 	entered(t, second)
@@ -176,7 +196,6 @@ func TestAHostJoinsResumesAndStaysItself(t *testing.T) {
 }
 
 func TestAFounderGoesOnAsItself(t *testing.T) {
-	gossipBy(t, nil)
 	dir := t.TempDir()
 	first := newPeer(t, Config{Name: "host1", DataDir: dir})
 	entered(t, first)

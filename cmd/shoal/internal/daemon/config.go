@@ -72,6 +72,11 @@ func (c Config) complete() (Config, error) {
 		return c, fmt.Errorf("resolve data directory: %w", err)
 	}
 	c.DataDir = dir
+	if c.WriteKubeconfig != "" {
+		if c.WriteKubeconfig, err = filepath.Abs(c.WriteKubeconfig); err != nil {
+			return c, fmt.Errorf("resolve the kubeconfig's path: %w", err)
+		}
+	}
 	c.APIAddr = orDefault(c.APIAddr, DefaultAPIAddr)
 	if c.AgentPort == 0 {
 		c.AgentPort = DefaultAgentPort

@@ -24,6 +24,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -71,8 +72,13 @@ func Run(ctx context.Context, config Config, out Output, drain <-chan struct{}) 
 	if err := checkRoot(); err != nil {
 		return err
 	}
+	if InBackground() { // what was relative is absolute now
+		if err := os.Chdir("/"); err != nil {
+			return fmt.Errorf("leave the working directory: %w", err)
+		}
+	}
 	log := newLogger(out.Log, config.LogFormat)
-	p := &peer{config: config, log: log, progress: newProgress(out.Progress, log, config.LogFormat == "json"), conflicts: api.NewNameConflicts()}
+	p := &peer{config: config, log: log, clock: store.SystemClock{}, progress: newProgress(out.Progress, log, config.LogFormat == "json"), conflicts: api.NewNameConflicts()}
 	quietLibraries(log, func() bool { return p.serving.Load() && ctx.Err() == nil })
 	tuneRuntime()
 	if err := os.MkdirAll(config.DataDir, 0o700); err != nil {
@@ -93,12 +99,20 @@ type peer struct {
 	progress *progress
 	serving  atomic.Bool // from ready on
 
+	// clock is the machine's unless a test has another.
+	clock store.Clock
+
 	listener   net.Listener
+	identityMu sync.Mutex // held to change and save identity while parts run
 	identity   identity
 	files      pki.Files
 	db         *store.DB
 	gossip     gossipNode // nil: this host runs alone
 	stopGossip func() error
+	// gossipLife is done when gossip has ended, with its error as the cause;
+	// gossipFailed: that was told already.
+	gossipLife   context.Context
+	gossipFailed atomic.Bool
 	// node is gossip where it is the real one; publish the same from when it runs.
 	node    *cellNode
 	publish atomic.Pointer[gossip.Node]
@@ -259,7 +273,11 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	if err != nil {
 		return fmt.Errorf("read certificate authority: %w", err)
 	}
+	if p.gossipLife != nil {
+		group.Go(func() error { return p.watchGossip(ctx) })
+	}
 	if p.node != nil {
+		group.Go(func() error { return p.keepMember(ctx) })
 		group.Go(func() error { return named("gossip keyring", p.keepRing(ctx)) })
 	}
 	p.lead(ctx, group, "scheduler", p.scheduler(schedClient, informers))
@@ -303,6 +321,7 @@ func (p *peer) newAgent(config *rest.Config) (*agent.Agent, error) {
 		ContainerdSocket:    p.config.Containerd,
 		ContainerdNamespace: p.config.ContainerdNamespace,
 		CgroupRoot:          group,
+		KeepCgroupRoot:      group != defaultPodGroup,
 		DataDir:             p.config.DataDir,
 		LogDir:              podLogDir,
 		Network:             p.datapath,

@@ -68,9 +68,10 @@ func Detach(dataDir string, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
+	// Where this command was called is where relative paths in its arguments
+	// are meant; the daemon leaves it when it has read them.
 	cmd := exec.Command(self, os.Args[1:]...)
 	cmd.Env = append(os.Environ(), backgroundEnv+"=1")
-	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{write}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

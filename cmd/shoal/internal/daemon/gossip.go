@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -48,6 +49,10 @@ type cellNode struct {
 	skews map[string]time.Duration // guarded by mu; of peers' clocks against ours
 	// refused is why links to others were refused, guarded by mu.
 	refused map[string]refusedLink
+	// told is that a peer said this host is no member any more, guarded by mu.
+	told string
+	// leaving: this host takes leave by itself.
+	leaving atomic.Bool
 }
 
 type refusedLink struct {
@@ -69,9 +74,9 @@ func startGossip(o gossipOptions) (gossipNode, error) {
 		Streams:   netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(o.Port+1)),
 		Advertise: o.NodeIP, Keys: o.Keys,
 		Identity: stream.Identity{Roots: func() *x509.CertPool { return roots }, Certificate: o.Certificate.Certificate},
-		Seeds:    c.seeds, Admit: c.admit, Diverged: c.diverged,
+		Seeds:    c.seeds, Admit: c.admit, Refused: c.refusedBy, Diverged: c.diverged,
 		Others: map[string]stream.Other{join.Protocol: joinOther(o.Join)},
-		Logger: o.Logger,
+		Logger: o.Logger, Clock: o.Clock.Now,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start gossip: %w; if another process has port %d or %d, find it with `ss -lntup`, or give another with --gossip-port", err, o.Port, o.Port+1)
@@ -91,6 +96,9 @@ func (c *cellNode) AwaitSnapshot(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
+			if said := c.refusals(); said != "" {
+				return fmt.Errorf("no peer has given this host the cell's records: %w; they say: %s", context.Cause(ctx), said)
+			}
 			return fmt.Errorf("no peer has given this host the cell's records: %w; are the ports %d (TCP and UDP) and %d open between the hosts?", context.Cause(ctx), c.o.Port, c.o.Port+1)
 		}
 	}
@@ -152,8 +160,10 @@ type member struct {
 }
 
 // registered lists the cell's members.
-func (c *cellNode) registered() []member {
-	entries, _, err := c.o.DB.List(store.Range{Prefix: store.MembersPrefix}, store.Latest)
+func (c *cellNode) registered() []member { return membersIn(c.o.DB) }
+
+func membersIn(db *store.DB) []member {
+	entries, _, err := db.List(store.Range{Prefix: store.MembersPrefix}, store.Latest)
 	if err != nil {
 		return nil
 	}
@@ -173,7 +183,8 @@ func (c *cellNode) registered() []member {
 }
 
 // register makes this host's present incarnation a member, and takes the place
-// of an earlier one that its disk has lost.
+// of an earlier one that its disk has lost. It does nothing where that is so
+// already, and fails with a *twinError where another host is this member.
 func (c *cellNode) register(ctx context.Context) error {
 	actor := c.o.DB.Actor()
 	self := member{Name: c.o.Identity.Name, Tag: c.o.Identity.Tag, Gossip: netip.AddrPortFrom(c.o.NodeIP, uint16(c.o.Port)), Joined: time.Now().UTC().Truncate(time.Second)}
@@ -182,6 +193,8 @@ func (c *cellNode) register(ctx context.Context) error {
 		case m.Name != self.Name:
 		case m.actor == actor && m.Gossip == self.Gossip:
 			return nil
+		case m.actor == actor && c.twin(ctx, m.Gossip):
+			return &twinError{self.Name, m.Gossip}
 		case m.actor == actor:
 			self.Joined = m.Joined
 		default:
@@ -225,7 +238,7 @@ func forgottenKey(a vector.Actor) string {
 
 // admit refuses those who were forgotten, and those whose clock is far off.
 func (c *cellNode) admit(peer string, actor vector.Actor, clock time.Time) error {
-	skew := clock.Sub(time.Now())
+	skew := clock.Sub(c.o.Clock.Now())
 	err := c.mayLink(peer, actor, skew)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -243,7 +256,7 @@ func (c *cellNode) mayLink(peer string, actor vector.Actor, skew time.Duration) 
 		return fmt.Errorf("the clocks of %s and %s are %s apart, and at most %s is let be; set them, for example with `timedatectl set-ntp true`", peer, c.o.Identity.Name, skew.Abs().Round(time.Second), maxLinkSkew)
 	}
 	if _, _, err := c.o.DB.Get(forgottenKey(actor), store.Latest); err == nil {
-		return fmt.Errorf("%s was removed from the cell, and what it holds may have been deleted since; empty its data directory and join it again with a new token (`shoal token create`)", peer)
+		return fmt.Errorf("%s %s, and what it holds may have been deleted since; join it again with a new token (`shoal token create` on a member, then `shoal start --join … --token …` there)", peer, removedText)
 	}
 	return nil
 }
@@ -296,11 +309,14 @@ func (c *cellNode) forget(ctx context.Context, name string) error {
 
 // leave tells the others that this host goes, and waits until one of them knows.
 func (c *cellNode) leave(ctx context.Context) error {
+	c.leaving.Store(true)
 	if err := c.retire(ctx, c.o.DB.Actor(), "left"); err != nil {
 		return err
 	}
 	c.awaitHeard(ctx)
-	return c.Leave(ctx)
+	// Not before the others know: a host that is told to leave again must be
+	// able to.
+	return errors.Join(c.o.Part("left"), c.Leave(ctx))
 }
 
 // awaitHeard waits, within reason, until a peer holds what this host wrote last.

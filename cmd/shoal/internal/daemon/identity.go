@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"shoal/api/pki"
 	"shoal/store"
@@ -17,16 +18,20 @@ import (
 
 const identityFile = "identity.json"
 
-// identity is who this host is in its cell. It is written once, before the
-// store of a host that joins is opened, and holds no secret.
+// identity is who this host is in its cell. It is written before the store of a
+// host that joins is opened, and holds no secret.
 type identity struct {
 	Cell string    `json:"cell"` // pki.CellID of its authority
 	Name string    `json:"name"`
 	Tag  store.Tag `json:"tag"`
 	// Joined: the cell's keys come from a peer and are never made here.
 	Joined bool `json:"joined"`
-	// Peers are where members could be reached when this host joined.
+	// Peers are where other members could be reached when they were last
+	// looked at. A founder without any was alone.
 	Peers []netip.AddrPort `json:"peers,omitempty"`
+	// Left is why this host is no member any more, LeftAt since when.
+	Left   string    `json:"left,omitempty"`
+	LeftAt time.Time `json:"leftAt,omitzero"`
 }
 
 // loadIdentity returns nil when this host belongs to no cell yet.

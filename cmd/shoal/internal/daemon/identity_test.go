@@ -3,17 +3,11 @@
 package daemon
 
 import (
-	"context"
-	"errors"
-	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-
-	"shoal/gossip/join/token"
 )
 
 func TestAHostKeepsItsIdentity(t *testing.T) {
@@ -51,18 +45,5 @@ func TestWhereToJoin(t *testing.T) {
 		if got, err := streamAddresses(bad); err == nil || !strings.Contains(err.Error(), "--join") {
 			t.Errorf("%q: %v, %v", bad, got, err)
 		}
-	}
-}
-
-func TestJoiningWithoutGossipFailsBeforeAnythingIsSent(t *testing.T) {
-	gossipBy(t, nil)
-	log := slog.New(slog.DiscardHandler)
-	p := &peer{log: log, progress: newProgress(io.Discard, log, false), config: Config{
-		Name: "host2", NodeIP: "192.0.2.2", DataDir: t.TempDir(), Join: "192.0.2.1", Token: token.New(strings.Repeat("a", 43)).String()}}
-	if err := p.enter(context.Background()); !errors.Is(err, errNoGossip) {
-		t.Errorf("%v", err)
-	}
-	if _, err := os.Stat(filepath.Join(p.config.DataDir, "pki")); !os.IsNotExist(err) {
-		t.Error("something was left behind")
 	}
 }

@@ -106,6 +106,21 @@ func (m *cellMembers) Alarms() []v1.Alarm {
 			Fix:   "set the clocks: `timedatectl set-ntp true` on the host whose clock is off",
 		})
 	}
+	if n := m.o.DB.Stats().LostWrites; n > 0 {
+		alarms = append(alarms, v1.Alarm{
+			Code: "writes-lost", Severity: v1.Critical,
+			Title: fmt.Sprintf("the disk of %s had lost %d writes when the daemon started; those that another peer holds have come back", m.o.Identity.Name, n),
+			Fix:   "check the disk (dmesg; smartctl -a); if this is the only host, compare with a backup",
+		})
+	}
+	tags := joining.Tags{Records: m.records}
+	if holder, err := tags.Holder(ctx, m.o.Identity.Tag); err == nil && holder != "" && holder != m.o.Identity.Name {
+		alarms = append(alarms, v1.Alarm{
+			Code: "number-shared", Severity: v1.Critical,
+			Title: fmt.Sprintf("%s has the number of %s (%d), as they joined on two sides of a split; resource versions of the two cannot be told apart", m.o.Identity.Name, holder, m.o.Identity.Tag),
+			Fix:   "restart the daemon on " + m.o.Identity.Name + ", which takes another number: shoal stop; shoal start --detach",
+		})
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for peer, skew := range m.skews {

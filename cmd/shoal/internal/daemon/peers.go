@@ -30,14 +30,19 @@ type cellAsker struct{ node *cellNode }
 
 var _ issuer.Cell = cellAsker{}
 
-// PeerOf implements issuer.Cell.
-func (a cellAsker) PeerOf(tag store.Tag) (string, bool) {
+// PeerOf implements issuer.Cell. Where two have one number, as after a split
+// until one of them is started again, it cannot be told whose version it is:
+// the answer is as if the issuer were gone.
+func (a cellAsker) PeerOf(tag store.Tag) (name string, found bool) {
 	for _, m := range a.node.Members() {
+		if m.Tag == tag && found {
+			return "", false
+		}
 		if m.Tag == tag {
-			return m.Name, true
+			name, found = m.Name, true
 		}
 	}
-	return "", false
+	return name, found
 }
 
 // Request implements issuer.Cell.

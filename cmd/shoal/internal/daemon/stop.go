@@ -87,7 +87,7 @@ func stopOrphans(ctx context.Context, dataDir string, out io.Writer) error {
 		return err
 	}
 	defer held.release()
-	p := &peer{config: config, log: newLogger(os.Stderr, config.LogFormat)}
+	p := &peer{config: config, clock: store.SystemClock{}, log: newLogger(os.Stderr, config.LogFormat)}
 	if err := errors.Join(p.clear(ctx), p.close()); err != nil {
 		return fmt.Errorf("stop pods left by an earlier daemon: %w", err)
 	}
@@ -121,7 +121,7 @@ func (p *peer) clear(ctx context.Context) (err error) {
 		return err
 	}
 	if err := agent.Clear(ctx, agent.Options{
-		ContainerdSocket: c.Containerd, ContainerdNamespace: c.ContainerdNamespace, CgroupRoot: group,
+		ContainerdSocket: c.Containerd, ContainerdNamespace: c.ContainerdNamespace, CgroupRoot: group, KeepCgroupRoot: group != defaultPodGroup,
 		DataDir: c.DataDir, LogDir: podLogDir, Network: p.datapath, Logger: p.log.With("part", "agent"),
 	}); err != nil {
 		return err

@@ -3,6 +3,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,12 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	v1 "shoal/api/control/v1"
-)
-
-// Ports of gossip and of record streams.
-const (
-	gossipPort  = 7946
-	recordsPort = 7947
+	"shoal/cmd/shoal/internal/daemon"
 )
 
 // dialTimeout bounds one attempt to reach a peer.
@@ -43,7 +39,9 @@ func apiPort(h *host) int {
 
 func agentPort(h *host) int { return h.Config.AgentPort }
 
-func fixed(n int) func(*host) int { return func(*host) int { return n } }
+// Membership is heard on the port of the configuration, records on the next.
+func gossipPort(h *host) int  { return cmp.Or(h.Config.GossipPort, daemon.DefaultGossipPort) }
+func recordsPort(h *host) int { return gossipPort(h) + 1 }
 
 // port checks that a port can be had, or that our own daemon has it.
 func port(network string, number func(*host) int) func(context.Context, *host) Finding {
@@ -199,7 +197,7 @@ func lookPeers(ctx context.Context, h *host) Finding {
 			continue
 		}
 		peers++
-		for _, address := range []string{p.API, net.JoinHostPort(p.Address, strconv.Itoa(gossipPort)), net.JoinHostPort(p.Address, strconv.Itoa(recordsPort))} {
+		for _, address := range []string{p.API, net.JoinHostPort(p.Address, strconv.Itoa(gossipPort(h))), net.JoinHostPort(p.Address, strconv.Itoa(recordsPort(h)))} {
 			if address == "" {
 				continue
 			}
