@@ -46,6 +46,9 @@ func (w *writer) run(ctx context.Context) {
 		object.Data["key"] = strconv.Itoa(i)
 		_, err := w.peer.maps.Update(call, object, metav1.UpdateOptions{})
 		cancel()
+		if ctx.Err() != nil {
+			return // nobody knows what came of it
+		}
 		if err != nil {
 			w.failed.Add(1)
 			continue
