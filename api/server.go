@@ -138,6 +138,8 @@ func (s *Server) build(config *app.Config, o Options) (*aggregatorapiserver.APIA
 	if o.Cell.Peers != nil {
 		s.localizeConditions(&config.Aggregator.GenericConfig.Config)
 	}
+	who := &config.Aggregator.GenericConfig.Authentication
+	who.Authenticator = newCertificateCache(who.Authenticator)
 	publisher := &endpoints{client: client, nodeName: o.NodeName, log: o.Logger}
 	config.KubeAPIs.Extra.EndpointReconcilerConfig.Reconciler = publisher
 

@@ -74,6 +74,10 @@ const (
 	maxPublishedBytes = 64 << 20
 	// mergeAtOnce bytes are given to the store in one call.
 	mergeAtOnce = 4 << 20
+	// mergeEvery is how soon after one merge the next may begin: what comes
+	// meanwhile shares its sync and its commit. A write that comes alone is
+	// merged at once, and a merge that takes longer is followed at once.
+	mergeEvery = 10 * time.Millisecond
 	// maxWorks are done at a time, apart from snapshots, which wait for their
 	// receiver.
 	maxWorks = 4
@@ -424,6 +428,7 @@ func (n *Node) mergeLoop(ctx context.Context) error {
 			return nil
 		case <-n.merges.filled:
 		}
+		next := time.After(mergeEvery)
 		merges := n.merges.take()
 		var all []store.Delta
 		for _, m := range merges {
@@ -446,5 +451,10 @@ func (n *Node) mergeLoop(ctx context.Context) error {
 				n.core.Merged(m.Token, errs[i], now)
 			}
 		})
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-next:
+		}
 	}
 }

@@ -48,6 +48,14 @@ func mergeFields(m FieldMerger, key string, a, b *Record) (Record, error) {
 	case bInA:
 		return withStamps(a, a.Value, stampsA), nil
 	}
+	// The usual case of two peers in touch: one side was written over the other.
+	overA, overB := supersedes(m, stampsB, stampsA), supersedes(m, stampsA, stampsB)
+	switch {
+	case overA && !overB:
+		return withStamps(b, b.Value, stampsB), nil
+	case overB && !overA:
+		return withStamps(a, a.Value, stampsA), nil
+	}
 	joined, err := joinRecords(m, key, withStamps(a, a.Value, stampsA), withStamps(b, b.Value, stampsB))
 	if err != nil {
 		return laterWhole(a, b), err
@@ -145,6 +153,38 @@ func covers(all, some []Stamp) bool {
 		}
 	}
 	return true
+}
+
+// supersedes: the writes of some that are not in all were overwritten by later
+// ones of the same actor, which therefore saw them. Joining the two would give
+// all again, for ten times the work. Later writes of another actor may not have
+// seen them, and then a join may keep something of both (a generation, the place
+// of an item).
+func supersedes(m FieldMerger, all, some []Stamp) bool {
+	base := baseStamp(all)
+	for _, s := range some {
+		if !base.Before(s) || slices.ContainsFunc(all, func(o Stamp) bool { return sameWrite(s, o) }) {
+			continue
+		}
+		left := s.Fields
+		for _, o := range all {
+			if len(left) > 0 && len(o.Fields) > 0 && o.Actor == s.Actor && !o.Before(s) {
+				left = without(m, left, o.Fields)
+			}
+		}
+		if len(s.Fields) == 0 || len(left) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// without spares decoding where one write names what another did.
+func without(m FieldMerger, fields, named []byte) []byte {
+	if bytes.Equal(fields, named) {
+		return nil
+	}
+	return m.Subtract(fields, named)
 }
 
 // sameWrite compares also what was written.

@@ -32,6 +32,7 @@ type Store interface {
 	Actor() store.Actor
 	Version() store.Version
 	Stats() store.Stats
+	Fingerprints() store.Fingerprints
 	Count(store.Range, store.Version) (int64, error)
 	List(store.Range, store.Version) (iter.Seq2[store.Entry, error], store.Version, error)
 }

@@ -18,7 +18,7 @@ func (s *Server) status(*http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	stats := s.Store.Stats()
+	stats, prints := s.Store.Stats(), s.Store.Fingerprints()
 	status := v1.Status{
 		Cell:         s.Cell,
 		Peer:         s.Host.Self().Name,
@@ -28,7 +28,7 @@ func (s *Server) status(*http.Request) (any, error) {
 		Certificates: certificates,
 		Disk:         disk,
 		Store: v1.Store{Records: stats.Records, Tombstones: stats.Tombstones, DiskBytes: stats.DiskBytes,
-			Watchers: stats.Watchers, Refusing: stats.Refusing},
+			Watchers: stats.Watchers, Root: fmt.Sprintf("%016x", prints.Root()), Refusing: stats.Refusing},
 	}
 	status.Alarms = alarms(&status)
 	if s.Members != nil {

@@ -205,12 +205,7 @@ func sizes(t *testing.T) []int {
 func TestSteady(t *testing.T) {
 	for _, n := range sizes(t) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			f := newFleet(t, n, 7)
-			f.reach(f.writes(20, 200*time.Millisecond))
-			f.pushes = 0
-			const writes = 40
-			times := f.reach(f.writes(writes, 50*time.Millisecond))
-			copies := float64(f.pushes) / float64(writes) / float64(n-1)
+			copies, times := steadyCopies(t, n)
 			t.Logf("%.3f copies per peer, all reached p50 %v, max %v", copies, percentile(times, .5), times[len(times)-1])
 			if copies > 1.2 {
 				t.Errorf("%.3f payload copies per peer, want at most 1.2", copies)
@@ -224,17 +219,54 @@ func TestSteady(t *testing.T) {
 func TestLoss(t *testing.T) {
 	for _, n := range sizes(t) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			f := newFleet(t, n, 11)
-			f.reach(f.writes(10, 100*time.Millisecond))
-			f.loss = 0.25
-			writes := min(100, 100_000/n) // simulating 5,000 peers takes its time
-			times := f.reach(f.writes(writes, 50*time.Millisecond))
+			times := reachDespiteLoss(t, n)
 			p99 := percentile(times, .99)
 			t.Logf("all reached p50 %v, p99 %v", percentile(times, .5), p99)
 			if p99 > 1500*time.Millisecond {
 				t.Errorf("p99 is %v, want at most 1.5 s", p99)
 			}
 		})
+	}
+}
+
+// steadyCopies returns how many copies of a payload a peer is sent once the tree
+// stands, and how long the writes took to reach all.
+func steadyCopies(t testing.TB, n int) (float64, []time.Duration) {
+	f := newFleet(t, n, 7)
+	f.reach(f.writes(20, 200*time.Millisecond))
+	f.pushes = 0
+	const writes = 40
+	times := f.reach(f.writes(writes, 50*time.Millisecond))
+	return float64(f.pushes) / float64(writes) / float64(n-1), times
+}
+
+// reachDespiteLoss returns how long writes took to reach all while a quarter of
+// the messages is lost.
+func reachDespiteLoss(t testing.TB, n int) []time.Duration {
+	f := newFleet(t, n, 11)
+	f.reach(f.writes(10, 100*time.Millisecond))
+	f.loss = 0.25
+	writes := min(100, 100_000/n) // simulating 5,000 peers takes its time
+	return f.reach(f.writes(writes, 50*time.Millisecond))
+}
+
+const figurePeers = 5000
+
+// BenchmarkFleetSteady and BenchmarkFleetLoss give the figures of the tests
+// above in simulated time, for a whole fleet.
+func BenchmarkFleetSteady(b *testing.B) {
+	for b.Loop() {
+		copies, times := steadyCopies(b, figurePeers)
+		b.ReportMetric(copies, "copies/peer")
+		b.ReportMetric(float64(percentile(times, .99).Milliseconds()), "p99-ms")
+	}
+}
+
+func BenchmarkFleetLoss(b *testing.B) {
+	for b.Loop() {
+		times := reachDespiteLoss(b, figurePeers)
+		b.ReportMetric(float64(percentile(times, .5).Milliseconds()), "p50-ms")
+		b.ReportMetric(float64(percentile(times, .99).Milliseconds()), "p99-ms")
 	}
 }
 

@@ -58,8 +58,20 @@ func registry(n int) []Entry {
 
 // TestLargeSets is the figure: two peers of 165,000 records that differ in ten.
 func TestLargeSets(t *testing.T) {
-	a := registry(165_000)
-	b := slices.Clone(a)
+	a, b := largeSets()
+	atA, atB, bytes, messages := reconcileSets(t, a, b)
+	t.Logf("%d bytes in %d messages", bytes, messages)
+	if bytes > 64<<10 {
+		t.Errorf("%d bytes on the wire, want at most 64 KiB", bytes)
+	}
+	if x, y := NewSet(fetch(a, atA)), NewSet(fetch(b, atB)); x.Fingerprint() != y.Fingerprint() || x.Len() != 165_003 {
+		t.Errorf("the sets differ afterwards: %d and %d entries", x.Len(), y.Len())
+	}
+}
+
+func largeSets() (a, b []Entry) {
+	a = registry(165_000)
+	b = slices.Clone(a)
 	r := rand.New(rand.NewPCG(3, 3))
 	for i := range 10 {
 		at := r.IntN(len(b))
@@ -72,13 +84,16 @@ func TestLargeSets(t *testing.T) {
 			b = append(b, Entry{fmt.Sprintf("/registry/pods/namespace-%02d/new-%d", i, i), 1})
 		}
 	}
-	atA, atB, bytes, messages := reconcileSets(t, a, b)
-	t.Logf("%d bytes in %d messages", bytes, messages)
-	if bytes > 64<<10 {
-		t.Errorf("%d bytes on the wire, want at most 64 KiB", bytes)
-	}
-	if x, y := NewSet(fetch(a, atA)), NewSet(fetch(b, atB)); x.Fingerprint() != y.Fingerprint() || x.Len() != 165_003 {
-		t.Errorf("the sets differ afterwards: %d and %d entries", x.Len(), y.Len())
+	return a, b
+}
+
+// BenchmarkLargeSets gives the same figure to `make bench`.
+func BenchmarkLargeSets(b *testing.B) {
+	x, y := largeSets()
+	for b.Loop() {
+		_, _, bytes, messages := reconcileSets(b, x, y)
+		b.ReportMetric(float64(bytes)/1024, "wire-KB")
+		b.ReportMetric(float64(messages), "messages")
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -34,6 +35,24 @@ var storeFigures = []packageFigure{
 	{"BenchmarkFleet", "anonymous-MB", "store of 165,000 records: anonymous memory", "MB", 0, atMost(200), ""},
 	{"BenchmarkFleet", "restart-s", "store of 165,000 records: opened again", "s", 0, atMost(10), ""},
 	{"BenchmarkFleet", "read-µs", "store of 165,000 records: point read", "µs", 0, atMost(50), ""},
+}
+
+var treeFigures = []packageFigure{
+	{"BenchmarkFleetLoss", "p99-ms", "5,000 peers, 25% loss: a write at all, p99", "ms", 0, atMost(1500), ""},
+	{"BenchmarkFleetSteady", "copies/peer", "5,000 peers, no loss: payload copies per peer", "x", 0, atMost(1.2), ""},
+}
+
+var setFigures = []packageFigure{
+	{"BenchmarkLargeSets", "wire-KB", "165,000 records differing in 10: on the wire", "KB", 0, atMost(64), ""},
+}
+
+// gossipAlone reports those of the broadcast tree, on simulated peers, and of
+// set reconciliation.
+func gossipAlone(ctx context.Context, _ *bench) error {
+	return errors.Join(
+		packageFigures(ctx, treeFigures, "^BenchmarkFleet(Loss|Steady)$", "./gossip/plumtree"),
+		packageFigures(ctx, setFigures, "^BenchmarkLargeSets$", "./gossip/reconcile"),
+	)
 }
 
 // datapath reports the figures of the datapath, from its Go benchmarks.

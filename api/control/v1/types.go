@@ -121,6 +121,9 @@ type Store struct {
 	Tombstones int64 `json:"tombstones"`
 	DiskBytes  int64 `json:"diskBytes"`
 	Watchers   int   `json:"watchers"`
+	// Root is the same, in hexadecimal, on peers that hold the same records,
+	// but for those with a time to live.
+	Root string `json:"root,omitempty"`
 	// Refusing: writes are refused for want of disk space.
 	Refusing bool `json:"refusing"`
 }
