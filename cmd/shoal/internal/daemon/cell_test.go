@@ -24,6 +24,7 @@ import (
 	"shoal/gossip/join"
 	"shoal/gossip/join/token"
 	"shoal/store"
+	"shoal/test/harness"
 )
 
 // tokenShelf keeps tokens where a running peer has the API.
@@ -70,7 +71,7 @@ func (c *copier) AwaitSnapshot(ctx context.Context) error {
 func newPeer(t *testing.T, config Config) *peer {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	config.NodeIP = "127.0.0.1"
+	config.NodeIP = harness.NodeAddr
 	if config.GossipPort == 0 {
 		config.GossipPort = freePorts(t)
 	}
