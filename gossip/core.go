@@ -116,6 +116,7 @@ type link struct {
 	used   time.Duration
 
 	pushes, compares bucket
+	pendingDeltas    int
 	pending          int // bytes that wait to be merged
 	unasked          int // bytes of answers to no question
 	answering        int
@@ -131,10 +132,10 @@ type link struct {
 
 // merging is a Merge under way.
 type merging struct {
-	from  plumtree.Peer
-	bytes int
-	dots  []store.Dot
-	then  func(error, time.Duration)
+	from          plumtree.Peer
+	bytes, deltas int
+	dots          []store.Dot
+	then          func(error, time.Duration)
 }
 
 // Progress is what is known of one linked peer.
@@ -302,7 +303,7 @@ func (c *Core) Overflowed(p plumtree.Peer, now time.Duration) {
 // of what it sent is merged.
 func (c *Core) Blocked(p plumtree.Peer) bool {
 	l := c.link(p)
-	return l != nil && l.pending > holdBytes
+	return l != nil && (l.pending > holdBytes || l.pendingDeltas > holdDeltas)
 }
 
 // Take returns the output gathered since the last Take.

@@ -21,6 +21,9 @@ const (
 	// through what TCP had under way, not more.
 	holdBytes = 8 << 20
 	overBytes = 32 << 20
+	// holdDeltas may wait likewise: of small ones not so many that the store
+	// needs more than some seconds for them, and others wait as long.
+	holdDeltas = 16 << 10
 	// pushBurst and pushRate bound the records that one link may push: eight
 	// times what the busiest cell writes. A peer's own count fully, those it
 	// passes on a quarter, so that not the messenger is cut.

@@ -131,10 +131,11 @@ func (c *Core) flushTree() {
 // merge hands deltas to the store. then, if set, is called at the end.
 func (c *Core) merge(l *link, deltas []store.Delta, bytes int, then func(error, time.Duration)) {
 	c.token++
-	m := &merging{bytes: bytes, then: then}
+	m := &merging{bytes: bytes, deltas: len(deltas), then: then}
 	if l != nil {
 		m.from = l.peer
 		l.pending += bytes
+		l.pendingDeltas += len(deltas)
 	}
 	for i := range deltas {
 		m.dots = append(m.dots, deltas[i].Dots()...)
@@ -153,6 +154,7 @@ func (c *Core) Merged(token uint64, err error, now time.Duration) {
 	l := c.link(m.from)
 	if l != nil {
 		l.pending = max(0, l.pending-m.bytes)
+		l.pendingDeltas = max(0, l.pendingDeltas-m.deltas)
 	}
 	if err != nil {
 		c.counts.MergesFailed++

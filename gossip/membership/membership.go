@@ -140,7 +140,7 @@ func config(o Options, ring *memberlist.Keyring, raw chan serf.Event) *serf.Conf
 	// A conflict of names is settled by certificates, not by a vote after
 	// which a node leaves.
 	c.EnableNameConflictResolution = false
-	c.Logger = log.New(serfLog{o.Logger}, "", 0)
+	c.Logger = log.New(newSerfLog(o.Logger), "", 0)
 	l := c.MemberlistConfig
 	l.Logger, l.Keyring = c.Logger, ring
 	l.BindAddr, l.BindPort = o.Listen.Addr().String(), int(o.Listen.Port())
@@ -371,18 +371,4 @@ func rotateError(step string, r *serf.KeyResponse, err error) error {
 	}
 	return fmt.Errorf("rotate keys: %s: %d of %d peers answered, %d with an error; run it again when all are up: %w",
 		step, r.NumResp, r.NumNodes, r.NumErr, err)
-}
-
-// serfLog passes on what serf logs, one level less urgent: it warns of every
-// lost packet.
-type serfLog struct{ log *slog.Logger }
-
-func (l serfLog) Write(p []byte) (int, error) {
-	line := strings.TrimSpace(string(p))
-	level := slog.LevelDebug
-	if strings.Contains(line, "[ERR]") {
-		level = slog.LevelWarn
-	}
-	l.log.Log(context.Background(), level, "membership", "message", line)
-	return len(p), nil
 }

@@ -14,8 +14,10 @@ import (
 const (
 	// handshakeFor is how long a connection may take to prove itself.
 	handshakeFor = 5 * time.Second
-	// maxHandshakes at once: strangers can occupy these, and nothing else.
-	maxHandshakes = 64
+	// maxHandshakes at once: strangers can occupy these, and nothing else. When
+	// there are more the longest under way ends: a peer's takes some
+	// milliseconds, a stranger who says nothing would keep its place for long.
+	maxHandshakes = 256
 	// maxOthers who are not peers are served at once.
 	maxOthers = 32
 	// acceptPause after a failed accept, as when file descriptors run out.
@@ -160,7 +162,7 @@ func (e *Endpoint) ServeOn(ctx context.Context, listener net.Listener, accept fu
 	defer listener.Close()
 	var children sync.WaitGroup
 	defer children.Wait()
-	slots := make(chan struct{}, maxHandshakes)
+	var strangers handshakes
 	for {
 		raw, err := listener.Accept()
 		if ctx.Err() != nil {
@@ -177,10 +179,10 @@ func (e *Endpoint) ServeOn(ctx context.Context, listener net.Listener, accept fu
 			<-e.o.Clock.After(acceptPause)
 			continue
 		}
-		slots <- struct{}{}
+		strangers.add(raw)
 		children.Go(func() {
 			link, other := e.admit(ctx, raw)
-			<-slots
+			strangers.done(raw)
 			switch {
 			case link != nil:
 				defer link.Close()
