@@ -188,11 +188,12 @@ func membersIn(db *store.DB) []member {
 func (c *cellNode) register(ctx context.Context) error {
 	actor := c.o.DB.Actor()
 	self := member{Name: c.o.Identity.Name, Tag: c.o.Identity.Tag, Gossip: netip.AddrPortFrom(c.o.NodeIP, uint16(c.o.Port)), Joined: time.Now().UTC().Truncate(time.Second)}
+	known := false
 	for _, m := range c.registered() {
 		switch {
 		case m.Name != self.Name:
 		case m.actor == actor && m.Gossip == self.Gossip:
-			return nil
+			known = true
 		case m.actor == actor && c.twin(ctx, m.Gossip):
 			return &twinError{self.Name, m.Gossip}
 		case m.actor == actor:
@@ -202,6 +203,9 @@ func (c *cellNode) register(ctx context.Context) error {
 				return err
 			}
 		}
+	}
+	if known {
+		return nil
 	}
 	value, err := json.Marshal(self)
 	if err != nil {
