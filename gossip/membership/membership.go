@@ -159,16 +159,19 @@ func config(o Options, ring *memberlist.Keyring, raw chan serf.Event) *serf.Conf
 func (m *Membership) Run(ctx context.Context) error {
 	var children sync.WaitGroup
 	defer children.Wait()
-	tick := time.NewTicker(probeTick)
-	defer tick.Stop()
 	slots := make(chan struct{}, maxProbes)
+	var tick <-chan time.Time
 	for {
+		if tick == nil && m.doubts() { // else nothing wakes an idle host
+			tick = time.After(probeTick)
+		}
 		select {
 		case <-ctx.Done():
 			return m.stop()
 		case e := <-m.raw:
 			m.hear(e)
-		case now := <-tick.C:
+		case now := <-tick:
+			tick = nil
 			m.mu.Lock()
 			probes := m.beliefs.due(now)
 			m.mu.Unlock()
@@ -181,6 +184,14 @@ func (m *Membership) Run(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// doubts reports whether a member is said to be back and has yet to prove it.
+// Only hear, which Run itself calls, begins to doubt one.
+func (m *Membership) doubts() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.beliefs.doubted > 0
 }
 
 func (m *Membership) stop() error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"shoal/cmd/shoal/lab"
@@ -12,13 +13,15 @@ import (
 // by chance is about half of it.
 const flatPercent = 5
 
-// samples are the anonymous memory of one process over time.
-type samples struct {
+// cost is that of one process: CPU time used before, and anonymous memory over
+// time, in minutes.
+type cost struct {
+	before        time.Duration
 	at, megabytes []float64
 }
 
 // take samples until ctx ends.
-func (s *samples) take(ctx context.Context, pid int) {
+func (s *cost) take(ctx context.Context, pid int) {
 	began := time.Now()
 	tick := time.NewTicker(sampleEvery)
 	defer tick.Stop()
@@ -29,7 +32,7 @@ func (s *samples) take(ctx context.Context, pid int) {
 		case <-tick.C:
 		}
 		anonymous, err := anonymousBytes(pid)
-		if err == nil && time.Since(began) >= sampleFrom {
+		if err == nil {
 			s.at = append(s.at, time.Since(began).Minutes())
 			s.megabytes = append(s.megabytes, float64(anonymous)/megabyte)
 		}
@@ -37,7 +40,7 @@ func (s *samples) take(ctx context.Context, pid int) {
 }
 
 // slope is the least-squares one, in megabytes a minute.
-func (s *samples) slope() float64 {
+func (s *cost) slope() float64 {
 	if len(s.at) < 2 {
 		return 0
 	}
@@ -50,23 +53,24 @@ func (s *samples) slope() float64 {
 	return with / of
 }
 
-// reportCost reports the memory and the CPU of the writes, for the peer that
-// took them and for those that followed.
-func (c *cell) reportCost(daemons []lab.Status, before []time.Duration, memory []samples, writes float64) error {
-	var cost []float64
+// reportCosts reports the memory and the CPU of the writes, for the peer that
+// took them, which is the first, and for those that followed.
+func reportCosts(daemons []lab.Status, costs []cost, writes float64) error {
+	var cpu []float64
 	var worst, largest float64
 	for i, d := range daemons {
 		after, err := cpuTime(d.Pid)
 		if err != nil {
 			return err
 		}
-		cost = append(cost, float64((after-before[i]).Microseconds())/writes)
-		largest = max(largest, mean(memory[i].megabytes))
-		worst = max(worst, 100*memory[i].slope()/mean(memory[i].megabytes))
+		c := &costs[i]
+		cpu = append(cpu, float64((after-c.before).Microseconds())/writes)
+		largest = max(largest, slices.Max(c.megabytes))
+		worst = max(worst, 100*c.slope()/mean(c.megabytes))
 	}
 	report("growth of memory in a minute, worst of 5", worst, "%", atMost(flatPercent), load())
 	report("anonymous memory meanwhile, largest", largest, "MB", stated, load())
-	report("CPU of a write on the peer that takes it", cost[0], "µs", stated, load())
-	report("CPU of a write on each of the others", mean(cost[1:]), "µs", stated, load())
+	report("CPU of a write on the peer that takes it", cpu[0], "µs", stated, load())
+	report("CPU of a write on each of the others", mean(cpu[1:]), "µs", stated, load())
 	return nil
 }
