@@ -78,6 +78,7 @@ func (a *authority) identity(t testing.TB, name string) stream.Identity {
 
 // testPeer is a Node over a database on disk.
 type testPeer struct {
+	joins     bool
 	t         testing.TB
 	name, dir string
 	authority *authority
@@ -97,6 +98,15 @@ func startPeer(t testing.TB, a *authority, name string, seeds []string, adapt fu
 	return p
 }
 
+// startJoiner starts a peer that has nothing of the cell and knows it.
+func startJoiner(t testing.TB, a *authority, name string, seeds []string) *testPeer {
+	t.Helper()
+	p := &testPeer{t: t, name: name, dir: t.TempDir(), authority: a, seeds: seeds, joins: true}
+	p.start()
+	t.Cleanup(p.stop)
+	return p
+}
+
 func testLogger() *slog.Logger {
 	if os.Getenv("GOSSIP_LOG") != "" {
 		return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
@@ -110,7 +120,7 @@ func (p *testPeer) start() {
 	var err error
 	seeds := slices.Clone(p.seeds)
 	logger := testLogger().With("on", p.name)
-	p.db, err = store.Open(context.Background(), store.Options{Dir: p.dir, Logger: logger, Published: func(d []store.Delta) {
+	p.db, err = store.Open(context.Background(), store.Options{Dir: p.dir, Logger: logger, Joining: p.joins, Published: func(d []store.Delta) {
 		if n := node.Load(); n != nil {
 			n.Publish(d)
 		}

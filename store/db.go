@@ -261,7 +261,7 @@ func (db *DB) hearWitness() (err error) {
 	if db.witness, err = openWitness(db.opts.Dir); err != nil {
 		return err
 	}
-	db.counts.lostWrites = db.witness.lost(db.replica.Actor(), db.replica.sequence)
+	db.counts.lostWrites = db.witness.lost(db.replica.Actor(), db.replica.kept)
 	if db.counts.lostWrites == 0 {
 		return nil
 	}

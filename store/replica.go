@@ -58,6 +58,8 @@ type Replica struct {
 	// atOpen is the last sequence number of this actor found on disk, opened
 	// the version then: what came after is known for certain to be ours.
 	atOpen uint64
+	// kept is the last sequence number of this actor that was on disk.
+	kept uint64
 	opened Version
 	// vouched is the version of the newest chunk found on disk.
 	vouched Version
@@ -141,6 +143,7 @@ func OpenReplica(disk Disk, o ReplicaOptions) (*Replica, error) {
 	if spans := r.vector[r.actor]; len(spans) > 0 {
 		r.sequence = spans[len(spans)-1].Last
 	}
+	r.kept = r.sequence
 	r.skipSequences()
 	r.atOpen, r.opened, r.committed = r.sequence, r.last, r.last
 	return r, nil
