@@ -80,7 +80,7 @@ unit: deps-check deps-build
 	go test -timeout 20m $(if $(RUN),-run '$(RUN)') $(UNIT)
 	go -C test/images test ./...
 e2e: deps-check build tools ## the end-to-end tests alone
-	go test -count=1 -timeout 20m $(if $(RUN),-run '$(RUN)' -v) ./test/e2e/...
+	go test -count=1 -p 1 -timeout 20m $(if $(RUN),-run '$(RUN)' -v) ./test/e2e/...
 
 .PHONY: race
 race: deps-check deps-build ## tests of the packages that hold goroutines, under the race detector
@@ -94,6 +94,14 @@ lint: $(TOOLS)/golangci-lint ## vet and lint
 .PHONY: bench
 bench: deps-check build ## print the figures; RUN=REGEX selects some
 	go run ./test/bench -run '$(RUN)'
+
+# N seeds from SEED on, for each of the drivers or DRIVER=simple|gossip; STORY=1
+# prints all that happens.
+N    ?= 1000
+SEED ?= 1
+.PHONY: sim
+sim: deps-build ## simulate whole cells: N=seeds SEED=first DRIVER=simple|gossip STORY=1
+	go test ./sim -count=1 -timeout 0 -v -run 'TestLong' -sim.n $(N) -sim.seed $(SEED) $(if $(DRIVER),-sim.driver $(DRIVER)) $(if $(STORY),-sim.story) $(if $(PEERS),-sim.peers $(PEERS))
 
 .PHONY: generate generate-check
 generate: deps-generate deps-build ## regenerate the compiled eBPF programs

@@ -173,7 +173,11 @@ func NewCore(o CoreOptions) *Core {
 		merges: make(map[uint64]*merging), works: make(map[uint64]func(Result, time.Duration)),
 		heldBack: vector.Vector{},
 	}
-	c.joining = c.knowsNothing()
+	if a, ok := o.Store.(Admission); ok {
+		c.joining = a.Joining()
+	} else {
+		c.joining = c.knowsNothing()
+	}
 	return c
 }
 
@@ -308,8 +312,10 @@ func (c *Core) Take() Output {
 	return out
 }
 
-// Counters returns the counters, Tree those of the broadcast.
-func (c *Core) Counters() Counters   { return c.counts }
+// Counters returns the counters.
+func (c *Core) Counters() Counters { return c.counts }
+
+// Tree returns the counters of the broadcast.
 func (c *Core) Tree() plumtree.Stats { return c.tree.Stats() }
 
 // Joining reports whether this peer has nothing of the cell yet.

@@ -119,8 +119,7 @@ func TestManyDifferences(t *testing.T) {
 	n.mustConverge(5 * time.Second)
 	n.kill(n.peers[1])
 	for i := range 40_000 {
-		d := n.peers[0].replica.write(fmt.Sprintf("/registry/x/%d", i), "0")
-		_ = d
+		n.peers[0].replica.write(fmt.Sprintf("/registry/x/%d", i), "0")
 	}
 	n.boot(n.peers[1])
 	n.join()
@@ -202,5 +201,30 @@ func TestRestartedPeerCatchesUp(t *testing.T) {
 	}
 	if c := n.peers[4].core.counts; c.Sets != 0 {
 		t.Errorf("by sets although all is logged: %+v", c)
+	}
+}
+
+// TestOverflow: what was dropped for a slow peer comes by anti-entropy at once.
+func TestOverflow(t *testing.T) {
+	n := newNetwork(t, 15, 2, 1<<20)
+	n.ordered = true
+	n.join()
+	n.write(n.peers[0], "/registry/a", "1")
+	n.write(n.peers[1], "/registry/b", "1")
+	n.mustConverge(5 * time.Second)
+	n.run(5*time.Second, nil)
+	n.loss = 1
+	for i := range 500 {
+		n.write(n.peers[0], fmt.Sprintf("/registry/x/%d", i), "1")
+	}
+	n.loss = 0
+	fetched := n.peers[1].core.counts.FetchedDeltas
+	n.peers[0].core.Overflowed(n.peers[1].name, n.now)
+	n.drain(n.peers[0])
+	if took := n.mustConverge(5 * time.Second); took > 200*time.Millisecond {
+		t.Errorf("equal after %v", took)
+	}
+	if got := n.peers[1].core.counts.FetchedDeltas - fetched; got < 400 {
+		t.Errorf("%d of 500 were fetched", got)
 	}
 }

@@ -52,28 +52,26 @@ func (c *Core) summary() summary {
 
 // heardCompare answers with a summary if both hold the same, else with a
 // vector.
-func (c *Core) heardCompare(l *link, theirs summary, now time.Duration) error {
+func (c *Core) heardCompare(l *link, theirs summary, now time.Duration) {
 	if !l.compares.take(1, now) {
-		return nil // its next one is as good
+		return // its next one is as good
 	}
 	ours := c.summary()
 	if theirs.Digest != ours.Digest {
 		c.sendVector(l, true, theirs.Urgent)
 		l.progress.Actor = theirs.Actor
-		return nil
+		return
 	}
 	c.send(l.peer, kindSame, appendSummary(nil, ours), false)
 	c.same(l, theirs, ours, now)
-	return nil
 }
 
-func (c *Core) heardSame(l *link, theirs summary, now time.Duration) error {
+func (c *Core) heardSame(l *link, theirs summary, now time.Duration) {
 	c.measure(l, now)
 	ours := c.summary()
 	if ours.Digest == theirs.Digest { // else we went on meanwhile
 		c.same(l, theirs, ours, now)
 	}
-	return nil
 }
 
 func (c *Core) measure(l *link, now time.Duration) {
@@ -108,7 +106,7 @@ func (c *Core) sendVector(l *link, answer, urgent bool) {
 	}), false)
 }
 
-func (c *Core) heardVector(l *link, theirs holding, now time.Duration) error {
+func (c *Core) heardVector(l *link, theirs holding, now time.Duration) {
 	if theirs.Answer {
 		c.sendVector(l, false, theirs.Urgent)
 		c.measure(l, now)
@@ -122,7 +120,7 @@ func (c *Core) heardVector(l *link, theirs holding, now time.Duration) error {
 	c.unsuspect(l.peer)
 	if c.joining {
 		c.join(l, theirs, now)
-		return nil
+		return
 	}
 	missing = c.underway().Missing(missing)
 	switch {
@@ -132,7 +130,6 @@ func (c *Core) heardVector(l *link, theirs holding, now time.Duration) error {
 	case len(l.noted) == 0:
 		l.noted, l.notedAt = missing, now
 	}
-	return nil
 }
 
 // underway is what was asked for, waits to be merged or is held back.

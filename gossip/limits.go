@@ -39,6 +39,8 @@ const (
 	// its size, a round asks for at least one key.
 	maxSteps  = 64
 	maxRounds = 1 << 20
+	// maxParts of one snapshot: 16 GiB.
+	maxParts = 1 << 16
 	// maxSnapshots are given at a time.
 	maxSnapshots = 2
 	// maxAnswers are worked on for one link at a time; an honest peer asks

@@ -173,9 +173,11 @@ func (n *Node) membership() membership.Options {
 	return o
 }
 
-// Address is where membership is heard, StreamAddress where links are accepted.
+// Address is where membership is heard.
 func (n *Node) Address() netip.AddrPort { return n.members.Address() }
-func (n *Node) StreamAddress() string   { return n.listener.Addr().String() }
+
+// StreamAddress is where links are accepted.
+func (n *Node) StreamAddress() string { return n.listener.Addr().String() }
 
 // Run takes part in the cell until ctx ends. It does not leave the cell.
 func (n *Node) Run(ctx context.Context) error {

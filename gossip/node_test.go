@@ -143,3 +143,84 @@ func TestOneLink(t *testing.T) {
 	peers[0].write("/registry/x", "1")
 	eventually(t, "records travel", func() bool { return peers[1].has("/registry/x", "1") })
 }
+
+// TestShortLinks: peers that are no neighbours reach each other for requests and
+// for anti-entropy, over links that close when idle.
+func TestShortLinks(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts nine peers")
+	}
+	a := newAuthority(t)
+	timing := DefaultTiming
+	timing.Exchange, timing.Idle = 300*time.Millisecond, 500*time.Millisecond
+	var peers []*testPeer
+	var seeds []string
+	for i := range 9 {
+		p := startPeer(t, a, fmt.Sprintf("peer-%d", i), seeds, func(o *Options) { o.Timing = timing })
+		seeds = append(seeds, p.node.Address().String())
+		peers = append(peers, p)
+	}
+	for _, p := range peers {
+		eventually(t, p.name+" has its neighbours", func() bool {
+			return len(p.node.Members()) == len(peers) && p.linked() >= len(p.node.neighbours())
+		})
+	}
+	first := peers[0]
+	near := first.node.neighbours()
+	far := slices.DeleteFunc(slices.Clone(peers), func(p *testPeer) bool { return p == first || slices.Contains(near, p.name) })
+	if len(far) == 0 {
+		t.Fatalf("all are neighbours: %v", near)
+	}
+	for _, p := range far {
+		got, err := first.node.Request(t.Context(), p.name, "echo", []byte("x"))
+		if string(got) != first.name+" x" || err != nil {
+			t.Errorf("asked %s: %q, %v", p.name, got, err)
+		}
+	}
+	for i, p := range peers {
+		p.write(fmt.Sprintf("/registry/x/%d", i), "1")
+	}
+	eventually(t, "all equal", func() bool { return equalPeers(peers...) })
+	met := map[string]bool{}
+	closed := false
+	eventually(t, "it exchanged with those far away, and such links closed", func() bool {
+		for _, s := range first.status().Peers {
+			if !slices.Contains(near, s.Name) {
+				met[s.Name] = met[s.Name] || s.Connected && !s.Exchanged.IsZero()
+				closed = closed || met[s.Name] && !s.Connected
+			}
+		}
+		for _, p := range far {
+			if !met[p.name] {
+				return false
+			}
+		}
+		return closed
+	})
+	for _, p := range peers {
+		if s := p.status(); s.Counters.LinksCut > 0 {
+			t.Errorf("%s: %+v", p.name, s.Counters)
+		}
+	}
+}
+
+// TestLostMemberIsMetAgain: a peer that failed comes back at its old address
+// and knows nobody; the others find it.
+func TestLostMemberIsMetAgain(t *testing.T) {
+	peers := startCell(t, "a", "b", "c")
+	c := peers[2]
+	address := c.node.Address()
+	c.stop()
+	eventually(t, "the others see it fail", func() bool {
+		return len(peers[0].node.Members()) == 2 && len(peers[1].node.Members()) == 2 && len(peers[0].node.someLost()) == 1
+	})
+	peers[0].write("/registry/x", "1")
+	c.seeds, c.adapt = nil, func(o *Options) { o.Gossip = address }
+	began := time.Now()
+	c.start()
+	eventually(t, "it has what it missed", func() bool { return c.has("/registry/x", "1") })
+	t.Logf("met again and equal after %v", time.Since(began))
+	eventually(t, "nobody looks for it any more", func() bool {
+		return len(peers[0].node.someLost()) == 0 && len(peers[1].node.someLost()) == 0
+	})
+}

@@ -27,11 +27,11 @@ func (c *Core) receive(l *link, f Frame, now time.Duration) error {
 	case kindTree:
 		return c.heardTree(l, f.Payload, now)
 	case kindCompare:
-		return with(decodeSummary, f, func(s summary) error { return c.heardCompare(l, s, now) })
+		return with(decodeSummary, f, func(s summary) error { c.heardCompare(l, s, now); return nil })
 	case kindSame:
-		return with(decodeSummary, f, func(s summary) error { return c.heardSame(l, s, now) })
+		return with(decodeSummary, f, func(s summary) error { c.heardSame(l, s, now); return nil })
 	case kindVector:
-		return with(decodeHolding, f, func(h holding) error { return c.heardVector(l, h, now) })
+		return with(decodeHolding, f, func(h holding) error { c.heardVector(l, h, now); return nil })
 	case kindWant:
 		return with(decodeWant, f, func(v vector.Vector) error { return c.heardWant(l, v) })
 	case kindDeltas:

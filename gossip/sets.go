@@ -42,7 +42,7 @@ type session struct {
 
 // openSession reconciles with a peer, unless one is under way.
 func (c *Core) openSession(l *link, divergence bool, now time.Duration) {
-	if c.fetched != nil || c.served != nil && c.served.peer == l.peer || now < c.nextSets {
+	if c.joining || c.fetched != nil || c.served != nil && c.served.peer == l.peer || now < c.nextSets {
 		return
 	}
 	s := &session{id: c.o.Random.Uint64(), peer: l.peer, begun: true, divergence: divergence, last: now}
@@ -92,7 +92,7 @@ func (c *Core) heardSet(l *link, m setStep, opens bool, now time.Duration) error
 		return fmt.Errorf("opens a set session wrongly: %w", ErrCorrupt)
 	case opens && c.crossed(l):
 		return nil // the peer takes ours
-	case opens && c.served != nil, s == nil && !opens:
+	case opens && (c.served != nil || c.joining), s == nil && !opens:
 		c.send(l.peer, kindSetEnd, appendSetEnd(nil, setEnd{ID: m.ID, Failed: true}), false)
 		return nil
 	case opens:

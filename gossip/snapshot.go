@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"encoding/binary"
+	"fmt"
 	"time"
 
 	"shoal/gossip/plumtree"
@@ -36,8 +37,18 @@ func (c *Core) join(l *link, theirs holding, now time.Duration) {
 	c.send(l.peer, kindSnapshotAsk, binary.BigEndian.AppendUint64(nil, c.snapshot.id), false)
 }
 
+// mayGive: who joins itself has nothing to give; and to a peer that is not known
+// as a member no snapshot is given yet, as nobody waits with reaping what the
+// snapshot may still have.
+func (c *Core) mayGive(l *link) bool {
+	if a, ok := c.o.Store.(Admission); ok {
+		return !a.Joining() && a.IsMember(l.progress.Actor)
+	}
+	return !c.joining || !c.knowsNothing() || len(c.o.Store.Vector()) > 0
+}
+
 func (c *Core) heardSnapshotAsk(l *link, id uint64) error {
-	if c.giving >= maxSnapshots || c.joining && c.knowsNothing() && len(c.o.Store.Vector()) == 0 {
+	if c.giving >= maxSnapshots || !c.mayGive(l) {
 		c.send(l.peer, kindSnapshotEnd, appendSnapshotEnd(nil, snapshotEnd{ID: id, Failed: true}), false)
 		return nil
 	}
@@ -62,6 +73,9 @@ func (c *Core) heardChunk(l *link, p chunk, bytes int, now time.Duration) error 
 	}
 	if err := c.admitBytes(l, bytes); err != nil {
 		return err
+	}
+	if len(s.parts) >= maxParts {
+		return fmt.Errorf("sends a snapshot of more than %d parts", maxParts)
 	}
 	s.last = now
 	s.parts[p.Part] = true

@@ -7,6 +7,14 @@ import (
 	"shoal/store/vector"
 )
 
+// Admission is what a Store may say of joining besides; *store.DB does.
+type Admission interface {
+	// Joining: nothing was adopted of what a member has.
+	Joining() bool
+	// IsMember: that actor is known here as a member.
+	IsMember(a vector.Actor) bool
+}
+
 // Store is the replica that is kept equal to the other peers'. It has more
 // methods than an interface should: it is the whole of what peers exchange, and
 // the simulator and the database must both be all of it. Core calls those

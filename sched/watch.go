@@ -63,6 +63,7 @@ func on[T any, P interface {
 func (s *Scheduler) setNode(before, now *v1.Node) {
 	if before != nil && before.UID == now.UID &&
 		before.Spec.Unschedulable == now.Spec.Unschedulable &&
+		placement.Ready(before) == placement.Ready(now) &&
 		maps.Equal(before.Labels, now.Labels) &&
 		apiequality.Semantic.DeepEqual(before.Spec.Taints, now.Spec.Taints) &&
 		apiequality.Semantic.DeepEqual(before.Status.Allocatable, now.Status.Allocatable) {

@@ -16,6 +16,9 @@ const (
 	// maxHeld deltas wait at most. Others are not noted as held either and come
 	// again by anti-entropy.
 	maxHeld = 1024
+	// bareWait is longer than a reconciliation of sets or a snapshot goes on
+	// without anything coming.
+	bareWait = 30 * time.Second
 )
 
 // ErrHeldBack says that a state from the future was among what was to be
@@ -32,10 +35,18 @@ func (r *Replica) decideMerge(b *batch, deltas []Delta) error {
 	return nil
 }
 
+// decideDue takes in what was held back and is due; if the commit fails it is
+// held back again, as whoever brought it takes it for merged.
+func (r *Replica) decideDue(b *batch) error {
+	due := r.Due()
+	b.due = append(b.due, due...)
+	return r.decideMerge(b, due)
+}
+
 func (r *Replica) mergeOne(b *batch, d *Delta) error {
 	fresh := r.freshDots(b, d)
 	bare := d.Dot == (Dot{}) && len(d.Also) == 0
-	if len(fresh) == 0 && !bare {
+	if len(fresh) == 0 && !bare || !bare && r.Joining() {
 		return nil
 	}
 	if d.Void() {
@@ -47,10 +58,25 @@ func (r *Replica) mergeOne(b *batch, d *Delta) error {
 	if ScopeOf(d.Key) == HostScope {
 		return nil // another host's own affair, or a mistake of that peer's
 	}
+	if r.o.Faults.SkipTombstone && !d.Record.Live() {
+		for _, dot := range fresh {
+			b.logDot(dot, d.Key)
+		}
+		return nil
+	}
 	now := r.o.Clock.Now()
 	latest := d.Record.Stamp()
-	if latest.Time.Time().After(now.Add(maxSkew)) || d.Record.Born.Time.Time().After(now.Add(maxSkew)) {
+	if r.future(&d.Record, now) {
+		if r.o.Faults.DropHeld {
+			for _, dot := range fresh {
+				b.logDot(dot, d.Key)
+			}
+			return nil
+		}
 		b.held = append(b.held, *d)
+		if bare {
+			r.waitFor(&d.Record, now)
+		}
 		return nil
 	}
 	before, err := r.current(b, d.Key)
@@ -64,6 +90,32 @@ func (r *Replica) mergeOne(b *batch, d *Delta) error {
 	}
 	return nil
 }
+
+// future reports whether a record cannot have been written by now: its stamps
+// say so, or its causal length, which has not grown by more than two each
+// microsecond. Were a longer one merged, its tombstone would one day raise the
+// floor to where lengths end.
+func (r *Replica) future(rec *Record, now time.Time) bool {
+	limit := now.Add(maxSkew)
+	return rec.Stamp().Time.Time().After(limit) || rec.Born.Time.Time().After(limit) || rec.CausalLength > longest(limit)
+}
+
+// waitFor puts off adopting until a state without a dot is due: it may be one
+// that the vector stands for. One with an absurd stamp must not keep this peer
+// from ever adopting, so that is put off only until whoever brought it has
+// given up or begun anew.
+func (r *Replica) waitFor(rec *Record, now time.Time) {
+	due := max(rec.Stamp().Time, rec.Born.Time).Time()
+	if limit := now.Add(bareWait); due.After(limit) || rec.CausalLength > longest(now) || len(r.held) >= maxHeld {
+		due = limit
+	}
+	if due.After(r.bareUntil) || r.bareUntil.After(now.Add(bareWait)) {
+		r.bareUntil = due
+	}
+}
+
+// longest is the causal length that nothing exceeds at time t.
+func longest(t time.Time) uint64 { return 2 * microseconds(t) }
 
 // freshDots returns the dots of d that are not held yet.
 func (r *Replica) freshDots(b *batch, d *Delta) []Dot {
@@ -111,16 +163,24 @@ func sameRecord(a, b *Record) bool {
 // decideAdopt notes all dots of a vector as held, after the states that cover
 // them were merged. They cannot be given to others one by one.
 func (r *Replica) decideAdopt(b *batch, c *checkpoint) error {
-	if r.HeldBack() > 0 || len(b.held) > 0 {
+	if err := r.decideDue(b); err != nil {
+		return err
+	}
+	now := r.o.Clock.Now()
+	if len(c.vector) > 0 && now.Before(r.bareUntil) && !r.bareUntil.After(now.Add(bareWait)) {
 		return fmt.Errorf("adopt a vector: %w", ErrHeldBack)
 	}
+	c.floor = min(c.floor, longest(now.Add(maxSkew)))
 	state := r.checkpoint(b)
 	if err := state.vector.Merge(c.vector); err != nil {
 		return fmt.Errorf("adopt a vector: %w", err)
 	}
-	state.floor = max(state.floor, c.floor)
-	b.floor = max(b.floor, c.floor)
+	if !r.o.Faults.OldFloor {
+		state.floor = max(state.floor, c.floor)
+		b.floor = max(b.floor, c.floor)
+	}
 	b.state = &state
+	b.joined = len(c.vector) > 0
 	r.tick()
 	return nil
 }
@@ -140,7 +200,7 @@ func (r *Replica) checkpoint(b *batch) checkpoint {
 // hold dots of it that its disk has lost. What it wrote since it was opened is
 // logged anew under the new name, as those dots have two meanings now.
 func (r *Replica) decideReincarnate(b *batch, was Actor) error {
-	if was != r.Actor() {
+	if was != r.Actor() || r.o.Faults.KeepActor {
 		return nil // done already
 	}
 	if len(b.changes) > 0 || len(b.dots) > 0 {
@@ -153,6 +213,8 @@ func (r *Replica) decideReincarnate(b *batch, was Actor) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old := r.actor
+	sequence, atOpen, carry := r.sequence, r.atOpen, r.carry
+	b.undo = func() { r.sequence, r.atOpen, r.carry = sequence, atOpen, carry }
 	state := checkpoint{hlc: r.hlc, floor: r.floor, vector: r.vector.Clone()}
 	if r.atOpen == 0 {
 		delete(state.vector, old)

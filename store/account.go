@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+
+	"shoal/store/vector"
 )
 
 // commit decides each write of the batch in turn and writes what is accepted.
@@ -18,7 +20,7 @@ func (r *Replica) commit(b *batch) error {
 	if len(b.held) > 0 {
 		r.hold(b.held)
 	}
-	if b.empty() {
+	if b.empty() && len(r.carry) == 0 {
 		return nil
 	}
 	r.trimLog(b)
@@ -73,6 +75,9 @@ func (r *Replica) writes(b *batch) (writes []Write, chunks []chunk) {
 	if b.state != nil {
 		writes = append(writes, Write{Key: keyState, Version: r.last, Value: appendCheckpoint(nil, *b.state)})
 	}
+	if b.joined && r.Joining() {
+		writes = append(writes, Write{Key: keyJoining, Version: r.last, Erase: true})
+	}
 	dots := b.dots
 	if len(r.carry) > 0 {
 		dots = append(r.carry, dots...)
@@ -92,6 +97,9 @@ func (r *Replica) writes(b *batch) (writes []Write, chunks []chunk) {
 	}
 	for _, v := range b.trim {
 		writes = append(writes, Write{Key: chunkKey(v), Version: r.last, Erase: true})
+	}
+	if r.o.Faults.ChunkFirst {
+		slices.Reverse(writes)
 	}
 	return writes, chunks
 }
@@ -130,6 +138,9 @@ func (r *Replica) applied(b *batch, chunks []chunk) {
 	for _, c := range chunks {
 		r.log.add(c)
 		for _, d := range c.dots {
+			if r.o.Faults.ForgetGap {
+				_ = r.vector.AddSpan(d.dot.Actor, vector.Span{First: 1, Last: d.dot.Sequence})
+			}
 			if _, err := r.vector.Add(d.dot.Actor, d.dot.Sequence); err != nil {
 				// Not noted as held: it comes again and is merged again, until
 				// a reconciliation of sets closes the gaps.
@@ -138,6 +149,8 @@ func (r *Replica) applied(b *batch, chunks []chunk) {
 		}
 	}
 	r.account(b.changes)
+	r.unlogged = false
+	r.joining = r.joining && !b.joined
 	r.floor = max(r.floor, b.floor)
 	r.committed = r.last
 	r.frontier = nil
@@ -178,18 +191,39 @@ func (r *Replica) account(changes []change) {
 // failed keeps the dots of a commit that failed: those that landed all the same
 // are to be logged, the others voided, with the next commit that succeeds.
 func (r *Replica) failed(b *batch) {
-	landed := b.changes[:0:0]
-	there := make(map[string]bool)
-	for i := range b.changes {
-		c := &b.changes[i]
-		if r.landed(c) {
-			landed = append(landed, *c)
-			there[c.after.Key] = true
+	if r.o.Faults.ReuseSequence {
+		for _, d := range b.dots {
+			if d.dot.Actor == r.actor {
+				r.sequence--
+			}
 		}
 	}
-	for _, d := range b.dots {
+	if r.o.Faults.ClaimFirst {
+		r.carry = append(r.carry, b.dots...)
+		b.changes = b.changes[:0:0]
+		return
+	}
+	r.hold(b.due)
+	if b.undo != nil {
+		b.undo()
+		return
+	}
+	landed := b.changes[:0:0]
+	there := make([]bool, len(b.changes))
+	for i := range b.changes {
+		c := &b.changes[i]
+		if there[i] = r.landed(c); there[i] {
+			landed = append(landed, *c)
+		}
+	}
+	for i, d := range b.dots {
+		// What a dot brought is the latest change of its key by then.
+		brought := min(b.brought[i], len(b.changes)) - 1
+		for brought >= 0 && b.changes[brought].after.Key != d.key {
+			brought--
+		}
 		switch {
-		case there[d.key]:
+		case brought >= 0 && there[brought]:
 			r.carry = append(r.carry, d)
 		case d.dot.Actor == r.actor:
 			r.carry = append(r.carry, loggedDot{dot: d.dot})
@@ -199,6 +233,7 @@ func (r *Replica) failed(b *batch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.account(landed)
+	r.unlogged = len(r.carry) > 0
 	r.committed = r.last
 }
 
@@ -206,9 +241,10 @@ func (r *Replica) failed(b *batch) {
 func (r *Replica) landed(c *change) bool {
 	found, err := r.disk.Get(c.after.Key)
 	if c.erase {
-		return err != nil
+		return err != nil || found.Version > c.after.Version
 	}
-	return err == nil && found.Version == c.after.Version
+	// A later change of the same batch may be over it.
+	return err == nil && found.Version >= c.after.Version
 }
 
 // hold keeps deltas from the future until their time comes. They are not noted
@@ -231,12 +267,11 @@ func (d *Delta) sameWrite(o Delta) bool {
 
 // Due takes out the deltas held back whose time has come.
 func (r *Replica) Due() []Delta {
-	limit := r.o.Clock.Now().Add(maxSkew)
+	now := r.o.Clock.Now()
 	var due []Delta
 	kept := r.held[:0]
 	for _, d := range r.held {
-		latest := d.Record.Stamp().Time
-		if max(latest, d.Record.Born.Time).Time().After(limit) {
+		if r.future(&d.Record, now) {
 			kept = append(kept, d)
 		} else {
 			due = append(due, d)

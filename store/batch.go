@@ -17,7 +17,9 @@ type batch struct {
 	newest map[string]int
 	// dots are to be logged, in the order of the changes that brought them.
 	dots []loggedDot
-	seen map[Dot]struct{}
+	// brought has, for each of the dots, how many changes there were with it.
+	brought []int
+	seen    map[Dot]struct{}
 	// held are deltas from the future; floor is what it becomes.
 	held  []Delta
 	floor uint64
@@ -25,6 +27,12 @@ type batch struct {
 	state *checkpoint
 	trim  []Version
 	actor Actor // a new one, if not zero
+	// due were held back until now.
+	due []Delta
+	// undo takes back what deciding to become a new actor changed.
+	undo func()
+	// joined: what a member has was adopted.
+	joined bool
 }
 
 // change is an accepted write: what was under the key, and what is now.
@@ -59,7 +67,7 @@ func (b *batch) reset() {
 	clear(b.changes)
 	clear(b.refused)
 	clear(b.dots)
-	*b = batch{pending: b.pending[:0], changes: b.changes[:0], refused: b.refused[:0], dots: b.dots[:0], newest: b.newest, seen: b.seen}
+	*b = batch{pending: b.pending[:0], changes: b.changes[:0], refused: b.refused[:0], dots: b.dots[:0], brought: b.brought[:0], newest: b.newest, seen: b.seen}
 	if b.newest == nil {
 		b.newest, b.seen = make(map[string]int), make(map[Dot]struct{})
 	}
@@ -96,8 +104,10 @@ func (b *batch) note(c change) {
 	b.changes = append(b.changes, c)
 }
 
+// logDot notes a dot together with the changes so far.
 func (b *batch) logDot(d Dot, key string) {
 	b.dots = append(b.dots, loggedDot{d, key})
+	b.brought = append(b.brought, len(b.changes))
 	b.seen[d] = struct{}{}
 }
 
@@ -110,7 +120,7 @@ func (r *Replica) decide(b *batch, p *pending) error {
 	case merging:
 		return r.decideMerge(b, p.deltas)
 	case releasing:
-		return r.decideMerge(b, r.Due())
+		return r.decideDue(b)
 	case adopting:
 		return r.decideAdopt(b, p.adopt)
 	case reincarnating:
@@ -206,9 +216,12 @@ func (r *Replica) apply(b *batch, u *Update, before *Entry) Entry {
 	if ScopeOf(u.Key) != HostScope {
 		r.sequence++
 		dot = Dot{Actor: r.actor, Sequence: r.sequence}
+	}
+	entry := b.put(change{kind: userUpdate, before: before, dot: dot}, u.Key, version, rec)
+	if dot != (Dot{}) {
 		b.logDot(dot, u.Key)
 	}
-	return b.put(change{kind: userUpdate, before: before, dot: dot}, u.Key, version, rec)
+	return entry
 }
 
 // put notes a change that leaves rec under key.
@@ -232,6 +245,9 @@ func (r *Replica) erase(b *batch, kind pendingKind, before *Entry) {
 		after:  Entry{Key: before.Key, Version: r.tick(), Record: Record{UID: before.UID}},
 		erase:  true,
 	})
+	if r.o.Faults.ForgetFloor {
+		return
+	}
 	b.floor = max(b.floor, before.CausalLength+before.CausalLength&1)
 }
 

@@ -31,6 +31,8 @@ type Options struct {
 	// Displaced is told when of two objects made independently under one name
 	// one had to go. It must not block.
 	Displaced func(key string, kept, lost Record)
+	// Joining: Dir, if new, is that of a peer which joins a cell.
+	Joining bool
 	// HistoryWindow is how long overwritten versions stay readable, for exact
 	// lists and the pages of long ones. Default 5 minutes, as with etcd.
 	HistoryWindow time.Duration
@@ -216,7 +218,7 @@ func (db *DB) recover() (err error) {
 	disk := &badgerDisk{badger: db.badger, syncs: func() { db.counts.syncs.Add(1) }}
 	db.replica, err = OpenReplica(disk, ReplicaOptions{
 		Clock: db.opts.Clock, Versions: db.opts.Versions, Tag: db.opts.Tag,
-		Fields: db.opts.Fields, Displaced: db.opts.Displaced, Logger: db.log,
+		Joining: db.opts.Joining, Fields: db.opts.Fields, Displaced: db.opts.Displaced, Logger: db.log,
 	})
 	if err != nil {
 		return err
@@ -227,6 +229,11 @@ func (db *DB) recover() (err error) {
 	if err := db.scanKeys(); err != nil {
 		return err
 	}
+	if err := db.replica.Settle(); err != nil {
+		db.log.Warn("log what a torn commit left", "error", err) // with the next commit, then
+	}
+	newest = db.replica.last
+	db.committed.Store(uint64(newest))
 	// What the last run had discarded is not remembered, and its watch log is
 	// gone: history starts anew here.
 	db.horizon.Store(uint64(newest))
@@ -249,7 +256,7 @@ func (db *DB) scanKeys() error {
 
 func (db *DB) scanKey(item *badger.Item) error {
 	meta, key := item.UserMeta(), string(item.Key())
-	err := db.replica.loadRecord(key, meta, func() (value []byte, err error) {
+	err := db.replica.loadRecord(key, meta, Version(item.Version()), func() (value []byte, err error) {
 		err = item.Value(func(b []byte) error { value = b; return nil })
 		return value, err
 	})

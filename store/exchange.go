@@ -24,6 +24,12 @@ func (db *DB) Actor() Actor { return db.replica.Actor() }
 // Vector returns the dots held, all of them durable. Nobody may change it.
 func (db *DB) Vector() vector.Vector { return db.replica.Vector() }
 
+// Joining reports that nothing was adopted yet; see Replica.Joining.
+func (db *DB) Joining() bool { return db.replica.Joining() }
+
+// IsMember reports whether that actor is known as a member.
+func (db *DB) IsMember(a Actor) bool { return db.replica.IsMember(a) }
+
 // VectorAt is Vector, and the version at which reads see all that it covers:
 // for a moment after a commit that version is still to come.
 func (db *DB) VectorAt() (vector.Vector, Version) { return db.replica.vectorAt() }

@@ -8,7 +8,7 @@ func (r *Replica) stampWrite(key string, before *Entry, value []byte, stamp Stam
 		return []Stamp{stamp}
 	}
 	was := before.Record
-	if r.stable(before.Version) {
+	if r.o.Faults.CollapseEarly || r.stable(before.Version) {
 		was.Stamps = collapseStamps(was.Stamps, func(Stamp) bool { return true })
 	}
 	return stampFields(r.o.Fields, key, &was, value, stamp)
@@ -16,6 +16,14 @@ func (r *Replica) stampWrite(key string, before *Entry, value []byte, stamp Stam
 
 // mergeRecords is Merge that takes single fields over where it can.
 func (r *Replica) mergeRecords(key string, a, b Record) (kept Record, displaced *Record) {
+	switch f := &r.o.Faults; {
+	case f.IgnoreActor && a.CausalLength == b.CausalLength && a.Born.Time == b.Born.Time && a.Stamp().Time == b.Stamp().Time:
+		return a, nil
+	case f.IgnoreLength && a.Stamp().Before(b.Stamp()):
+		return b, nil
+	case f.IgnoreLength:
+		return a, nil
+	}
 	if r.o.Fields == nil || !a.Live() || !b.Live() || a.CausalLength != b.CausalLength || a.UID != b.UID {
 		return Merge(a, b)
 	}

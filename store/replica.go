@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +32,11 @@ type ReplicaOptions struct {
 	// one had to go. It must not block.
 	Displaced func(key string, kept, lost Record)
 	Logger    *slog.Logger
+	// Joining: a new disk is that of a peer which joins a cell, not of one that
+	// founds it.
+	Joining bool
+	// Faults are for the simulator alone.
+	Faults Faults
 }
 
 // Replica is the part of a peer's store that decides: it gives out versions,
@@ -53,14 +59,21 @@ type Replica struct {
 	// the version then: what came after is known for certain to be ours.
 	atOpen uint64
 	opened Version
+	// vouched is the version of the newest chunk found on disk.
+	vouched Version
+	// found: this disk had an actor when it was opened.
+	found bool
 	// carry are dots of failed commits, to be logged with the next.
 	carry []loggedDot
-	// held are deltas from the future.
-	held []Delta
+	// held are deltas from the future. Until bareUntil some of them may be
+	// states without a dot.
+	held      []Delta
+	bareUntil time.Time
 
 	mu sync.Mutex
 	// Guarded by mu.
 	actor     Actor
+	joining   bool
 	vector    vector.Vector
 	frontier  *frontier // of vector, made when asked for
 	log       dotLog
@@ -71,6 +84,8 @@ type Replica struct {
 	round     round
 	stableAt  Version
 	heldCount int
+	// unlogged: there are records on disk whose dots are still to be logged.
+	unlogged bool
 }
 
 // frontier is an immutable copy of a vector and its digest.
@@ -101,7 +116,9 @@ const (
 	// keyActor and keyFloor are keys of the store itself; no registry path
 	// starts with a zero.
 	keyActor = "\x00actor"
-	keyFloor = "\x00floor"
+	// keyJoining is there until a peer that joins has adopted what a member has.
+	keyJoining = "\x00joining"
+	keyFloor   = "\x00floor"
 )
 
 // OpenReplica finds out what is on disk.
@@ -124,8 +141,22 @@ func OpenReplica(disk Disk, o ReplicaOptions) (*Replica, error) {
 	if spans := r.vector[r.actor]; len(spans) > 0 {
 		r.sequence = spans[len(spans)-1].Last
 	}
+	r.skipSequences()
 	r.atOpen, r.opened, r.committed = r.sequence, r.last, r.last
 	return r, nil
+}
+
+// sequenceUnit: no peer makes more than one write in so long, over its life.
+const sequenceUnit = 100 * time.Microsecond
+
+// skipSequences leaves a gap for what a disk that lies may have lost, so that no
+// dot is given out twice: what others have of it comes back like any other
+// write. A gap that nobody ever filled is asked of nobody.
+func (r *Replica) skipSequences() {
+	if r.found && !r.o.Faults.KeepActor {
+		units := microseconds(r.o.Clock.Now()) / uint64(sequenceUnit/time.Microsecond)
+		r.sequence = max(r.sequence, units)
+	}
 }
 
 func (r *Replica) loadActor() error {
@@ -140,6 +171,13 @@ func (r *Replica) loadActor() error {
 		return fmt.Errorf("read actor: %d bytes, expected 8", len(found.Value))
 	}
 	r.actor = Actor(binary.BigEndian.Uint64(found.Value))
+	r.found = true
+	switch _, err := r.disk.Get(keyJoining); {
+	case err == nil:
+		r.joining = true
+	case !errors.Is(err, ErrNotFound):
+		return fmt.Errorf("read whether this peer has joined: %w", err)
+	}
 	return nil
 }
 
@@ -151,7 +189,13 @@ func (r *Replica) createActor() error {
 		return err
 	}
 	r.last = r.o.Versions.Next(r.last)
-	if err := r.disk.Commit([]Write{actorWrite(id, r.last)}); err != nil {
+	writes := []Write{actorWrite(id, r.last)}
+	if r.o.Joining {
+		// Before the actor: with it this disk is no longer a new one.
+		writes = []Write{{Key: keyJoining, Version: r.last, Value: []byte{1}}, writes[0]}
+		r.joining = true
+	}
+	if err := r.disk.Commit(writes); err != nil {
 		return fmt.Errorf("write actor: %w", err)
 	}
 	r.actor = id
@@ -214,6 +258,7 @@ func (r *Replica) loadChunks() error {
 			}
 		}
 		r.log.add(chunk{version: s.Version, dots: dots})
+		r.vouched = max(r.vouched, s.Version)
 		return true
 	})
 	if err = errors.Join(err, failed); err != nil {
@@ -223,7 +268,10 @@ func (r *Replica) loadChunks() error {
 }
 
 // loadRecord takes one record on disk into account, while opening.
-func (r *Replica) loadRecord(key string, meta byte, value func() ([]byte, error)) error {
+func (r *Replica) loadRecord(key string, meta byte, version Version, value func() ([]byte, error)) error {
+	if err := r.findOrphan(key, version, value); err != nil {
+		return err
+	}
 	if a, ok := memberActor(key); ok && meta&metaTombstone == 0 {
 		r.members[a] = struct{}{}
 	}
@@ -247,10 +295,43 @@ func (r *Replica) loadRecord(key string, meta byte, value func() ([]byte, error)
 func (r *Replica) LoadAll() error {
 	var failed error
 	err := r.disk.Scan("/", func(s Stored) bool {
-		failed = r.loadRecord(s.Key, s.Meta, func() ([]byte, error) { return s.Value, nil })
+		failed = r.loadRecord(s.Key, s.Meta, s.Version, func() ([]byte, error) { return s.Value, nil })
 		return failed == nil
 	})
-	return errors.Join(err, failed)
+	if err = errors.Join(err, failed); err != nil {
+		return err
+	}
+	return r.Settle()
+}
+
+// findOrphan gives a dot to a write of this peer's own that a torn commit left
+// without one: no other peer would come to hear of it. What was merged and
+// lost its dots comes again.
+func (r *Replica) findOrphan(key string, version Version, value func() ([]byte, error)) error {
+	if version <= r.vouched || ScopeOf(key) == HostScope || r.o.Faults.ForgetOrphans {
+		return nil
+	}
+	b, err := value()
+	if err != nil {
+		return err
+	}
+	rec, err := decodeStored(b)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", key, err)
+	}
+	if slices.ContainsFunc(rec.Stamps, func(s Stamp) bool { return s.Actor == r.actor }) {
+		r.sequence++
+		r.carry = append(r.carry, loggedDot{Dot{Actor: r.actor, Sequence: r.sequence}, key})
+		r.unlogged = true
+	}
+	return nil
+}
+
+// Settle logs dots that a commit should have logged and did not, once that is
+// possible again.
+func (r *Replica) Settle() error {
+	_, err := r.single()
+	return err
 }
 
 // Actor returns the name of this peer's incarnation.
@@ -258,6 +339,26 @@ func (r *Replica) Actor() Actor {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.actor
+}
+
+// Joining reports that this peer has not yet adopted what a member of the cell
+// has. Until then it takes in whole states alone: it does not know which of
+// what is under way was outdone and reaped before it became a member, and has
+// nothing to give a third. Nothing is stable to it.
+func (r *Replica) Joining() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.joining
+}
+
+// IsMember reports whether this peer knows that actor as a member. Only a
+// member may be given a snapshot: what all members known here have had is left
+// out of it, and nobody would wait for a peer that is unknown.
+func (r *Replica) IsMember(a Actor) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.members[a]
+	return ok
 }
 
 // Vector returns the dots held, all of them durable. Nobody may change it.

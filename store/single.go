@@ -41,7 +41,7 @@ func (r *Replica) Reincarnate(was Actor) error {
 	return err
 }
 
-// Release merges what was held back and is due.
+// Release merges what was held back and is due, and settles what is to be.
 func (r *Replica) Release() error {
 	_, err := r.single(&pending{kind: releasing})
 	return err

@@ -12,8 +12,7 @@ import (
 // Operation-Based CRDTs Operation-Based", 2014). Only stable tombstones are
 // reaped and only stable stamps collapsed. It is found in rounds: a round notes
 // this peer's version and vector, and ends when every member has reported a
-// vector that covers it, and this peer has all that each of them had written
-// itself by then. A member that is cut off holds the round up until it reports
+// vector that covers it, and this peer has all that each of them had by then. A member that is cut off holds the round up until it reports
 // or is forgotten.
 
 // round is one such round in progress.
@@ -21,8 +20,9 @@ type round struct {
 	at      Version
 	needed  vector.Vector
 	pending map[Actor]struct{}
-	// own is what the members had written themselves when they reported.
-	own vector.Vector
+	// seen is all that the members had when they reported: among it are their
+	// own writes, and the members that joined with what they had then.
+	seen vector.Vector
 }
 
 func memberActor(key string) (Actor, bool) {
@@ -50,25 +50,28 @@ func (r *Replica) Report(from Actor, v vector.Vector) (lost bool) {
 		return false
 	}
 	r.reportLocked(from, v)
-	mine := vector.Vector{r.actor: v[r.actor]}
-	return len(r.vector.Missing(mine)) > 0 && len(mine[r.actor]) > 0
+	// What was lost before this peer was opened is fetched as any other write;
+	// of what came later there would be two under one dot.
+	unknown := r.vector.Missing(vector.Vector{r.actor: v[r.actor]})[r.actor]
+	return len(unknown) > 0 && unknown[len(unknown)-1].Last > r.atOpen
 }
 
 func (r *Replica) reportLocked(from Actor, v vector.Vector) {
 	if r.round.pending == nil {
+		if r.unlogged {
+			return // what is on disk is more than the vector tells
+		}
 		r.beginRound()
 	}
 	if _, ok := r.round.pending[from]; ok && len(v.Missing(r.round.needed)) == 0 {
 		delete(r.round.pending, from)
-		if spans := v[from]; len(spans) > 0 {
-			r.round.own[from] = spans
-		}
+		_ = r.round.seen.Merge(v)
 	}
 	r.endRound()
 }
 
 func (r *Replica) beginRound() {
-	r.round = round{at: r.committed, needed: r.frontierLocked().vector, pending: make(map[Actor]struct{}), own: vector.Vector{}}
+	r.round = round{at: r.committed, needed: r.frontierLocked().vector, pending: make(map[Actor]struct{}), seen: vector.Vector{}}
 	for a := range r.members {
 		if a != r.actor {
 			r.round.pending[a] = struct{}{}
@@ -78,12 +81,13 @@ func (r *Replica) beginRound() {
 
 func (r *Replica) endRound() {
 	for a := range r.round.pending {
-		if _, ok := r.members[a]; ok {
+		if _, ok := r.members[a]; ok && (!r.o.Faults.Impatient || len(r.round.seen) == 0) {
 			return
 		}
 	}
-	// Who joined meanwhile has what it has by a snapshot of a member.
-	if len(r.vector.Missing(r.round.own)) > 0 {
+	// Who joined meanwhile has what it has by a snapshot of a member, which knew
+	// of it by then and had what it reported or reported it later.
+	if len(r.vector.Missing(r.round.seen)) > 0 {
 		return
 	}
 	r.stableAt = max(r.stableAt, r.round.at)
@@ -94,7 +98,10 @@ func (r *Replica) endRound() {
 func (r *Replica) Stable() Version {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.aloneLocked() {
+	if r.joining && !r.o.Faults.ReapEarly {
+		return 0
+	}
+	if r.aloneLocked() || r.o.Faults.ReapEarly {
 		return r.committed
 	}
 	return r.stableAt
@@ -106,7 +113,7 @@ func (r *Replica) stable(v Version) bool { return v <= r.Stable() }
 func (r *Replica) alone() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.aloneLocked()
+	return r.aloneLocked() && !r.joining
 }
 
 func (r *Replica) aloneLocked() bool {

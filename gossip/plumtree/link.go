@@ -7,6 +7,10 @@ type link struct {
 	peer Peer
 	// eager links get payloads, the others announcements.
 	eager bool
+	// keepUntil: a payload was asked for here just now, and duplicates alone
+	// do not prune the link; see grace.
+	keepUntil time.Duration
+	grace     time.Duration
 	// awaiting are messages the peer has not yet shown to have.
 	awaiting map[ID]*awaited
 	order    []*awaited
@@ -50,6 +54,27 @@ func (l *link) await(item Item, due time.Duration) {
 	l.awaiting[item.ID] = a
 	l.order = append(l.order, a)
 	l.nextDue = min(l.nextDue, due)
+}
+
+// Two peers that hear one writer each through the other, in messages that are
+// under way at the same time, both prune the writer, and do so again with all
+// that they then ask for. So a link that was asked is kept for a while, longer
+// each time, and the other duplicates go.
+const (
+	leastGrace = 500 * time.Millisecond
+	mostGrace  = 8 * time.Second
+)
+
+func (l *link) keep(now time.Duration) {
+	switch {
+	case now < l.keepUntil:
+		return
+	case l.keepUntil == 0 || now >= l.keepUntil+mostGrace:
+		l.keepUntil, l.grace = now, leastGrace // the first time may be a mere loss
+	default:
+		l.keepUntil = now + l.grace
+		l.grace = min(2*l.grace, mostGrace)
+	}
 }
 
 func (l *link) dropOldest() {

@@ -36,7 +36,9 @@ func (t *Tree) pushed(l *link, item Item, payload []byte, now time.Duration) {
 	if t.cache.seen[item.ID] != nil {
 		t.stats.Duplicates++
 		l.settle(item.ID)
-		t.prune(l)
+		if now >= l.keepUntil {
+			t.prune(l)
+		}
 		return
 	}
 	l.eager = true
@@ -135,6 +137,7 @@ func (t *Tree) ask(now time.Duration) {
 	for _, l := range t.links {
 		for items := range slices.Chunk(asks[l.peer], MaxItems) {
 			l.eager = true
+			l.keep(now)
 			t.stats.Grafted++
 			t.send(l.peer, Message{Type: Graft, Items: items})
 		}

@@ -139,7 +139,11 @@ func TestOthersShareThePort(t *testing.T) {
 		Config: func() *tls.Config {
 			return &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return identity.Certificate() }}
 		},
-		Serve: func(_ context.Context, conn *tls.Conn) { conn.Write([]byte("welcome")) },
+		Serve: func(_ context.Context, conn *tls.Conn) {
+			if _, err := conn.Write([]byte("welcome")); err != nil {
+				t.Error(err)
+			}
+		},
 	}}})
 	var links atomic.Int32
 	address := serve(t, a, func(ctx context.Context, l *Link) { links.Add(1); echo(ctx, l) })

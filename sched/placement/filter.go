@@ -12,6 +12,7 @@ type filter uint8
 const (
 	passed filter = iota
 	failedUnschedulable
+	failedNotReady
 	failedTaints
 	failedNodeAffinity
 	failedPorts
@@ -27,6 +28,7 @@ const (
 // Resources have none here: each kind of shortage has its own.
 var text = map[filter]string{
 	failedUnschedulable:        "node(s) were unschedulable",
+	failedNotReady:             "node(s) were not ready",
 	failedTaints:               "node(s) had untolerated taint(s)",
 	failedNodeAffinity:         "node(s) didn't match Pod's node affinity/selector",
 	failedPorts:                "node(s) didn't have free ports for the requested pod ports",
@@ -82,6 +84,9 @@ func (c *class) judgeHard(object *v1.Node) filter {
 	if object.Spec.Unschedulable && !c.tolerates(&cordon) {
 		return failedUnschedulable
 	}
+	if taint := unready(object); taint != nil && !c.tolerates(taint) {
+		return failedNotReady
+	}
 	for i := range object.Spec.Taints {
 		taint := &object.Spec.Taints[i]
 		if taint.Effect != v1.TaintEffectPreferNoSchedule && !c.tolerates(taint) {
@@ -93,6 +98,26 @@ func (c *class) judgeHard(object *v1.Node) filter {
 	}
 	return passed
 }
+
+// unready returns the taint that upstream's node controller would put on a node
+// whose condition says it is not ready, nil for all others. Nobody writes it
+// here: the condition is enough, and comes and goes with the host.
+func unready(object *v1.Node) *v1.Taint {
+	for i := range object.Status.Conditions {
+		if c := &object.Status.Conditions[i]; c.Type == v1.NodeReady {
+			switch c.Status {
+			case v1.ConditionFalse:
+				return &v1.Taint{Key: v1.TaintNodeNotReady, Effect: v1.TaintEffectNoSchedule}
+			case v1.ConditionUnknown:
+				return &v1.Taint{Key: v1.TaintNodeUnreachable, Effect: v1.TaintEffectNoSchedule}
+			}
+		}
+	}
+	return nil
+}
+
+// Ready reports whether pods may be put on a node by its Ready condition.
+func Ready(object *v1.Node) bool { return unready(object) == nil }
 
 func (c *class) tolerates(taint *v1.Taint) bool {
 	return corev1helpers.TolerationsTolerateTaint(silent, c.tolerations, taint, comparisonOperators)

@@ -69,6 +69,8 @@ type nodeArgument struct {
 	Labels map[string]string
 	Taints []v1.Taint
 	Cordon bool
+	// Ready is the status of the Ready condition; empty for none.
+	Ready v1.ConditionStatus `json:"ready"`
 }
 
 type podArgument struct {
@@ -137,11 +139,15 @@ func (a nodeArgument) node(name string) *v1.Node {
 	for k, v := range a.Labels {
 		labels[k] = v
 	}
-	return &v1.Node{
+	node := &v1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels},
 		Spec:       v1.NodeSpec{Taints: a.Taints, Unschedulable: a.Cordon},
 		Status:     v1.NodeStatus{Allocatable: a.Cap},
 	}
+	if a.Ready != "" {
+		node.Status.Conditions = []v1.NodeCondition{{Type: v1.NodeReady, Status: a.Ready}}
+	}
+	return node
 }
 
 func (a podArgument) pod(name string) *v1.Pod {

@@ -61,7 +61,7 @@ func TestStartRefused(t *testing.T) {
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
 			other := *daemon
-			other.Name, other.DataDir, other.APIAddr = "other", filepath.Join(t.TempDir(), "data"), "127.0.0.1:16443"
+			other.Name, other.DataDir, other.APIAddr, other.GossipPort = "other", filepath.Join(t.TempDir(), "data"), "127.0.0.1:16443", "17946"
 			c.change(&other)
 			ctx, cancel := context.WithTimeout(t.Context(), settleWithin)
 			defer cancel()

@@ -28,6 +28,8 @@ type Daemon struct {
 	// Name, DataDir, APIAddr, Containerd, Namespace and CgroupRoot are the
 	// values of the flags of `shoal start`.
 	Name, DataDir, APIAddr, Containerd, Namespace, CgroupRoot string
+	// GossipPort is left out when empty; two daemons on one network need two.
+	GossipPort string
 	// Prefix is put before the command line, to start it somewhere else.
 	Prefix []string
 	// LogFile collects what all runs of the daemon print.
@@ -58,6 +60,7 @@ func (d *Daemon) Argv() []string {
 	for _, flag := range [][2]string{
 		{"--name", d.Name}, {"--data-dir", d.DataDir}, {"--api-addr", d.APIAddr},
 		{"--containerd", d.Containerd}, {"--containerd-namespace", d.Namespace}, {"--cgroup-root", d.CgroupRoot},
+		{"--gossip-port", d.GossipPort},
 	} {
 		if flag[1] != "" {
 			argv = append(argv, flag[0], flag[1])

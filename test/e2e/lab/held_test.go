@@ -61,6 +61,9 @@ func added(now, before []string) []string {
 type inhabitants struct {
 	pids       []int
 	namespaces map[string]bool
+	// all are the processes of the machine. One that is not among them came
+	// later, and its namespaces may have got the numbers of some that went.
+	all map[int]bool
 }
 
 var kinds = []string{"net", "mnt", "pid", "uts", "ipc"}
@@ -89,6 +92,16 @@ func population(t *testing.T, group string) inhabitants {
 	}
 	slices.Sort(found.pids)
 	found.pids = slices.Compact(found.pids)
+	found.all = map[int]bool{}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		if pid, err := strconv.Atoi(entry.Name()); err == nil {
+			found.all[pid] = true
+		}
+	}
 	return found
 }
 
@@ -108,7 +121,7 @@ func (i inhabitants) ended() error {
 }
 
 // gone reports which of the inhabitants, and who else in their namespaces, is
-// left. It holds until others make namespaces, which may get the same numbers.
+// left.
 func (i inhabitants) gone() error {
 	if err := i.ended(); err != nil {
 		return err
@@ -119,7 +132,7 @@ func (i inhabitants) gone() error {
 	}
 	for _, entry := range entries {
 		pid, err := strconv.Atoi(entry.Name())
-		if err != nil || !harness.Alive(pid) {
+		if err != nil || !i.all[pid] || !harness.Alive(pid) {
 			continue
 		}
 		for _, kind := range kinds {

@@ -120,6 +120,7 @@ func (p *peer) openStore(ctx context.Context) error {
 		p.db, err = store.Open(ctx, store.Options{
 			Dir: filepath.Join(p.config.DataDir, storeDir), Tag: p.identity.Tag, Logger: p.log.With("part", "store"),
 			Fields: fields.New(clientscheme.Scheme), Published: p.spread, Displaced: p.displaced,
+			Joining: p.identity.Joined,
 		})
 		return err
 	})
@@ -173,9 +174,15 @@ func (p *peer) enterJoined(ctx context.Context) error {
 	keys, err := pki.ReadKeys(ctx, api.CellRecords(p.db))
 	// A snapshot that was broken off is begun again: before it is whole, this
 	// host holds nothing of the cell.
-	if errors.Is(err, pki.ErrNoKeys) || err == nil && len(p.db.Vector()) == 0 {
+	if errors.Is(err, pki.ErrNoKeys) || err == nil && p.db.Joining() {
 		if p.gossip == nil {
 			return fmt.Errorf("%w: %w", errNoGossip, pki.ErrNoKeys)
+		}
+		// A snapshot is only given to who is known as a member.
+		if p.node != nil {
+			if err := p.node.register(ctx); err != nil {
+				return err
+			}
 		}
 		if err := p.progress.step("records of the cell fetched", func() error {
 			ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)

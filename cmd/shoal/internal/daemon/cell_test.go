@@ -71,7 +71,19 @@ func newPeer(t *testing.T, config Config) *peer {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	config.NodeIP, config.GossipPort = "192.0.2.9", DefaultGossipPort
-	return &peer{log: log, progress: newProgress(io.Discard, log, false), config: config}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &peer{log: log, progress: newProgress(io.Discard, log, false), config: config, listener: listener}
+}
+
+// gossipBy replaces what carries records for the test.
+func gossipBy(t *testing.T, make func(gossipOptions) (gossipNode, error)) {
+	t.Helper()
+	before := newGossip
+	newGossip = make
+	t.Cleanup(func() { newGossip = before })
 }
 
 func entered(t *testing.T, p *peer) {
@@ -113,6 +125,7 @@ func serveCell(t *testing.T, p *peer, tokens join.Tokens) string {
 }
 
 func TestAHostJoinsResumesAndStaysItself(t *testing.T) {
+	gossipBy(t, nil)
 	first := newPeer(t, Config{Name: "host1", DataDir: t.TempDir()})
 	entered(t, first)
 	defer func() { _ = first.close() }()
@@ -120,9 +133,7 @@ func TestAHostJoinsResumesAndStaysItself(t *testing.T) {
 	tokens := &tokenShelf{tokens: map[string]token.Stored{made.ID: {ID: made.ID, Secret: made.Secret, Expires: time.Now().Add(time.Hour)}}}
 	address := serveCell(t, first, tokens)
 
-	before := newGossip
-	newGossip = func(o gossipOptions) (gossipNode, error) { return &copier{first.db, o}, nil }
-	defer func() { newGossip = before }()
+	gossipBy(t, func(o gossipOptions) (gossipNode, error) { return &copier{first.db, o}, nil })
 	config := Config{Name: "host2", DataDir: t.TempDir(), Join: "127.0.0.1:1," + address, Token: made.String()}
 	second := newPeer(t, config)
 	entered(t, second)
@@ -165,6 +176,7 @@ func TestAHostJoinsResumesAndStaysItself(t *testing.T) {
 }
 
 func TestAFounderGoesOnAsItself(t *testing.T) {
+	gossipBy(t, nil)
 	dir := t.TempDir()
 	first := newPeer(t, Config{Name: "host1", DataDir: dir})
 	entered(t, first)
