@@ -85,7 +85,7 @@ func archive() string { return filepath.Join(world.Dir, "image.tar") }
 // buildImage makes the archive of image.
 func buildImage(ctx context.Context) error {
 	program := filepath.Join(world.Dir, "hello")
-	build := harness.Command{Argv: []string{"go", "build", "-ldflags", "-s -w", "-o", program, "shoal/examples/hello"}, Env: []string{"CGO_ENABLED=0"}}
+	build := harness.Command{Argv: []string{"go", "build", "-ldflags", "-s -w", "-o", program, "./testdata/hello"}, Env: []string{"CGO_ENABLED=0"}}
 	if result := build.Run(ctx); result.Err != nil {
 		return result.Err
 	}
