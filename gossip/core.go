@@ -120,6 +120,7 @@ type link struct {
 	pending          int // bytes that wait to be merged
 	unasked          int // bytes of answers to no question
 	answering        int
+	refusals         int // of snapshots
 
 	// noted is missing here and there with the peer since notedAt.
 	noted   vector.Vector

@@ -46,6 +46,9 @@ const (
 	maxParts = 1 << 16
 	// maxSnapshots are given at a time.
 	maxSnapshots = 2
+	// maxRefusals of snapshots to one peer over one link: one that joins asks
+	// again after seconds.
+	maxRefusals = 256
 	// maxAnswers are worked on for one link at a time; an honest peer asks
 	// for one of each kind and waits.
 	maxAnswers = 8

@@ -49,6 +49,9 @@ func (c *Core) mayGive(l *link) bool {
 
 func (c *Core) heardSnapshotAsk(l *link, id uint64) error {
 	if c.giving >= maxSnapshots || !c.mayGive(l) {
+		if l.refusals++; l.refusals > maxRefusals {
+			return fmt.Errorf("asks for snapshots without end: %w", ErrCorrupt)
+		}
 		c.send(l.peer, kindSnapshotEnd, appendSnapshotEnd(nil, snapshotEnd{ID: id, Failed: true}), false)
 		return nil
 	}

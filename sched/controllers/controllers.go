@@ -51,6 +51,9 @@ type Options struct {
 	Informers informers.SharedInformerFactory
 	// RootCA is the PEM bundle published to every namespace.
 	RootCA []byte
+	// Built, if set, is called once all loops have registered what they watch
+	// for, before the informers are started.
+	Built  func()
 	Logger *slog.Logger
 }
 
@@ -98,6 +101,9 @@ func Run(ctx context.Context, o Options) error {
 		if runs[i], err = l.build(l.context(ctx, p.log), p); err != nil {
 			return fmt.Errorf("start controller %s: %w", l.name, err)
 		}
+	}
+	if o.Built != nil {
+		o.Built()
 	}
 	o.Informers.Start(ctx.Done())
 	p.shared.Start(ctx.Done())

@@ -63,11 +63,6 @@ func TestPodsAcrossPeers(t *testing.T) {
 			})
 		}
 	})
-	t.Run("dns", func(t *testing.T) {
-		balances(t, "by name", func() (string, error) {
-			return peers[4].exec(t, ns, "on-lab-2", "hello", "get", "http://net", fmt.Sprint(callsToAll))
-		})
-	})
 	t.Run("node port", func(t *testing.T) {
 		for _, p := range all() {
 			address, err := cell.Address(p.number)

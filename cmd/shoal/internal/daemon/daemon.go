@@ -98,6 +98,8 @@ type peer struct {
 	log      *slog.Logger
 	progress *progress
 	serving  atomic.Bool // from ready on
+	// informing: the shared informers may be started by now.
+	informing atomic.Bool
 
 	// clock is the machine's unless a test has another.
 	clock store.Clock
@@ -281,7 +283,17 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 		group.Go(func() error { return named("gossip keyring", p.keepRing(ctx)) })
 	}
 	p.lead(ctx, group, "scheduler", p.scheduler(schedClient, informers))
-	p.lead(ctx, group, "controllers", p.controllers(ca, informers))
+	built := make(chan struct{})
+	var once sync.Once
+	p.lead(ctx, group, "controllers", p.controllers(ca, informers, func() { once.Do(func() { close(built) }) }))
+	if p.leadsFromTheStart() {
+		select {
+		case <-built:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	p.informing.Store(true)
 	hosts := nethosts.New(p.datapath, informers, p.config.Name, p.log.With("part", "hosts"))
 	group.Go(func() error { return named("hosts", hosts.Run(ctx)) })
 	group.Go(func() error { return named("services", services.Run(ctx)) })

@@ -22,7 +22,7 @@ func (p *peer) lead(ctx context.Context, group *errgroup.Group, work string, run
 	changed, stop := p.node.Watch()
 	l := &sched.Lead{
 		Work: work, Self: p.config.Name, Alive: p.node.Names, Changed: changed, Run: run, Logger: p.log.With("part", "lead"),
-		Alone: func() bool { return len(p.node.registered()) <= 1 },
+		Alone: p.alone,
 	}
 	group.Go(func() error {
 		defer stop()
@@ -37,15 +37,16 @@ func (p *peer) scheduler(client kubernetes.Interface, shared informers.SharedInf
 	}
 }
 
-// controllers returns what runs the controllers for one term. The first uses the
-// daemon's informers; upstream's loops cannot take their handlers off again, so
-// that a later term gets informers of its own, which end with it.
-func (p *peer) controllers(ca []byte, shared informers.SharedInformerFactory) func(context.Context) error {
-	first := true
+// controllers returns what runs the controllers for one term. Upstream's loops
+// register handlers before they are made ready for events, and cannot take them
+// off again. So a term that begins before the daemon's informers are started uses
+// those, and tells by built when they may be; any other has informers of its own,
+// which end with it.
+func (p *peer) controllers(ca []byte, shared informers.SharedInformerFactory, built func()) func(context.Context) error {
 	return func(ctx context.Context) error {
 		config := p.server.ClientConfig("shoal-controllers")
 		own := shared
-		if !first {
+		if p.informing.Load() {
 			client, err := kubernetes.NewForConfig(config)
 			if err != nil {
 				return err
@@ -53,7 +54,11 @@ func (p *peer) controllers(ca []byte, shared informers.SharedInformerFactory) fu
 			own = informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(controllers.StripManagedFields))
 			defer own.Shutdown()
 		}
-		first = false
-		return controllers.Run(ctx, controllers.Options{Config: config, Informers: own, RootCA: ca, Logger: p.log.With("part", "controllers")})
+		return controllers.Run(ctx, controllers.Options{Config: config, Informers: own, RootCA: ca, Built: built, Logger: p.log.With("part", "controllers")})
 	}
 }
+
+// leadsFromTheStart: there is nobody else to wait for.
+func (p *peer) leadsFromTheStart() bool { return p.node == nil || p.alone() }
+
+func (p *peer) alone() bool { return len(p.node.registered()) <= 1 }
