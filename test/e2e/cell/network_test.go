@@ -135,9 +135,12 @@ func fetch(ctx context.Context, url string, times int) (string, error) {
 // and before gossip has noticed the service still has all endpoints.
 func ownAPIFirst(t *testing.T, ns string) {
 	const calls = 10
+	api, err := peers[1].kube.CoreV1().Services("default").Get(t.Context(), "kubernetes", metav1.GetOptions{})
+	ok(t, err)
+	url := "https://" + api.Spec.ClusterIP + "/readyz" // there is no cluster DNS
 	for _, p := range []*peer{peers[5], peers[1]} {
 		ok(t, cell.Cut(within(t), p.number))
-		out, err := p.exec(t, ns, "on-"+p.name, "hello", "get", "https://kubernetes.default.svc/readyz", fmt.Sprint(calls))
+		out, err := p.exec(t, ns, "on-"+p.name, "hello", "get", url, fmt.Sprint(calls))
 		if n := strings.Count(out, "ok"); err != nil || n != calls {
 			t.Errorf("a pod on %s, which is cut off, reached the API %d times of %d: %v", p.name, n, calls, err)
 		}
