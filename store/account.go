@@ -233,6 +233,9 @@ func (r *Replica) failed(b *batch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.account(landed)
+	if len(landed) > 0 {
+		r.floor = max(r.floor, b.floor) // it is on disk, before what landed
+	}
 	r.unlogged = len(r.carry) > 0
 	r.committed = r.last
 }

@@ -57,6 +57,9 @@ func (r *Replica) Report(from Actor, v vector.Vector) (lost bool) {
 }
 
 func (r *Replica) reportLocked(from Actor, v vector.Vector) {
+	if r.joining {
+		return // nor are all members known
+	}
 	if r.round.pending == nil {
 		if r.unlogged {
 			return // what is on disk is more than the vector tells
