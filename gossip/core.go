@@ -98,6 +98,7 @@ type Core struct {
 	// joining until a snapshot was adopted or found to be of no use.
 	joining      bool
 	snapshot     *taking
+	failed       *taking // the one before
 	nextSnapshot time.Duration
 	giving       int
 
@@ -119,6 +120,7 @@ type link struct {
 	pending          int // bytes that wait to be merged
 	unasked          int // bytes of answers to no question
 	answering        int
+	gave             uint64 // id of the snapshot given last
 
 	// noted is missing here and there with the peer since notedAt.
 	noted   vector.Vector
@@ -229,7 +231,7 @@ func (c *Core) Disconnect(p plumtree.Peer, now time.Duration) {
 			c.endSession(s, false, now)
 		}
 	}
-	if c.snapshot != nil && c.snapshot.peer == p {
+	if c.snapshot != nil && c.snapshot.peer == p && !c.snapshot.adopting {
 		c.failSnapshot(now)
 	}
 }

@@ -196,6 +196,7 @@ func (s replicaStore) Actor() vector.Actor              { return s.p.replica.Act
 func (s replicaStore) Vector() vector.Vector            { return s.p.replica.Vector() }
 func (s replicaStore) Joining() bool                    { return s.p.replica.Joining() }
 func (s replicaStore) IsMember(a vector.Actor) bool     { return s.p.replica.IsMember(a) }
+func (s replicaStore) StartOver(context.Context) error  { return s.p.replica.StartOver() }
 func (s replicaStore) VectorDigest() uint64             { return s.p.replica.VectorDigest() }
 func (s replicaStore) Floor() uint64                    { return s.p.replica.Floor() }
 func (s replicaStore) Fingerprints() store.Fingerprints { return s.p.replica.Fingerprints() }

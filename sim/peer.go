@@ -203,6 +203,12 @@ func (p *peer) restart() {
 	}
 }
 
+// joins: what is on this disk goes if it is not all of what a member had.
+func (p *peer) joins() bool {
+	_, ok := p.disk.values["\x00joining"]
+	return ok
+}
+
 // state is what is under a key on this disk, up or not.
 func (p *peer) state(key string) *state {
 	found, ok := p.disk.values[key]

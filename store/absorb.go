@@ -132,19 +132,21 @@ func (r *Replica) freshDots(b *batch, d *Delta) []Dot {
 
 // mergeInto notes what the merge changes, if anything.
 func (r *Replica) mergeInto(b *batch, before *Entry, d *Delta, now uint64) {
-	if expires := d.Record.ExpiresMicros; expires != 0 && expires <= now && d.Record.Live() {
-		return // over already
-	}
 	if before == nil {
-		rec := d.Record
-		b.put(change{kind: merging}, d.Key, r.tick(), rec)
+		b.put(change{kind: merging}, d.Key, r.tick(), endedBy(now, d.Record))
 		return
 	}
 	kept, displaced := r.mergeRecords(d.Key, before.Record, d.Record)
 	if displaced != nil && r.o.Displaced != nil {
 		r.o.Displaced(d.Key, kept, *displaced)
 	}
+	// The time of what is here may have been prolonged: that of the two together
+	// counts.
+	kept = endedBy(now, kept)
 	if sameRecord(&kept, &before.Record) {
+		if over := endedBy(now, d.Record); over.Live() && r.unheard(before) {
+			r.repeat(b, before)
+		}
 		return
 	}
 	c := change{kind: merging, before: before}
@@ -152,6 +154,21 @@ func (r *Replica) mergeInto(b *batch, before *Entry, d *Delta, now uint64) {
 		c.gone = r.tick()
 	}
 	b.put(c, d.Key, r.tick(), kept)
+}
+
+// unheard: of this tombstone the others may not know. It was made of a record
+// whose time was over, which each does by itself, or it was taken for stable,
+// and a disk has lost it.
+func (r *Replica) unheard(e *Entry) bool {
+	return !e.Live() && !r.Joining() && !r.o.Faults.KeepQuiet && (e.ExpiresMicros != 0 || r.stable(e.Version))
+}
+
+// repeat gives what is here a dot of our own, for others to get.
+func (r *Replica) repeat(b *batch, e *Entry) {
+	r.sequence++
+	dot := Dot{Actor: r.actor, Sequence: r.sequence}
+	b.put(change{kind: merging, before: e, dot: dot}, e.Key, r.tick(), e.Record)
+	b.logDot(dot, e.Key)
 }
 
 func sameRecord(a, b *Record) bool {

@@ -35,4 +35,9 @@ type Faults struct {
 	OldFloor bool
 	// ForgetOrphans leaves what a torn commit left without a dot.
 	ForgetOrphans bool
+	// VoidOwn voids this actor's dots in a commit that failed, also those that
+	// it had lost and that came back from others.
+	VoidOwn bool
+	// KeepQuiet does not repeat a tombstone to who has not heard of it.
+	KeepQuiet bool
 }

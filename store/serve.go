@@ -130,8 +130,14 @@ func (r *Replica) Digests() ([]KeyDigest, vector.Vector, uint64, error) {
 			return nil
 		}
 		if s.Meta&metaExpires != 0 {
-			if e, err := s.entry(); err != nil || e.ExpiresMicros <= now {
+			e, err := s.entry()
+			if err != nil {
 				return err
+			}
+			if e.ExpiresMicros <= now { // as it soon will be here
+				t := ended(&e.Record)
+				digests = append(digests, KeyDigest{s.Key, DigestOf(s.Key, &t)})
+				return nil
 			}
 		}
 		d, err := storedDigest(s.Key, s.Value)
