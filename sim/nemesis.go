@@ -184,21 +184,14 @@ func (r *run) forget(p *peer) {
 	p.crash("and is forgotten")
 	p.member = false
 	had := r.statesOf(p)
-	var actors []string
-	for _, key := range p.disk.keys {
-		if _, ok := memberKey(key); ok {
-			actors = append(actors, key)
-		}
-	}
-	own := p.ownMember()
+	own := p.ownMembers()
 	changed := p.disk.changed
 	p.disk = newDisk()
 	p.disk.changed = changed
 	p.bounds = make(map[string]life)
 	r.check.excuse(p, sortedKeys(had), had)
-	_ = actors
-	if own != "" {
-		r.remove(own)
+	for _, key := range own {
+		r.remove(key)
 	}
 	r.spread()
 }

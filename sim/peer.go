@@ -90,7 +90,7 @@ func (p *peer) boot() {
 	p.disk.reopen()
 	p.disk.changed = func(was *store.Stored, w *store.Write) { p.r.check.changed(p, was, w) }
 	options := store.ReplicaOptions{
-		Clock: p.clock, Tag: store.Tag(p.id + 1), Rand: reader{p.random}, LogDots: p.r.o.LogDots, Faults: p.r.o.Faults,
+		Clock: p.clock, Tag: store.Tag(p.id + 1), Rand: reader{p.random}, LogDots: p.r.o.LogDots, OwnSpans: p.r.o.OwnSpans, Faults: p.r.o.Faults,
 		Joining: p.id > 0 || p.boots > 1,
 	}
 	if p.r.o.Fields {
@@ -130,6 +130,19 @@ func (p *peer) enrol() {
 	p.write(store.Update{Key: key, Expect: store.Any, UID: fmt.Sprintf("%s.%d", p.name, p.r.nextOp())}, "m")
 }
 
+// retire takes out what this peer was, once all know what it is.
+func (p *peer) retire() {
+	own, err := p.replica.Get(store.MemberKey(p.replica.Actor()))
+	if err != nil || own.Version > p.replica.Stable() && !p.r.o.Faults.RetireFirst {
+		return
+	}
+	for _, a := range p.replica.Former() {
+		if _, err := p.replica.Get(store.MemberKey(a)); err == nil {
+			p.write(store.Update{Key: store.MemberKey(a), Expect: store.Any, Delete: true}, "")
+		}
+	}
+}
+
 // every calls do about once a second, while this boot lasts.
 func (p *peer) every(do func()) {
 	p.later(time.Second*3/4+time.Duration(p.random.Int64N(int64(time.Second/2))), func() {
@@ -156,6 +169,7 @@ func (p *peer) tend() {
 	}
 	p.r.check.claims(p)
 	p.enrol()
+	p.retire()
 	_ = p.replica.Release()
 	if !p.r.o.Lying {
 		p.tolerate(p.replica.Reap(64))
@@ -272,9 +286,6 @@ func (p *peer) report(from vector.Actor, v vector.Vector) {
 			if now := p.replica.Actor(); now != actor {
 				p.claimed = vector.Vector{}
 				p.enrol()
-				if _, err := p.replica.Get(store.MemberKey(actor)); err == nil {
-					p.write(store.Update{Key: store.MemberKey(actor), Expect: store.Any, Delete: true}, "")
-				}
 			}
 		})
 	}

@@ -144,9 +144,14 @@ func (r *Replica) mergeInto(b *batch, before *Entry, d *Delta, now uint64) {
 	// counts.
 	kept = endedBy(now, kept)
 	if sameRecord(&kept, &before.Record) {
-		if over := endedBy(now, d.Record); over.Live() && r.unheard(before) {
-			r.repeat(b, before)
+		if over := endedBy(now, d.Record); over.Live() && r.unheard(&kept, before.Version) {
+			r.repeat(b, before, before.Record)
 		}
+		return
+	}
+	if here := endedBy(now, before.Record); here.Live() && kept.ExpiresMicros != 0 && r.unheard(&kept, before.Version) {
+		// Its time was over for somebody, and had been prolonged for others.
+		r.repeat(b, before, kept)
 		return
 	}
 	c := change{kind: merging, before: before}
@@ -156,19 +161,19 @@ func (r *Replica) mergeInto(b *batch, before *Entry, d *Delta, now uint64) {
 	b.put(c, d.Key, r.tick(), kept)
 }
 
-// unheard: of this tombstone the others may not know. It was made of a record
-// whose time was over, which each does by itself, or it was taken for stable,
-// and a disk has lost it.
-func (r *Replica) unheard(e *Entry) bool {
-	return !e.Live() && !r.Joining() && !r.o.Faults.KeepQuiet && (e.ExpiresMicros != 0 || r.stable(e.Version))
+// unheard: of this tombstone others may not know. It was made of a record whose
+// time was over, which each does by itself; or all had it, some may have reaped
+// it, and still somebody sends what it outdid.
+func (r *Replica) unheard(rec *Record, since Version) bool {
+	return !rec.Live() && (rec.ExpiresMicros != 0 || r.stable(since)) && !r.Joining() && !r.o.Faults.KeepQuiet
 }
 
-// repeat gives what is here a dot of our own, for others to get.
-func (r *Replica) repeat(b *batch, e *Entry) {
+// repeat puts a tombstone here with a dot of our own, for others to get.
+func (r *Replica) repeat(b *batch, before *Entry, rec Record) {
 	r.sequence++
 	dot := Dot{Actor: r.actor, Sequence: r.sequence}
-	b.put(change{kind: merging, before: e, dot: dot}, e.Key, r.tick(), e.Record)
-	b.logDot(dot, e.Key)
+	b.put(change{kind: merging, before: before, dot: dot}, before.Key, r.tick(), rec)
+	b.logDot(dot, before.Key)
 }
 
 func sameRecord(a, b *Record) bool {

@@ -75,7 +75,7 @@ func (r *Replica) writes(b *batch) (writes []Write, chunks []chunk) {
 		writes = append(writes, Write{Key: keyJoining, Version: r.last, Erase: true})
 	}
 	if b.actor != 0 {
-		writes = append(writes, actorWrite(b.actor, r.last))
+		writes = append(writes, formerWrite(r.formerWith(r.actor), r.last), actorWrite(b.actor, r.last))
 	}
 	if b.state != nil {
 		writes = append(writes, Write{Key: keyState, Version: r.last, Value: appendCheckpoint(nil, *b.state)})
@@ -129,7 +129,7 @@ func (r *Replica) applied(b *batch, chunks []chunk) {
 	defer r.mu.Unlock()
 	if b.actor != 0 {
 		r.log, r.vector = r.logUntil(b.trim), b.state.vector
-		r.actor = b.actor
+		r.former, r.actor = r.formerWith(r.actor), b.actor
 	} else if b.state != nil {
 		for a, spans := range b.state.vector {
 			r.vector[a] = spans

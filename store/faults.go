@@ -38,6 +38,8 @@ type Faults struct {
 	// VoidOwn voids this actor's dots in a commit that failed, also those that
 	// it had lost and that came back from others.
 	VoidOwn bool
+	// RetireFirst takes a former actor out before all know the present one.
+	RetireFirst bool
 	// KeepQuiet does not repeat a tombstone to who has not heard of it.
 	KeepQuiet bool
 }

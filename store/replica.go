@@ -35,6 +35,9 @@ type ReplicaOptions struct {
 	// Joining: a new disk is that of a peer which joins a cell, not of one that
 	// founds it.
 	Joining bool
+	// OwnSpans: with so many spans of its own in the vector, a peer goes on as a
+	// new actor when it is opened.
+	OwnSpans int
 	// Faults are for the simulator alone.
 	Faults Faults
 }
@@ -82,6 +85,7 @@ type Replica struct {
 	floor     uint64
 	committed Version
 	members   map[Actor]struct{}
+	former    []Actor // what this peer was, oldest first
 	round     round
 	stableAt  Version
 	heldCount int
@@ -107,6 +111,9 @@ func (o *ReplicaOptions) complete() {
 	}
 	if o.LogDots <= 0 {
 		o.LogDots = defaultLogDots
+	}
+	if o.OwnSpans <= 0 {
+		o.OwnSpans = defaultOwnSpans
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -151,6 +158,9 @@ func OpenReplica(disk Disk, o ReplicaOptions) (*Replica, error) {
 		r.sequence = spans[len(spans)-1].Last
 	}
 	r.skipSequences()
+	if err := r.renew(); err != nil {
+		return nil, err
+	}
 	r.atOpen, r.opened, r.committed = r.sequence, r.last, r.last
 	return r, nil
 }
@@ -181,6 +191,9 @@ func (r *Replica) loadActor() error {
 	}
 	r.actor = Actor(binary.BigEndian.Uint64(found.Value))
 	r.found = true
+	if r.former, err = r.loadFormer(); err != nil {
+		return err
+	}
 	switch _, err := r.disk.Get(keyJoining); {
 	case err == nil:
 		r.joining = true

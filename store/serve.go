@@ -118,7 +118,7 @@ func (r *Replica) States(keys []string) ([]Delta, error) {
 
 // Digests returns the digest of all that is to be the same on every peer,
 // sorted by key, with a vector and a floor that it covers. Stable tombstones
-// are left out: every member has had them.
+// are left out: every member has had them, and States has them still.
 func (r *Replica) Digests() ([]KeyDigest, vector.Vector, uint64, error) {
 	r.mu.Lock()
 	v, floor := r.frontierLocked().vector, r.floor

@@ -76,7 +76,7 @@ func (r *Replica) reportLocked(from Actor, v vector.Vector) {
 func (r *Replica) beginRound() {
 	r.round = round{at: r.committed, needed: r.frontierLocked().vector, pending: make(map[Actor]struct{}), seen: vector.Vector{}}
 	for a := range r.members {
-		if a != r.actor {
+		if !r.own(a) {
 			r.round.pending[a] = struct{}{}
 		}
 	}
@@ -121,7 +121,7 @@ func (r *Replica) alone() bool {
 
 func (r *Replica) aloneLocked() bool {
 	for a := range r.members {
-		if a != r.actor {
+		if !r.own(a) {
 			return false
 		}
 	}

@@ -261,6 +261,7 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	}
 	if p.node != nil {
 		group.Go(func() error { return named("gossip keyring", p.keepRing(ctx)) })
+		group.Go(func() error { return named("membership", p.node.keepRegistered(ctx)) })
 	}
 	p.lead(ctx, group, "scheduler", p.scheduler(schedClient, informers))
 	p.lead(ctx, group, "controllers", p.controllers(ca, informers))

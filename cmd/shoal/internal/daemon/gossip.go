@@ -29,6 +29,8 @@ import (
 const (
 	// joinPoll is how often a host that joins looks whether it has all.
 	joinPoll = 50 * time.Millisecond
+	// registerEvery is how often a host sees to its being a member.
+	registerEvery = 10 * time.Second
 	// maxLinkSkew is how far clocks may differ for two peers to link: beyond it
 	// everything one writes would be held back at the other.
 	maxLinkSkew = 30 * time.Second
@@ -172,24 +174,63 @@ func (c *cellNode) registered() []member {
 	return members
 }
 
-// register makes this host's present incarnation a member, and takes the place
-// of an earlier one that its disk has lost.
+// register makes this host's present incarnation a member, and then takes out
+// earlier ones: at once where the disk was lost, as nothing is on it any more;
+// where it is the same disk, once every member knows the present one. Until then
+// the others wait for the earlier one, or this host would count nowhere.
 func (c *cellNode) register(ctx context.Context) error {
 	actor := c.o.DB.Actor()
 	self := member{Name: c.o.Identity.Name, Tag: c.o.Identity.Tag, Gossip: netip.AddrPortFrom(c.o.NodeIP, uint16(c.o.Port)), Joined: time.Now().UTC().Truncate(time.Second)}
+	if _, _, err := c.o.DB.Get(forgottenKey(actor), store.Latest); err == nil {
+		return nil // it left, or was forgotten
+	}
+	known, own := c.known(actor), false
+	var earlier []member
 	for _, m := range c.registered() {
 		switch {
 		case m.Name != self.Name:
-		case m.actor == actor && m.Gossip == self.Gossip:
-			return nil
 		case m.actor == actor:
-			self.Joined = m.Joined
-		default:
-			if err := c.retire(ctx, m.actor, "its disk was lost"); err != nil {
-				return err
-			}
+			own, self.Joined = m.Gossip == self.Gossip, m.Joined
+		case known || !slices.Contains(c.o.DB.Former(), m.actor):
+			earlier = append(earlier, m)
 		}
 	}
+	if !own {
+		if err := c.enrol(ctx, actor, self); err != nil {
+			return err
+		}
+	}
+	for _, m := range earlier {
+		if err := c.retire(ctx, m.actor, "this host goes on as another"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// known: every member has the record of this actor.
+func (c *cellNode) known(actor vector.Actor) bool {
+	e, _, err := c.o.DB.Get(store.MemberKey(actor), store.Latest)
+	return err == nil && e.Version <= c.o.DB.Stats().Stable
+}
+
+// keepRegistered follows changes of this host's actor.
+func (c *cellNode) keepRegistered(ctx context.Context) error {
+	tick := time.NewTicker(registerEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		if err := c.register(ctx); err != nil && ctx.Err() == nil {
+			c.o.Logger.Warn("this host may not be known as a member; it tries again", "error", err)
+		}
+	}
+}
+
+func (c *cellNode) enrol(ctx context.Context, actor vector.Actor, self member) error {
 	value, err := json.Marshal(self)
 	if err != nil {
 		return fmt.Errorf("register this host: %w", err)
