@@ -203,6 +203,11 @@ func TestFutureIsHeldBack(t *testing.T) {
 	if n := b.Stats().HeldBack; n != 1 || b.Vector().Count() != 0 {
 		t.Errorf("%d held back, %d dots noted as held", n, b.Vector().Count())
 	}
+	// A snapshot brings the same without a dot.
+	bare := []Delta{{Key: deltas[0].Key, Record: deltas[0].Record}}
+	if err := b.Merge(t.Context(), bare); err != nil {
+		t.Fatal(err)
+	}
 	if err := b.Adopt(t.Context(), a.Vector(), 0); !errors.Is(err, ErrHeldBack) {
 		t.Errorf("adopting what is held back: %v", err)
 	}
