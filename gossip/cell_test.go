@@ -83,6 +83,7 @@ type testPeer struct {
 	authority *authority
 	seeds     []string
 	adapt     func(*Options)
+	joining   bool
 	node      *Node
 	db        *store.DB
 	cancel    context.CancelFunc
@@ -110,7 +111,7 @@ func (p *testPeer) start() {
 	var err error
 	seeds := slices.Clone(p.seeds)
 	logger := testLogger().With("on", p.name)
-	p.db, err = store.Open(context.Background(), store.Options{Dir: p.dir, Logger: logger, Published: func(d []store.Delta) {
+	p.db, err = store.Open(context.Background(), store.Options{Dir: p.dir, Joining: p.joining, Logger: logger, Published: func(d []store.Delta) {
 		if n := node.Load(); n != nil {
 			n.Publish(d)
 		}

@@ -105,6 +105,9 @@ type Core struct {
 	// adoptions wait for what is held back; one for each session and snapshot.
 	adoptions []adoption
 
+	// raising is the floor that the store is told of just now.
+	raising uint64
+
 	suspects []*suspect
 	alarm    *Alarm
 	counts   Counters

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 )
 
@@ -198,6 +199,10 @@ func (r *run) forget(p *peer) {
 
 // lie loses what was synced last, and crashes.
 func (r *run) lie(p *peer) {
+	// If all forget that they have joined, nobody is left to let them in.
+	if !slices.ContainsFunc(r.peers, func(q *peer) bool { return q != p && q.member && q.boots > 0 && !q.joins() }) {
+		return
+	}
 	commits := 1 + r.random.IntN(12)
 	p.crash("and its disk lied")
 	had := r.statesOf(p)

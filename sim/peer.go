@@ -130,6 +130,32 @@ func (p *peer) enrol() {
 	p.write(store.Update{Key: key, Expect: store.Any, UID: fmt.Sprintf("%s.%d", p.name, p.r.nextOp())}, "m")
 }
 
+// measure: no queue grows with what happens.
+func (p *peer) measure() {
+	if n := p.replica.HeldBack(); n > maxHeldBack {
+		p.r.check.fail("", "%s holds %d deltas back", p.name, n)
+	}
+	if d, ok := p.proto.(*cored); ok {
+		load := d.core.Load()
+		if err := load.Check(); err != nil {
+			p.r.check.fail("", "%s: %v", p.name, err)
+		}
+		// Of a cell as small and as slow as this far less waits.
+		if load.Merges > maxMerges {
+			p.r.check.fail("", "%s: %d merges wait", p.name, load.Merges)
+		}
+		p.r.result.Merges, p.r.result.Works = max(p.r.result.Merges, load.Merges), max(p.r.result.Works, load.Works)
+	}
+}
+
+const (
+	// maxHeldBack is the store's own limit.
+	maxHeldBack = 1024
+	// maxMerges: a merge takes some milliseconds, and all clients together make
+	// a hundred writes in a second.
+	maxMerges = 200
+)
+
 // retire takes out what this peer was, once all know what it is.
 func (p *peer) retire() {
 	own, err := p.replica.Get(store.MemberKey(p.replica.Actor()))
@@ -170,6 +196,7 @@ func (p *peer) tend() {
 	p.r.check.claims(p)
 	p.enrol()
 	p.retire()
+	p.measure()
 	_ = p.replica.Release()
 	if !p.r.o.Lying {
 		p.tolerate(p.replica.Reap(64))

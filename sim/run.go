@@ -29,6 +29,8 @@ type Result struct {
 	Settled time.Duration
 	// Tombstones and Chunks are the most that a disk had at the end.
 	Tombstones, Chunks int
+	// Merges and Works are the most that waited in a core when it was looked at.
+	Merges, Works int
 	// All of the trace, where Options.Verbose asked for it.
 	All string
 }

@@ -40,6 +40,10 @@ type Faults struct {
 	VoidOwn bool
 	// RetireFirst takes a former actor out before all know the present one.
 	RetireFirst bool
+	// JudgeEarly goes through rounds of stability while joining.
+	JudgeEarly bool
+	// KeepGiven starts a snapshot over what an earlier one left.
+	KeepGiven bool
 	// KeepQuiet does not repeat a tombstone to who has not heard of it.
 	KeepQuiet bool
 }

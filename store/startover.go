@@ -50,7 +50,7 @@ func clearAll(some func() error) error {
 }
 
 func (r *Replica) decideClear(b *batch) error {
-	if !r.Joining() {
+	if !r.Joining() || r.o.Faults.KeepGiven {
 		return errNothingLeft
 	}
 	r.dropHeld()
