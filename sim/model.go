@@ -166,11 +166,11 @@ func (h *history) covers(s *state, w *write) bool {
 	if s == nil {
 		return h.hasEnded && h.ended.compare(w.life) >= 0
 	}
+	if !s.life.live() && s.life.length == w.life.length {
+		return true // deleted is deleted, whichever deletion or end it was
+	}
 	if c := s.life.compare(w.life); c != 0 {
 		return c > 0
-	}
-	if !s.life.live() {
-		return true
 	}
 	for _, f := range w.fields {
 		if h.claimed(s, f).compare(w.at) < 0 {
