@@ -100,7 +100,7 @@ bench: deps-check build ## print the figures; RUN=REGEX selects some
 N    ?= 1000
 SEED ?= 1
 .PHONY: sim
-sim: deps-build ## simulate whole cells: N=seeds SEED=first DRIVER=simple|gossip STORY=1
+sim: deps-build ## simulate whole cells: N=seeds SEED=first DRIVER=simple|gossip PEERS=number STORY=1
 	go test ./sim -count=1 -timeout 0 -v -run 'TestLong' -sim.n $(N) -sim.seed $(SEED) $(if $(DRIVER),-sim.driver $(DRIVER)) $(if $(STORY),-sim.story) $(if $(PEERS),-sim.peers $(PEERS))
 
 .PHONY: generate generate-check

@@ -45,9 +45,6 @@ func (c *Core) tryAdopt(a adoption) {
 				s.last = now
 			}
 		}
-		if c.snapshot != nil && c.snapshot.adopting {
-			c.snapshot.last = now
-		}
 	})
 }
 

@@ -78,12 +78,12 @@ func (a *authority) identity(t testing.TB, name string) stream.Identity {
 
 // testPeer is a Node over a database on disk.
 type testPeer struct {
-	joins     bool
 	t         testing.TB
 	name, dir string
 	authority *authority
 	seeds     []string
 	adapt     func(*Options)
+	joining   bool
 	node      *Node
 	db        *store.DB
 	cancel    context.CancelFunc
@@ -93,15 +93,6 @@ type testPeer struct {
 func startPeer(t testing.TB, a *authority, name string, seeds []string, adapt func(*Options)) *testPeer {
 	t.Helper()
 	p := &testPeer{t: t, name: name, dir: t.TempDir(), authority: a, seeds: seeds, adapt: adapt}
-	p.start()
-	t.Cleanup(p.stop)
-	return p
-}
-
-// startJoiner starts a peer that has nothing of the cell and knows it.
-func startJoiner(t testing.TB, a *authority, name string, seeds []string) *testPeer {
-	t.Helper()
-	p := &testPeer{t: t, name: name, dir: t.TempDir(), authority: a, seeds: seeds, joins: true}
 	p.start()
 	t.Cleanup(p.stop)
 	return p
@@ -120,7 +111,7 @@ func (p *testPeer) start() {
 	var err error
 	seeds := slices.Clone(p.seeds)
 	logger := testLogger().With("on", p.name)
-	p.db, err = store.Open(context.Background(), store.Options{Dir: p.dir, Logger: logger, Joining: p.joins, Published: func(d []store.Delta) {
+	p.db, err = store.Open(context.Background(), store.Options{Dir: p.dir, Joining: p.joining, Logger: logger, Published: func(d []store.Delta) {
 		if n := node.Load(); n != nil {
 			n.Publish(d)
 		}

@@ -98,11 +98,15 @@ type Core struct {
 	// joining until a snapshot was adopted or found to be of no use.
 	joining      bool
 	snapshot     *taking
+	failed       *taking // the one before
 	nextSnapshot time.Duration
 	giving       int
 
 	// adoptions wait for what is held back; one for each session and snapshot.
 	adoptions []adoption
+
+	// raising is the floor that the store is told of just now.
+	raising uint64
 
 	suspects []*suspect
 	alarm    *Alarm
@@ -120,7 +124,8 @@ type link struct {
 	pending          int // bytes that wait to be merged
 	unasked          int // bytes of answers to no question
 	answering        int
-	refusals         int // of snapshots
+	refusals         int    // of snapshots
+	gave             uint64 // id of the snapshot given last
 
 	// noted is missing here and there with the peer since notedAt.
 	noted   vector.Vector
@@ -231,7 +236,7 @@ func (c *Core) Disconnect(p plumtree.Peer, now time.Duration) {
 			c.endSession(s, false, now)
 		}
 	}
-	if c.snapshot != nil && c.snapshot.peer == p {
+	if c.snapshot != nil && c.snapshot.peer == p && !c.snapshot.adopting {
 		c.failSnapshot(now)
 	}
 }

@@ -94,8 +94,11 @@ func (c *Core) same(l *link, theirs, ours summary, now time.Duration) {
 }
 
 func (c *Core) raiseFloor(floor uint64) {
-	if floor > c.o.Store.Floor() {
-		c.work(Work{kind: adoptWork, vector: vector.Vector{}, floor: floor}, nil)
+	if floor > max(c.o.Store.Floor(), c.raising) {
+		c.raising = floor
+		c.work(Work{kind: adoptWork, vector: vector.Vector{}, floor: floor}, func(Result, time.Duration) {
+			c.raising = 0 // if it failed, the next that is heard of does it
+		})
 	}
 }
 

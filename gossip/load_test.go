@@ -138,8 +138,10 @@ func TestJoinOfTenThousand(t *testing.T) {
 	}
 	eventually(t, "both equal", func() bool { return equalPeers(peers...) })
 	began := time.Now()
-	fresh := startJoiner(t, peers[0].authority, "c", []string{peers[0].node.Address().String()})
-	fresh.write(store.MemberKey(fresh.db.Actor()), "me") // a snapshot is given to members alone
+	fresh := &testPeer{t: t, name: "c", dir: t.TempDir(), authority: peers[0].authority, seeds: []string{peers[0].node.Address().String()}, joining: true}
+	fresh.start()
+	t.Cleanup(fresh.stop)
+	fresh.write(store.MemberKey(fresh.db.Actor()), "me")
 	eventually(t, "all equal", func() bool { return equalPeers(append(peers, fresh)...) })
 	s := fresh.status()
 	t.Logf("serves all %v after its start; %d snapshots", time.Since(began), s.Counters.Snapshots)

@@ -164,9 +164,9 @@ func (c *Core) comparedSets(s *session, now time.Duration) error {
 	s.compared = true
 	found := s.set.Found()
 	for _, d := range found {
-		if d.HasTheirs {
-			s.keys = append(s.keys, d.Key)
-		}
+		// Also those that it does not name: stable tombstones are left out of what
+		// is compared, and this peer's disk may have lost one.
+		s.keys = append(s.keys, d.Key)
 	}
 	if s.divergence && c.o.Diverged != nil {
 		c.o.Diverged(s.peer, found[:min(len(found), maxDumped)])

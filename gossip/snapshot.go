@@ -32,9 +32,22 @@ func (c *Core) join(l *link, theirs holding, now time.Duration) {
 	if c.snapshot != nil || now < c.nextSnapshot || len(theirs.Vector) == 0 {
 		return
 	}
-	c.snapshot = &taking{id: c.o.Random.Uint64(), peer: l.peer, last: now, parts: make(map[uint64]bool)}
+	if c.failed != nil && c.failed.merging > 0 {
+		return // its last parts are to be gone with the others
+	}
+	s := &taking{id: c.o.Random.Uint64(), peer: l.peer, last: now, parts: make(map[uint64]bool)}
+	c.snapshot, c.failed = s, nil
 	c.counts.Snapshots++
-	c.send(l.peer, kindSnapshotAsk, binary.BigEndian.AppendUint64(nil, c.snapshot.id), false)
+	c.work(Work{kind: startOverWork}, func(r Result, now time.Duration) {
+		switch {
+		case c.snapshot != s:
+		case r.err != nil:
+			c.failSnapshot(now)
+		default:
+			s.last = now
+			c.send(s.peer, kindSnapshotAsk, binary.BigEndian.AppendUint64(nil, s.id), false)
+		}
+	})
 }
 
 // mayGive: who joins itself has nothing to give; and to a peer that is not known
@@ -48,6 +61,9 @@ func (c *Core) mayGive(l *link) bool {
 }
 
 func (c *Core) heardSnapshotAsk(l *link, id uint64) error {
+	if l.gave == id {
+		return nil // come twice: parts of one and the end of another are no snapshot
+	}
 	if c.giving >= maxSnapshots || !c.mayGive(l) {
 		if l.refusals++; l.refusals > maxRefusals {
 			return fmt.Errorf("asks for snapshots without end: %w", ErrCorrupt)
@@ -58,6 +74,7 @@ func (c *Core) heardSnapshotAsk(l *link, id uint64) error {
 	if err := c.answer(l, Work{kind: snapshotWork, id: id}, func(Result) {}); err != nil {
 		return err
 	}
+	l.gave = id
 	c.giving++
 	token := c.token
 	then := c.works[token]
@@ -114,6 +131,8 @@ func (c *Core) finishSnapshot(s *taking, now time.Duration) {
 		c.failSnapshot(now)
 		return
 	}
+	// Now it can be done without the peer; begun anew it would be claimed for
+	// what comes then.
 	s.adopting = true
 	c.adopt(s.end.Vector, s.end.Floor, func(err error, now time.Duration) {
 		if c.snapshot != s {
@@ -134,7 +153,7 @@ func (c *Core) finishSnapshot(s *taking, now time.Duration) {
 // it may still come.
 func (c *Core) failSnapshot(now time.Duration) {
 	s := c.snapshot
-	c.snapshot = nil
+	c.snapshot, c.failed = nil, s
 	c.counts.SnapshotsFailed++
 	c.nextSnapshot = now + c.o.Timing.Retry/4
 	c.nextExchange = min(c.nextExchange, c.nextSnapshot)

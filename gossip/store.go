@@ -13,6 +13,8 @@ type Admission interface {
 	Joining() bool
 	// IsMember: that actor is known here as a member.
 	IsMember(a vector.Actor) bool
+	// StartOver removes what was given while joining, before another snapshot.
+	StartOver(ctx context.Context) error
 }
 
 // Store is the replica that is kept equal to the other peers'. It has more

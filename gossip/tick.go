@@ -19,7 +19,7 @@ func (c *Core) Tick(now time.Duration) {
 			c.endSession(s, true, now)
 		}
 	}
-	if c.snapshot != nil && now >= c.snapshot.last+c.o.Timing.Session {
+	if c.snapshot != nil && !c.snapshot.adopting && now >= c.snapshot.last+c.o.Timing.Session {
 		c.failSnapshot(now)
 	}
 	if len(c.heldBack) > 0 && now >= c.retryHeld {
@@ -78,7 +78,7 @@ func (c *Core) Deadline() (time.Duration, bool) {
 			at = min(at, s.last+t.Session)
 		}
 	}
-	if c.snapshot != nil {
+	if c.snapshot != nil && !c.snapshot.adopting {
 		at = min(at, c.snapshot.last+t.Session)
 	}
 	if len(c.heldBack) > 0 {

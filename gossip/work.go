@@ -27,6 +27,7 @@ const (
 	digestsWork
 	snapshotWork
 	adoptWork
+	startOverWork
 )
 
 // Work is what the store has to do that may take long. Different Work may be
@@ -86,6 +87,11 @@ func (w Work) Do(ctx context.Context, s Store, send func(Frame) error) Result {
 		return Result{err: w.snapshot(ctx, s, send)}
 	case adoptWork:
 		return Result{err: s.Adopt(ctx, w.vector, w.floor)}
+	case startOverWork:
+		if a, ok := s.(Admission); ok {
+			return Result{err: a.StartOver(ctx)}
+		}
+		return Result{}
 	}
 	return Result{err: fmt.Errorf("do work of kind %d: not known", w.kind)}
 }

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -68,7 +69,7 @@ func (r *run) verify() {
 // sameAs: equal vectors, so equal states, byte for byte.
 func (r *run) sameAs(p, q *peer) {
 	for _, key := range mergeSorted(p.disk.keys, q.disk.keys) {
-		if !ours(key) || strings.HasPrefix(key, eventsPrefix) {
+		if !ours(key) {
 			continue
 		}
 		a, b := p.state(key), q.state(key)
@@ -84,8 +85,19 @@ func (r *run) sameAs(p, q *peer) {
 		}
 	}
 	if p.replica.Fingerprints() != q.replica.Fingerprints() {
-		r.check.fail("", "%s and %s have equal vectors and records and different fingerprints", p.name, q.name)
+		r.check.fail("", "%s and %s have equal vectors and records and different fingerprints%s", p.name, q.name, r.poisoned(p, q))
 	}
+}
+
+// poisoned names what two peers differ in of what was sent by none.
+func (r *run) poisoned(p, q *peer) string {
+	var b strings.Builder
+	for _, key := range mergeSorted(p.disk.keys, q.disk.keys) {
+		if x, y := p.disk.values[key], q.disk.values[key]; strings.HasPrefix(key, "/") && !ours(key) && !bytes.Equal(x.Value, y.Value) {
+			fmt.Fprintf(&b, "\n%s: %x and %x", key, x.Value, y.Value)
+		}
+	}
+	return b.String()
 }
 
 func mergeSorted(a, b []string) []string {
@@ -124,7 +136,7 @@ func (r *run) measure(p *peer) {
 		case strings.HasPrefix(key, "/") && s.Meta&1 != 0:
 			tombstones++
 		}
-		if strings.HasPrefix(key, eventsPrefix) && s.Meta&1 == 0 {
+		if strings.HasPrefix(key, eventsPrefix) && s.Meta&1 == 0 && p.state(key).timed() {
 			r.check.fail(key, "%s still has %s, whose time is over: %v", p.name, key, p.state(key))
 		}
 	}

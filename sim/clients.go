@@ -111,7 +111,7 @@ func (c *client) write() *write {
 	if random.IntN(3) == 0 {
 		fields += string(rune('f' + random.IntN(3)))
 	}
-	if event {
+	if event && random.IntN(4) > 0 {
 		u.TTL = c.r.between(2*time.Second, 8*time.Second)
 	}
 	if err != nil {
@@ -119,12 +119,12 @@ func (c *client) write() *write {
 		return c.at.write(u, fields)
 	}
 	switch n := random.IntN(20); {
-	case n < 4 && !event:
+	case n < 4 && (!event || random.IntN(2) == 0):
 		u.Delete = true
 		if random.IntN(2) == 0 {
 			u.Expect = found.Version
 		}
-	case n == 4 && !event: // another object takes the name
+	case n == 4: // another object takes the name
 	case n == 5: // refused: it is there
 		u.Expect = store.Absent
 	case n == 6: // refused: it went on

@@ -192,10 +192,13 @@ func (d *cored) tick() {
 // replicaStore is the gossip.Store of a simulated peer.
 type replicaStore struct{ p *peer }
 
-func (s replicaStore) Actor() vector.Actor              { return s.p.replica.Actor() }
-func (s replicaStore) Vector() vector.Vector            { return s.p.replica.Vector() }
-func (s replicaStore) Joining() bool                    { return s.p.replica.Joining() }
-func (s replicaStore) IsMember(a vector.Actor) bool     { return s.p.replica.IsMember(a) }
+func (s replicaStore) Actor() vector.Actor   { return s.p.replica.Actor() }
+func (s replicaStore) Vector() vector.Vector { return s.p.replica.Vector() }
+func (s replicaStore) Joining() bool         { return s.p.replica.Joining() }
+func (s replicaStore) IsMember(a vector.Actor) bool {
+	return s.p.r.o.Reckless || s.p.replica.IsMember(a)
+}
+func (s replicaStore) StartOver(context.Context) error  { return s.p.replica.StartOver() }
 func (s replicaStore) VectorDigest() uint64             { return s.p.replica.VectorDigest() }
 func (s replicaStore) Floor() uint64                    { return s.p.replica.Floor() }
 func (s replicaStore) Fingerprints() store.Fingerprints { return s.p.replica.Fingerprints() }

@@ -145,6 +145,8 @@ type history struct {
 	// all had, or a record whose time had come.
 	ended    life
 	hasEnded bool
+	// byTime: its time was over. Who is late to see that may prolong it yet.
+	byTime bool
 }
 
 // claimed is when what s has of a field was written last; that it has none was
@@ -156,16 +158,19 @@ func (h *history) claimed(s *state, field byte) moment {
 	return s.stampOf(field)
 }
 
+// timed: the state is of a record that ends by itself, or the end of one.
+func (s *state) timed() bool { return s.expires != 0 }
+
 // covers reports whether s has w in it or is over it; s may be nil.
 func (h *history) covers(s *state, w *write) bool {
 	if s == nil {
 		return h.hasEnded && h.ended.compare(w.life) >= 0
 	}
+	if !s.life.live() && s.life.length == w.life.length {
+		return true // deleted is deleted, whichever deletion or end it was
+	}
 	if c := s.life.compare(w.life); c != 0 {
 		return c > 0
-	}
-	if !s.life.live() {
-		return true
 	}
 	for _, f := range w.fields {
 		if h.claimed(s, f).compare(w.at) < 0 {
@@ -198,8 +203,8 @@ func (h *history) back(was, now *state) string {
 	return ""
 }
 
-func (h *history) end(l life) {
+func (h *history) end(l life, byTime bool) {
 	if !h.hasEnded || l.compare(h.ended) > 0 {
-		h.ended, h.hasEnded = l, true
+		h.ended, h.hasEnded, h.byTime = l, true, byTime
 	}
 }

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -185,27 +186,24 @@ func (r *run) forget(p *peer) {
 	p.crash("and is forgotten")
 	p.member = false
 	had := r.statesOf(p)
-	var actors []string
-	for _, key := range p.disk.keys {
-		if _, ok := memberKey(key); ok {
-			actors = append(actors, key)
-		}
-	}
-	own := p.ownMember()
+	own := p.ownMembers()
 	changed := p.disk.changed
 	p.disk = newDisk()
 	p.disk.changed = changed
 	p.bounds = make(map[string]life)
 	r.check.excuse(p, sortedKeys(had), had)
-	_ = actors
-	if own != "" {
-		r.remove(own)
+	for _, key := range own {
+		r.remove(key)
 	}
 	r.spread()
 }
 
 // lie loses what was synced last, and crashes.
 func (r *run) lie(p *peer) {
+	// If all forget that they have joined, nobody is left to let them in.
+	if !slices.ContainsFunc(r.peers, func(q *peer) bool { return q != p && q.member && q.boots > 0 && !q.joins() }) {
+		return
+	}
 	commits := 1 + r.random.IntN(12)
 	p.crash("and its disk lied")
 	had := r.statesOf(p)

@@ -33,6 +33,8 @@ type Options struct {
 	// LogDots is how many dots a replica logs; a peer further behind
 	// reconciles sets.
 	LogDots int
+	// OwnSpans of its own make a peer a new actor when it is opened.
+	OwnSpans int
 	// Fields merges single fields.
 	Fields bool
 	// Calm leaves out all faults; Lying adds disks that lose what was synced.
@@ -75,6 +77,9 @@ func Vary(seed uint64) Options {
 	o := Options{Peers: 3 + int(seed%4)}
 	if seed%3 == 0 {
 		o.LogDots = 40
+	}
+	if seed%4 == 1 {
+		o.OwnSpans = 3
 	}
 	o.Fields = seed%2 == 0
 	o.Poison = seed%5 == 0

@@ -90,7 +90,7 @@ func (p *peer) boot() {
 	p.disk.reopen()
 	p.disk.changed = func(was *store.Stored, w *store.Write) { p.r.check.changed(p, was, w) }
 	options := store.ReplicaOptions{
-		Clock: p.clock, Tag: store.Tag(p.id + 1), Rand: reader{p.random}, LogDots: p.r.o.LogDots, Faults: p.r.o.Faults,
+		Clock: p.clock, Tag: store.Tag(p.id + 1), Rand: reader{p.random}, LogDots: p.r.o.LogDots, OwnSpans: p.r.o.OwnSpans, Faults: p.r.o.Faults,
 		Joining: p.id > 0 || p.boots > 1,
 	}
 	if p.r.o.Fields {
@@ -130,6 +130,45 @@ func (p *peer) enrol() {
 	p.write(store.Update{Key: key, Expect: store.Any, UID: fmt.Sprintf("%s.%d", p.name, p.r.nextOp())}, "m")
 }
 
+// measure: no queue grows with what happens.
+func (p *peer) measure() {
+	if n := p.replica.HeldBack(); n > maxHeldBack {
+		p.r.check.fail("", "%s holds %d deltas back", p.name, n)
+	}
+	if d, ok := p.proto.(*cored); ok {
+		load := d.core.Load()
+		if err := load.Check(); err != nil {
+			p.r.check.fail("", "%s: %v", p.name, err)
+		}
+		// Of a cell as small and as slow as this far less waits.
+		if load.Merges > maxMerges {
+			p.r.check.fail("", "%s: %d merges wait", p.name, load.Merges)
+		}
+		p.r.result.Merges, p.r.result.Works = max(p.r.result.Merges, load.Merges), max(p.r.result.Works, load.Works)
+	}
+}
+
+const (
+	// maxHeldBack is the store's own limit.
+	maxHeldBack = 1024
+	// maxMerges: a merge takes some milliseconds, and all clients together make
+	// a hundred writes in a second.
+	maxMerges = 200
+)
+
+// retire takes out what this peer was, once all know what it is.
+func (p *peer) retire() {
+	own, err := p.replica.Get(store.MemberKey(p.replica.Actor()))
+	if err != nil || own.Version > p.replica.Stable() && !p.r.o.Faults.RetireFirst {
+		return
+	}
+	for _, a := range p.replica.Former() {
+		if _, err := p.replica.Get(store.MemberKey(a)); err == nil {
+			p.write(store.Update{Key: store.MemberKey(a), Expect: store.Any, Delete: true}, "")
+		}
+	}
+}
+
 // every calls do about once a second, while this boot lasts.
 func (p *peer) every(do func()) {
 	p.later(time.Second*3/4+time.Duration(p.random.Int64N(int64(time.Second/2))), func() {
@@ -156,6 +195,8 @@ func (p *peer) tend() {
 	}
 	p.r.check.claims(p)
 	p.enrol()
+	p.retire()
+	p.measure()
 	_ = p.replica.Release()
 	if !p.r.o.Lying {
 		p.tolerate(p.replica.Reap(64))
@@ -201,6 +242,12 @@ func (p *peer) restart() {
 	if !p.up && p.member {
 		p.boot()
 	}
+}
+
+// joins: what is on this disk goes if it is not all of what a member had.
+func (p *peer) joins() bool {
+	_, ok := p.disk.values["\x00joining"]
+	return ok
 }
 
 // state is what is under a key on this disk, up or not.
@@ -266,9 +313,6 @@ func (p *peer) report(from vector.Actor, v vector.Vector) {
 			if now := p.replica.Actor(); now != actor {
 				p.claimed = vector.Vector{}
 				p.enrol()
-				if _, err := p.replica.Get(store.MemberKey(actor)); err == nil {
-					p.write(store.Update{Key: store.MemberKey(actor), Expect: store.Any, Delete: true}, "")
-				}
 			}
 		})
 	}

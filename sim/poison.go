@@ -50,6 +50,11 @@ func (r *run) poison() {
 	if err != nil || len(decoded.Dots()) == 0 && decoded.Record.Stamp().Time < 1<<62 || decoded.Key != "" && ours(decoded.Key) {
 		return
 	}
+	// A birth below the floor is what peers rely on not to happen: where others
+	// still have the tombstone that it would have to come after, they differ.
+	if decoded.Record.Live() && decoded.Record.CausalLength <= p.replica.Floor() {
+		return
+	}
 	r.trace.note("", r.loop.now, "%s is given poison: %+v", p.name, decoded)
 	p.tolerate(p.replica.Merge([]store.Delta{decoded}))
 	p.settle()

@@ -129,6 +129,12 @@ func (u *puller) take(m brings) {
 		}
 		deltas = append(deltas, d)
 	}
+	if m.snapshot {
+		if err := u.p.replica.StartOver(); err != nil {
+			u.p.tolerate(err)
+			return
+		}
+	}
 	if err := u.p.replica.Merge(deltas); err != nil {
 		u.p.tolerate(err)
 		return

@@ -29,6 +29,8 @@ type Result struct {
 	Settled time.Duration
 	// Tombstones and Chunks are the most that a disk had at the end.
 	Tombstones, Chunks int
+	// Merges and Works are the most that waited in a core when it was looked at.
+	Merges, Works int
 	// All of the trace, where Options.Verbose asked for it.
 	All string
 }
@@ -144,13 +146,14 @@ func sortedKeys(m map[string]*state) []string { return slices.Sorted(maps.Keys(m
 
 func memberKey(key string) (string, bool) { return strings.CutPrefix(key, store.MembersPrefix) }
 
-// ownMember is the key of the record of the actor on this disk.
-func (p *peer) ownMember() string {
-	found, ok := p.disk.values["\x00actor"]
-	if !ok || len(found.Value) != 8 {
-		return ""
+// ownMembers are the keys of the records of the actors on this disk.
+func (p *peer) ownMembers() (keys []string) {
+	for _, key := range []string{"\x00former", "\x00actor"} {
+		for b := p.disk.values[key].Value; len(b) >= 8; b = b[8:] {
+			keys = append(keys, store.MemberKey(store.Actor(binary.BigEndian.Uint64(b))))
+		}
 	}
-	return store.MemberKey(store.Actor(binary.BigEndian.Uint64(found.Value)))
+	return keys
 }
 
 // remove has somebody delete a member's record, now or later.

@@ -132,19 +132,26 @@ func (r *Replica) freshDots(b *batch, d *Delta) []Dot {
 
 // mergeInto notes what the merge changes, if anything.
 func (r *Replica) mergeInto(b *batch, before *Entry, d *Delta, now uint64) {
-	if expires := d.Record.ExpiresMicros; expires != 0 && expires <= now && d.Record.Live() {
-		return // over already
-	}
 	if before == nil {
-		rec := d.Record
-		b.put(change{kind: merging}, d.Key, r.tick(), rec)
+		b.put(change{kind: merging}, d.Key, r.tick(), endedBy(now, d.Record))
 		return
 	}
 	kept, displaced := r.mergeRecords(d.Key, before.Record, d.Record)
 	if displaced != nil && r.o.Displaced != nil {
 		r.o.Displaced(d.Key, kept, *displaced)
 	}
+	// The time of what is here may have been prolonged: that of the two together
+	// counts.
+	kept = endedBy(now, kept)
 	if sameRecord(&kept, &before.Record) {
+		if over := endedBy(now, d.Record); over.Live() && r.unheard(&kept, before.Version) {
+			r.repeat(b, before, before.Record)
+		}
+		return
+	}
+	if here := endedBy(now, before.Record); here.Live() && kept.ExpiresMicros != 0 && r.unheard(&kept, before.Version) {
+		// Its time was over for somebody, and had been prolonged for others.
+		r.repeat(b, before, kept)
 		return
 	}
 	c := change{kind: merging, before: before}
@@ -152,6 +159,21 @@ func (r *Replica) mergeInto(b *batch, before *Entry, d *Delta, now uint64) {
 		c.gone = r.tick()
 	}
 	b.put(c, d.Key, r.tick(), kept)
+}
+
+// unheard: of this tombstone others may not know. It was made of a record whose
+// time was over, which each does by itself; or all had it, some may have reaped
+// it, and still somebody sends what it outdid.
+func (r *Replica) unheard(rec *Record, since Version) bool {
+	return !rec.Live() && (rec.ExpiresMicros != 0 || r.stable(since)) && !r.Joining() && !r.o.Faults.KeepQuiet
+}
+
+// repeat puts a tombstone here with a dot of our own, for others to get.
+func (r *Replica) repeat(b *batch, before *Entry, rec Record) {
+	r.sequence++
+	dot := Dot{Actor: r.actor, Sequence: r.sequence}
+	b.put(change{kind: merging, before: before, dot: dot}, before.Key, r.tick(), rec)
+	b.logDot(dot, before.Key)
 }
 
 func sameRecord(a, b *Record) bool {

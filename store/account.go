@@ -2,6 +2,7 @@ package store
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -69,14 +70,15 @@ func (r *Replica) writes(b *batch) (writes []Write, chunks []chunk) {
 		c := &b.changes[i]
 		writes = append(writes, Write{Key: c.after.Key, Meta: c.meta(), Version: c.after.Version, Value: c.stored, Erase: c.erase})
 	}
+	// All was merged before. What joins claims nothing, as it may begin anew.
+	if b.joined && r.Joining() {
+		writes = append(writes, Write{Key: keyJoining, Version: r.last, Erase: true})
+	}
 	if b.actor != 0 {
-		writes = append(writes, actorWrite(b.actor, r.last))
+		writes = append(writes, formerWrite(r.formerWith(r.actor), r.last), actorWrite(b.actor, r.last))
 	}
 	if b.state != nil {
 		writes = append(writes, Write{Key: keyState, Version: r.last, Value: appendCheckpoint(nil, *b.state)})
-	}
-	if b.joined && r.Joining() {
-		writes = append(writes, Write{Key: keyJoining, Version: r.last, Erase: true})
 	}
 	dots := b.dots
 	if len(r.carry) > 0 {
@@ -95,6 +97,9 @@ func (r *Replica) writes(b *batch) (writes []Write, chunks []chunk) {
 		chunks = append(chunks, c)
 		dots = dots[n:]
 	}
+	if b.joined {
+		writes = append(writes, Write{Key: keyVouched, Version: r.last})
+	}
 	for _, v := range b.trim {
 		writes = append(writes, Write{Key: chunkKey(v), Version: r.last, Erase: true})
 	}
@@ -112,7 +117,7 @@ func (c *change) meta() byte {
 	if !c.after.Live() {
 		meta |= metaTombstone
 	}
-	if c.after.ExpiresMicros != 0 {
+	if c.after.ExpiresMicros != 0 && c.after.Live() {
 		meta |= metaExpires
 	}
 	return meta
@@ -124,7 +129,7 @@ func (r *Replica) applied(b *batch, chunks []chunk) {
 	defer r.mu.Unlock()
 	if b.actor != 0 {
 		r.log, r.vector = r.logUntil(b.trim), b.state.vector
-		r.actor = b.actor
+		r.former, r.actor = r.formerWith(r.actor), b.actor
 	} else if b.state != nil {
 		for a, spans := range b.state.vector {
 			r.vector[a] = spans
@@ -225,7 +230,11 @@ func (r *Replica) failed(b *batch) {
 		switch {
 		case brought >= 0 && there[brought]:
 			r.carry = append(r.carry, d)
-		case d.dot.Actor == r.actor:
+		case brought >= 0 && b.changes[brought].dot == d.dot && !r.o.Faults.VoidOwn:
+			// Our own write, of which nobody was told. One of ours that came back
+			// from others comes again.
+			r.carry = append(r.carry, loggedDot{dot: d.dot})
+		case r.o.Faults.VoidOwn && d.dot.Actor == r.actor:
 			r.carry = append(r.carry, loggedDot{dot: d.dot})
 		}
 	}
@@ -233,6 +242,12 @@ func (r *Replica) failed(b *batch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.account(landed)
+	if _, err := r.disk.Get(keyJoining); b.joined && errors.Is(err, ErrNotFound) {
+		r.joining = false
+	}
+	if len(landed) > 0 {
+		r.floor = max(r.floor, b.floor) // it is on disk, before what landed
+	}
 	r.unlogged = len(r.carry) > 0
 	r.committed = r.last
 }

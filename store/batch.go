@@ -125,6 +125,8 @@ func (r *Replica) decide(b *batch, p *pending) error {
 		return r.decideAdopt(b, p.adopt)
 	case reincarnating:
 		return r.decideReincarnate(b, p.actor)
+	case clearing:
+		return r.decideClear(b)
 	}
 	u := &p.update
 	before, err := r.current(b, u.Key)
@@ -132,11 +134,15 @@ func (r *Replica) decide(b *batch, p *pending) error {
 		return err
 	}
 	if p.kind != userUpdate {
-		if before != nil && before.Version == u.Expect {
+		switch {
+		case before == nil || before.Version != u.Expect:
+			return ErrNotFound
+		case p.kind == reap:
 			r.erase(b, p.kind, before)
-			return nil
+		case before.Live():
+			b.put(change{kind: endOfLife, before: before}, u.Key, r.tick(), ended(&before.Record))
 		}
-		return ErrNotFound
+		return nil
 	}
 	live := before != nil && before.Live()
 	if err := expect(u, before, live); err != nil {
@@ -235,9 +241,8 @@ func (b *batch) put(c change, key string, version Version, rec Record) Entry {
 }
 
 // erase takes a key away for good. The change has no record; after carries the
-// version of the removal. What is erased without every peer's knowing raises
-// the floor, so that who makes the name anew is later than what is left of it
-// elsewhere.
+// version of the removal. It raises the floor, so that who makes the name anew
+// is later than what was there.
 func (r *Replica) erase(b *batch, kind pendingKind, before *Entry) {
 	b.note(change{
 		kind:   kind,

@@ -66,7 +66,7 @@ type pendingKind byte
 
 const (
 	userUpdate pendingKind = iota
-	// endOfLife removes an expired record without a tombstone, if it still has
+	// endOfLife makes a tombstone of an expired record, if it still has
 	// the expected version.
 	endOfLife
 	// reap removes a tombstone, if it still has the expected version.
@@ -81,6 +81,8 @@ const (
 	releasing
 	// reincarnating draws a new actor; it is committed alone.
 	reincarnating
+	// clearing removes what a peer that joins was given so far.
+	clearing
 )
 
 type outcome struct {

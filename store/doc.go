@@ -24,7 +24,10 @@
 //     what it had synced goes on as a new actor.
 //
 //   - Tombstones and divided stamps are given up only once every member has
-//     them and no competing write is under way (stability.go).
+//     them and no competing write is under way (stability.go). A record whose
+//     time is over becomes a tombstone like one that is deleted (expire.go).
+//
+//   - A peer that joins claims nothing until it has all that one member had.
 //
 // A Replica decides: versions, stamps, dots, expectations, merges and the
 // account of what this peer holds; it is deterministic and reads clock, chance

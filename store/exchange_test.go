@@ -203,7 +203,7 @@ func TestFutureIsHeldBack(t *testing.T) {
 	if n := b.Stats().HeldBack; n != 1 || b.Vector().Count() != 0 {
 		t.Errorf("%d held back, %d dots noted as held", n, b.Vector().Count())
 	}
-	// As in a snapshot: without its dot.
+	// A snapshot brings the same without a dot.
 	bare := []Delta{{Key: deltas[0].Key, Record: deltas[0].Record}}
 	if err := b.Merge(t.Context(), bare); err != nil {
 		t.Fatal(err)

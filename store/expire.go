@@ -75,6 +75,30 @@ func (h *expiryHeap) Pop() any {
 	return last
 }
 
+// ended is what becomes of a record when its time is over: the tombstone of its
+// life, the same on every peer, so that it needs no dot. It keeps the time, by
+// which it is told from a deletion. Where a peer that has it is sent a record
+// that is outdone by it, such as one whose time somebody prolonged too late, it
+// gives it a dot all the same, and all come to have it: an object ends for all
+// once it has ended for one. It is reaped like others when it is stable, as all
+// have the record by then, and so its end. Were it taken away at once, a peer
+// that never saw it could keep what is older.
+func ended(r *Record) Record {
+	s := r.Stamp()
+	return Record{
+		UID: tombstoneUID(r.UID), CausalLength: r.CausalLength + 1, ExpiresMicros: r.ExpiresMicros,
+		Stamps: []Stamp{{Time: s.Time, Actor: s.Actor}},
+	}
+}
+
+// endedBy is r, or what has become of it.
+func endedBy(now uint64, r Record) Record {
+	if r.Live() && r.ExpiresMicros != 0 && r.ExpiresMicros <= now {
+		return ended(&r)
+	}
+	return r
+}
+
 const (
 	// maxExpiryBatch ends at most this many records per group commit.
 	maxExpiryBatch = 128
@@ -107,7 +131,7 @@ func (db *DB) expireLoop() {
 	}
 }
 
-// endRecords erases them; those that could not be written are kept for later.
+// endRecords makes tombstones of them; those that could not be written are kept for later.
 func (db *DB) endRecords(ended []expiry) bool {
 	failed := db.eraseAll(endOfLife, ended)
 	for _, e := range failed {

@@ -35,4 +35,15 @@ type Faults struct {
 	OldFloor bool
 	// ForgetOrphans leaves what a torn commit left without a dot.
 	ForgetOrphans bool
+	// VoidOwn voids this actor's dots in a commit that failed, also those that
+	// it had lost and that came back from others.
+	VoidOwn bool
+	// RetireFirst takes a former actor out before all know the present one.
+	RetireFirst bool
+	// JudgeEarly goes through rounds of stability while joining.
+	JudgeEarly bool
+	// KeepGiven starts a snapshot over what an earlier one left.
+	KeepGiven bool
+	// KeepQuiet does not repeat a tombstone to who has not heard of it.
+	KeepQuiet bool
 }

@@ -17,7 +17,7 @@ func (db *DB) publish(b *batch) {
 		if c.kind != padding {
 			db.changed.Store(uint64(c.after.Version))
 		}
-		if c.after.ExpiresMicros != 0 {
+		if c.after.ExpiresMicros != 0 && c.after.Live() {
 			db.ttl.add(expiry{key: c.after.Key, version: c.after.Version, micros: c.after.ExpiresMicros})
 		}
 		events = c.appendEvents(events)

@@ -35,6 +35,9 @@ type ReplicaOptions struct {
 	// Joining: a new disk is that of a peer which joins a cell, not of one that
 	// founds it.
 	Joining bool
+	// OwnSpans: with so many spans of its own in the vector, a peer goes on as a
+	// new actor when it is opened.
+	OwnSpans int
 	// Faults are for the simulator alone.
 	Faults Faults
 }
@@ -59,9 +62,10 @@ type Replica struct {
 	// the version then: what came after is known for certain to be ours.
 	atOpen uint64
 	// kept is the last sequence number of this actor that was on disk.
-	kept uint64
+	kept   uint64
 	opened Version
-	// vouched is the version of the newest chunk found on disk.
+	// vouched is the version of the newest chunk found on disk, or of what was
+	// adopted after it.
 	vouched Version
 	// found: this disk had an actor when it was opened.
 	found bool
@@ -83,6 +87,7 @@ type Replica struct {
 	floor     uint64
 	committed Version
 	members   map[Actor]struct{}
+	former    []Actor // what this peer was, oldest first
 	round     round
 	stableAt  Version
 	heldCount int
@@ -109,6 +114,9 @@ func (o *ReplicaOptions) complete() {
 	if o.LogDots <= 0 {
 		o.LogDots = defaultLogDots
 	}
+	if o.OwnSpans <= 0 {
+		o.OwnSpans = defaultOwnSpans
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -121,6 +129,9 @@ const (
 	// keyJoining is there until a peer that joins has adopted what a member has.
 	keyJoining = "\x00joining"
 	keyFloor   = "\x00floor"
+	// keyVouched has as its version that of the last adopting: what is older
+	// came with states that were claimed as a whole, not dot by dot.
+	keyVouched = "\x00vouched"
 )
 
 // OpenReplica finds out what is on disk.
@@ -140,11 +151,19 @@ func OpenReplica(disk Disk, o ReplicaOptions) (*Replica, error) {
 	if err := r.loadChunks(); err != nil {
 		return nil, err
 	}
+	if found, err := disk.Get(keyVouched); err == nil {
+		r.vouched = max(r.vouched, found.Version)
+	} else if !errors.Is(err, ErrNotFound) {
+		return nil, fmt.Errorf("read what was adopted: %w", err)
+	}
 	if spans := r.vector[r.actor]; len(spans) > 0 {
 		r.sequence = spans[len(spans)-1].Last
 	}
 	r.kept = r.sequence
 	r.skipSequences()
+	if err := r.renew(); err != nil {
+		return nil, err
+	}
 	r.atOpen, r.opened, r.committed = r.sequence, r.last, r.last
 	return r, nil
 }
@@ -175,6 +194,9 @@ func (r *Replica) loadActor() error {
 	}
 	r.actor = Actor(binary.BigEndian.Uint64(found.Value))
 	r.found = true
+	if r.former, err = r.loadFormer(); err != nil {
+		return err
+	}
 	switch _, err := r.disk.Get(keyJoining); {
 	case err == nil:
 		r.joining = true
@@ -307,9 +329,10 @@ func (r *Replica) LoadAll() error {
 	return r.Settle()
 }
 
-// findOrphan gives a dot to a write of this peer's own that a torn commit left
-// without one: no other peer would come to hear of it. What was merged and
-// lost its dots comes again.
+// findOrphan gives a dot of our own to what a torn commit left without one: no
+// other peer would come to hear of it. What was merged mostly comes again under
+// its own dots, but not if whoever brought it is lost for good. A peer that
+// joins begins anew instead.
 func (r *Replica) findOrphan(key string, version Version, value func() ([]byte, error)) error {
 	if version <= r.vouched || ScopeOf(key) == HostScope || r.o.Faults.ForgetOrphans {
 		return nil
@@ -322,7 +345,7 @@ func (r *Replica) findOrphan(key string, version Version, value func() ([]byte, 
 	if err != nil {
 		return fmt.Errorf("read %s: %w", key, err)
 	}
-	if slices.ContainsFunc(rec.Stamps, func(s Stamp) bool { return s.Actor == r.actor }) {
+	if !r.joining || slices.ContainsFunc(rec.Stamps, func(s Stamp) bool { return s.Actor == r.actor }) {
 		r.sequence++
 		r.carry = append(r.carry, loggedDot{Dot{Actor: r.actor, Sequence: r.sequence}, key})
 		r.unlogged = true

@@ -118,7 +118,7 @@ func (r *Replica) States(keys []string) ([]Delta, error) {
 
 // Digests returns the digest of all that is to be the same on every peer,
 // sorted by key, with a vector and a floor that it covers. Stable tombstones
-// are left out: every member has had them.
+// are left out: every member has had them, and States has them still.
 func (r *Replica) Digests() ([]KeyDigest, vector.Vector, uint64, error) {
 	r.mu.Lock()
 	v, floor := r.frontierLocked().vector, r.floor
@@ -130,8 +130,14 @@ func (r *Replica) Digests() ([]KeyDigest, vector.Vector, uint64, error) {
 			return nil
 		}
 		if s.Meta&metaExpires != 0 {
-			if e, err := s.entry(); err != nil || e.ExpiresMicros <= now {
+			e, err := s.entry()
+			if err != nil {
 				return err
+			}
+			if e.ExpiresMicros <= now { // as it soon will be here
+				t := ended(&e.Record)
+				digests = append(digests, KeyDigest{s.Key, DigestOf(s.Key, &t)})
+				return nil
 			}
 		}
 		d, err := storedDigest(s.Key, s.Value)

@@ -12,8 +12,28 @@ import (
 // Operation-Based CRDTs Operation-Based", 2014). Only stable tombstones are
 // reaped and only stable stamps collapsed. It is found in rounds: a round notes
 // this peer's version and vector, and ends when every member has reported a
-// vector that covers it, and this peer has all that each of them had by then. A member that is cut off holds the round up until it reports
-// or is forgotten.
+// vector that covers it, and this peer has all that each of them had by then. A
+// member that is cut off holds the round up until it reports or is forgotten.
+//
+// A peer that joins is a member before it is given a snapshot: whoever gives one
+// knows it, so that what all known members had by then is in the snapshot, and
+// who reports after that has told of the new member. While it joins a peer finds
+// nothing stable, as it does not know all members. What it was given by a
+// snapshot that broke off goes before the next one begins (startover.go).
+//
+// What operators may rely on: forgetting a member never loses what another has,
+// nor brings back what was deleted, under one condition: the hosts that joined
+// through it are known to somebody else. The record of a host that joined goes to
+// all it can reach within a second, so the condition fails only if such a host
+// could reach nobody but the one forgotten ever since. Then the others wait for
+// nobody with reaping, and the new host may still have what they reaped: forget
+// it too, and have it join again. A host whose join has not ended begins anew
+// with another member by itself.
+//
+// Writes that only the forgotten member had are lost with it. Of what it was
+// giving to one peer in a reconciliation of sets when it was lost, some may be
+// with that peer alone, as states without dots; the fingerprints of peers with
+// equal vectors show that, and they are made equal (gossip/diverge.go).
 
 // round is one such round in progress.
 type round struct {
@@ -57,6 +77,9 @@ func (r *Replica) Report(from Actor, v vector.Vector) (lost bool) {
 }
 
 func (r *Replica) reportLocked(from Actor, v vector.Vector) {
+	if r.joining && !r.o.Faults.JudgeEarly {
+		return // nor are all members known
+	}
 	if r.round.pending == nil {
 		if r.unlogged {
 			return // what is on disk is more than the vector tells
@@ -73,7 +96,7 @@ func (r *Replica) reportLocked(from Actor, v vector.Vector) {
 func (r *Replica) beginRound() {
 	r.round = round{at: r.committed, needed: r.frontierLocked().vector, pending: make(map[Actor]struct{}), seen: vector.Vector{}}
 	for a := range r.members {
-		if a != r.actor {
+		if !r.own(a) {
 			r.round.pending[a] = struct{}{}
 		}
 	}
@@ -118,7 +141,7 @@ func (r *Replica) alone() bool {
 
 func (r *Replica) aloneLocked() bool {
 	for a := range r.members {
-		if a != r.actor {
+		if !r.own(a) {
 			return false
 		}
 	}

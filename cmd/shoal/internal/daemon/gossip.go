@@ -182,31 +182,50 @@ func membersIn(db *store.DB) []member {
 	return members
 }
 
-// register makes this host's present incarnation a member, and takes the place
-// of an earlier one that its disk has lost. It does nothing where that is so
-// already, and fails with a *twinError where another host is this member.
+// register makes this host's present incarnation a member, and then takes out
+// earlier ones: at once where the disk was lost, as nothing is on it any more;
+// where it is the same disk, once every member knows the present one. Until then
+// the others wait for the earlier one, or this host would count nowhere. It fails
+// with a *twinError where another host is this member.
 func (c *cellNode) register(ctx context.Context) error {
 	actor := c.o.DB.Actor()
 	self := member{Name: c.o.Identity.Name, Tag: c.o.Identity.Tag, Gossip: netip.AddrPortFrom(c.o.NodeIP, uint16(c.o.Port)), Joined: time.Now().UTC().Truncate(time.Second)}
-	known := false
+	if _, _, err := c.o.DB.Get(forgottenKey(actor), store.Latest); err == nil {
+		return nil // it left, or was forgotten
+	}
+	known, own := c.known(actor), false
+	var earlier []member
 	for _, m := range c.registered() {
 		switch {
 		case m.Name != self.Name:
-		case m.actor == actor && m.Gossip == self.Gossip:
-			known = true
-		case m.actor == actor && c.twin(ctx, m.Gossip):
+		case m.actor == actor && m.Gossip != self.Gossip && c.twin(ctx, m.Gossip):
 			return &twinError{self.Name, m.Gossip}
 		case m.actor == actor:
-			self.Joined = m.Joined
-		default:
-			if err := c.retire(ctx, m.actor, "its disk was lost"); err != nil {
-				return err
-			}
+			own, self.Joined = m.Gossip == self.Gossip, m.Joined
+		case known || !slices.Contains(c.o.DB.Former(), m.actor):
+			earlier = append(earlier, m)
 		}
 	}
-	if known {
-		return nil
+	if !own {
+		if err := c.enrol(ctx, actor, self); err != nil {
+			return err
+		}
 	}
+	for _, m := range earlier {
+		if err := c.retire(ctx, m.actor, "this host goes on as another"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// known: every member has the record of this actor.
+func (c *cellNode) known(actor vector.Actor) bool {
+	e, _, err := c.o.DB.Get(store.MemberKey(actor), store.Latest)
+	return err == nil && e.Version <= c.o.DB.Stats().Stable
+}
+
+func (c *cellNode) enrol(ctx context.Context, actor vector.Actor, self member) error {
 	value, err := json.Marshal(self)
 	if err != nil {
 		return fmt.Errorf("register this host: %w", err)
