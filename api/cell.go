@@ -51,7 +51,7 @@ func (s *Server) addCellHooks(generic *genericapiserver.GenericAPIServer, shared
 		start("say-which-hosts-are-gone", watcher.Run)
 	}
 	if o.Conflicts != nil {
-		start("show-name-conflicts", func(ctx context.Context) { o.Conflicts.run(ctx, o.NodeName, o.Members, client, s.log) })
+		start("show-name-conflicts", func(ctx context.Context) { o.Conflicts.run(ctx, client, s.log) })
 	}
 	if o.PodCIDR.IsValid() {
 		ledger, err := openPodRanges(context.Background(), o.DB, o.NodeName)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"strings"
 	"sync/atomic"
@@ -16,7 +17,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/flowcontrol"
 
-	"shoal/api/hosts"
 	"shoal/store"
 )
 
@@ -68,9 +68,10 @@ func (c *NameConflicts) Displaced(key string, kept, lost store.Record) {
 	}
 }
 
-// run makes the Events until ctx ends. All peers see a conflict; one of them
-// shows it.
-func (c *NameConflicts) run(ctx context.Context, self string, members hosts.Members, client kubernetes.Interface, log *slog.Logger) {
+// run makes the Events until ctx ends. Not every peer sees a conflict: those that
+// hear of the loser only after it has lost do not. All that see it make the same
+// Event, by a name of its own, which merges to one.
+func (c *NameConflicts) run(ctx context.Context, client kubernetes.Interface, log *slog.Logger) {
 	limit := flowcontrol.NewTokenBucketRateLimiter(float32(1/conflictEvery.Seconds()), conflictBurst)
 	for {
 		var conflict nameConflict
@@ -81,9 +82,6 @@ func (c *NameConflicts) run(ctx context.Context, self string, members hosts.Memb
 		}
 		if n := c.dropped.Swap(0); n > 0 {
 			log.Warn("more name conflicts than can be shown", "not shown", n)
-		}
-		if members != nil && !hosts.Chosen(self, members.Alive(), conflict.key+conflict.lost.UID) {
-			continue
 		}
 		if err := c.show(ctx, client, conflict, limit, log); err != nil && ctx.Err() == nil {
 			log.Warn("show a name conflict", "key", conflict.key, "error", err)
@@ -110,7 +108,10 @@ func (c *NameConflicts) show(ctx context.Context, client kubernetes.Interface, c
 	}
 	ctx, cancel := context.WithTimeout(ctx, renumberTimeout)
 	defer cancel()
-	return postEvent(ctx, client, corev1.ObjectReference{
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(conflict.lost.UID))
+	name := fmt.Sprintf("%s.%x", object.Name, h.Sum64())
+	return postNamedEvent(ctx, client, name, corev1.ObjectReference{
 		APIVersion: object.APIVersion, Kind: object.Kind, Namespace: object.Namespace, Name: object.Name, UID: object.UID,
 	}, "NameConflict", fmt.Sprintf("another object of this name, uid %s, was made independently on %s at %s and is gone: "+
 		"this one was made earlier and stays; make the other again under another name if it is needed", conflict.lost.UID, who, at))

@@ -123,7 +123,11 @@ func printAlarms(w io.Writer, s *v1.Status) error {
 			critical++
 		}
 	}
-	fmt.Fprintf(w, "\n%d alarms, %d critical:\n", len(s.Alarms), critical)
+	noun := "alarms"
+	if len(s.Alarms) == 1 {
+		noun = "alarm"
+	}
+	fmt.Fprintf(w, "\n%d %s, %d critical:\n", len(s.Alarms), noun, critical)
 	for _, a := range s.Alarms {
 		since := ""
 		if !a.Since.IsZero() {

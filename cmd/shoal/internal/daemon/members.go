@@ -48,7 +48,9 @@ func (m *cellMembers) Peers() []v1.Peer {
 	peers := []v1.Peer{{Name: m.o.Identity.Name, State: v1.Alive, LagDeltas: lag(status)}}
 	if err == nil {
 		for _, p := range status.Peers {
-			peers = append(peers, m.peer(p))
+			if p.Alive { // of the others, members are listed below
+				peers = append(peers, m.peer(p))
+			}
 		}
 	}
 	for _, r := range m.registered() {
@@ -134,7 +136,8 @@ func (m *cellMembers) Alarms() []v1.Alarm {
 	}
 	for peer, r := range m.refused {
 		if time.Since(r.at) < refusedFor {
-			alarms = append(alarms, v1.Alarm{Code: "link-refused", Severity: v1.Critical, Title: "no link with " + peer + ": " + r.reason, Since: r.at})
+			alarms = append(alarms, v1.Alarm{Code: "link-refused", Severity: v1.Critical, Title: "no link with " + peer + ": " + r.reason, Since: r.at,
+				Fix: "do what the reason says; `shoal doctor` on both hosts checks clocks and ports"})
 		}
 	}
 	slices.SortFunc(alarms, func(a, b v1.Alarm) int { return strings.Compare(a.Title, b.Title) })
