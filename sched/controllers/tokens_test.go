@@ -20,7 +20,7 @@ func TestJoinTokensEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	make := func(expires time.Duration) string {
+	create := func(expires time.Duration) string {
 		s := token.ToSecret(token.Stored{ID: token.New("cell").ID, Secret: token.New("cell").Secret, Expires: time.Now().Add(expires)})
 		made, err := secrets.Create(t.Context(), s, metav1.CreateOptions{})
 		if err != nil {
@@ -35,7 +35,7 @@ func TestJoinTokensEnd(t *testing.T) {
 		}
 		return err != nil
 	}
-	over, soon, later := make(-time.Hour), make(3*time.Second), make(time.Hour)
+	over, soon, later := create(-time.Hour), create(3*time.Second), create(time.Hour)
 	deadline := time.Now().Add(60 * time.Second)
 	for !gone(over) || !gone(soon) {
 		if time.Now().After(deadline) {

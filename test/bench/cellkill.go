@@ -125,7 +125,7 @@ func (c *cell) catchUp(ctx context.Context, writers []*writer) (time.Duration, e
 		}
 		select {
 		case <-ctx.Done():
-			return 0, fmt.Errorf("peer %d lacks %d of %d objects still (%v): %w", killed, behind, len(missed), err, ctx.Err())
+			return 0, fmt.Errorf("peer %d lacks %d of %d objects still (%w): %w", killed, behind, len(missed), err, ctx.Err())
 		case <-time.After(5 * askEvery):
 		}
 	}

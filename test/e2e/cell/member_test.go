@@ -46,10 +46,10 @@ func TestForgottenMember(t *testing.T) {
 	})
 	eventually(t, "the Node and the pods of the forgotten peer go", func() error {
 		if _, err := peers[3].kube.CoreV1().Nodes().Get(t.Context(), gone.name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-			return fmt.Errorf("its Node: %v", err)
+			return fmt.Errorf("its Node: %s", fmt.Sprint(err))
 		}
 		if _, err := peers[3].kube.CoreV1().Pods(ns).Get(t.Context(), "bound", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-			return fmt.Errorf("its pod: %v", err)
+			return fmt.Errorf("its pod: %s", fmt.Sprint(err))
 		}
 		return nil
 	})
@@ -135,10 +135,19 @@ func rejoin(t *testing.T, p *peer) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), labWithin)
 	defer cancel()
-	if err := cell.Kill(ctx, p.number); err != nil {
-		t.Errorf("kill %s: %v", p.name, err)
+	var err error
+	for ctx.Err() == nil {
+		if killErr := cell.Kill(ctx, p.number); killErr != nil {
+			t.Errorf("kill %s: %v", p.name, killErr)
+		}
+		// Refused while the others still take the one before for alive.
+		if err = cell.Rejoin(ctx, p.number); err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(2 * time.Second):
+		}
 	}
-	if err := cell.Rejoin(ctx, p.number); err != nil {
-		t.Errorf("rejoin %s: %v", p.name, err)
-	}
+	t.Errorf("rejoin %s: %v", p.name, err)
 }

@@ -185,7 +185,7 @@ func TestAnOlderStore(t *testing.T) {
 		tended(t, second)
 		return slices.Equal(actors(c.first, "host2"), []vector.Actor{second.db.Actor()})
 	})
-	all := append(later, "/registry/a", "/registry/after", "/registry/meanwhile")
+	all := append(slices.Clone(later), "/registry/a", "/registry/after", "/registry/meanwhile")
 	eventually(t, "all writes are everywhere", func() bool {
 		return equal(c.first, second, other) && has(c.first, all...) && has(second, all...) && has(other, all...)
 	})
