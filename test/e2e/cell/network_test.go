@@ -68,7 +68,7 @@ func TestPodsAcrossPeers(t *testing.T) {
 		for _, p := range all() {
 			address, err := cell.Address(p.number)
 			ok(t, err)
-			url := "http://" + net.JoinHostPort(address, fmt.Sprint(service.Spec.Ports[0].NodePort)) + "/"
+			url := "http://" + net.JoinHostPort(address.String(), fmt.Sprint(service.Spec.Ports[0].NodePort)) + "/"
 			balances(t, "from this machine through "+p.name, func() (string, error) { return fetch(t.Context(), url, callsToAll) })
 		}
 	})
