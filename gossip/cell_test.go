@@ -78,6 +78,7 @@ func (a *authority) identity(t testing.TB, name string) stream.Identity {
 
 // testPeer is a Node over a database on disk.
 type testPeer struct {
+	minFree   uint64
 	t         testing.TB
 	name, dir string
 	authority *authority
@@ -111,7 +112,7 @@ func (p *testPeer) start() {
 	var err error
 	seeds := slices.Clone(p.seeds)
 	logger := testLogger().With("on", p.name)
-	p.db, err = store.Open(context.Background(), store.Options{Dir: p.dir, Joining: p.joining, Logger: logger, Published: func(d []store.Delta) {
+	p.db, err = store.Open(context.Background(), store.Options{Dir: p.dir, Joining: p.joining, MinFreeBytes: p.minFree, Logger: logger, Published: func(d []store.Delta) {
 		if n := node.Load(); n != nil {
 			n.Publish(d)
 		}
