@@ -68,7 +68,7 @@ func (s *Server) forget(r *http.Request) (any, error) {
 	case peers[i].Name == s.Host.Self().Name && len(peers) == 1:
 		return nil, refusef(http.StatusConflict, "%s, %s: there is none to forget", onePeer, request.Name)
 	case peers[i].State == v1.Alive:
-		return nil, refusef(http.StatusConflict, "%s is alive; let it leave with `shoal leave %s`, or stop it first", request.Name, request.Name)
+		return nil, refusef(http.StatusConflict, "%s is alive; let it leave with `shoal leave %s`, or stop it first. If it died just now, try again in some seconds, when `shoal status` shows it as failed", request.Name, request.Name)
 	}
 	s.Logger.Info("forgetting a peer", "name", request.Name, "user", user(r))
 	if err := s.Members.Forget(r.Context(), request.Name); err != nil {
