@@ -82,7 +82,7 @@ func TestLeave(t *testing.T) {
 	for _, p := range others(gone) {
 		eventually(t, p.name+" has the peer that left no longer", func() error {
 			if _, err := p.kube.CoreV1().Nodes().Get(t.Context(), gone.name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-				return fmt.Errorf("its Node: %v", err)
+				return fmt.Errorf("its Node: %s", fmt.Sprint(err))
 			}
 			status, err := p.status(t.Context())
 			if err == nil && len(status.Peers) != nodes-1 {
