@@ -28,6 +28,10 @@ const (
 )
 
 const (
+	// doubtFor is how long a member that failed may take to answer on its link:
+	// a busy host does within this, and after a cut it is little beside the
+	// seconds that finding it failed has taken.
+	doubtFor = 3 * time.Second
 	// maxLost members that failed are looked for, maxProbed at a time.
 	maxLost     = 4096
 	maxProbed   = 8
@@ -107,19 +111,48 @@ func (n *Node) changed(e membership.Event) {
 			n.lost[name] = e.Member.Address.String()
 		}
 		n.mu.Unlock()
-		// TCP would go on with what waits long after the peer is back.
 		if l := n.linkTo(name); l != nil {
-			n.detach(l, n.now())
-			l.end(errFailed)
+			n.doubt(peerOf(e.Member), l)
 		}
 	case membership.Joined, membership.Left, membership.Forgotten:
 		n.mu.Lock()
 		delete(n.lost, name)
+		delete(n.doubted, name)
 		n.mu.Unlock()
 		if d := n.dialled[name]; d != nil {
 			d.failures, d.next = 0, time.Time{}
 		}
 	}
+}
+
+// doubt asks a peer that membership calls failed over the link there is. If it
+// answers, records go on travelling: packets of membership are the first to be
+// lost on a host that is flooded. If not, the link ends now, as TCP would go on
+// with what waits long after the peer is back.
+func (n *Node) doubt(p Peer, l *peerLink) {
+	n.mu.Lock()
+	n.doubted[p.Name] = p
+	n.mu.Unlock()
+	n.running.Go(func() {
+		ctx, cancel := context.WithTimeout(n.context(), doubtFor)
+		defer cancel()
+		if l.answers(ctx) {
+			return
+		}
+		n.do(n.context(), func(now time.Duration) {
+			if n.linkTo(p.Name) == l {
+				n.detach(l, now)
+			}
+			l.end(errFailed)
+		})
+	})
+}
+
+// answers reports whether the other end says anything to a request, be it that
+// it does not know it.
+func (l *peerLink) answers(ctx context.Context) bool {
+	_, err := l.call(ctx, "are-you-there", nil)
+	return err == nil || errors.As(err, new(*RemoteError))
 }
 
 var errFailed = errors.New("membership says that the peer has failed")
@@ -187,7 +220,7 @@ func (n *Node) refresh() bool {
 
 func (n *Node) tellMembers(now time.Duration) {
 	var members []Member
-	for _, p := range n.Members() {
+	for _, p := range n.reached() {
 		members = append(members, Member{Name: plumtree.Peer(p.Name), Actor: p.Actor})
 	}
 	n.core.Members(members, now)
@@ -199,6 +232,20 @@ func (n *Node) Members() []Peer {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Clone(n.peers)
+}
+
+// reached are the peers that records travel to and from: those believed to be
+// alive, and those of the others whose link answers.
+func (n *Node) reached() []Peer {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	peers := slices.Clone(n.peers)
+	for _, p := range n.doubted {
+		if !slices.ContainsFunc(peers, func(q Peer) bool { return q.Name == p.Name }) {
+			peers = append(peers, p)
+		}
+	}
+	return peers
 }
 
 func (n *Node) peer(name string) (Peer, bool) {
@@ -227,10 +274,9 @@ func (n *Node) Watch() (changed <-chan struct{}, stop func()) {
 
 // neighbours are those to keep links with.
 func (n *Node) neighbours() []string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	names := make([]plumtree.Peer, len(n.peers))
-	for i, p := range n.peers {
+	peers := n.reached()
+	names := make([]plumtree.Peer, len(peers))
+	for i, p := range peers {
 		names[i] = plumtree.Peer(p.Name)
 	}
 	var near []string

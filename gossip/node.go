@@ -117,6 +117,7 @@ type Node struct {
 	peers   []Peer                     // guarded by mu
 	watches map[chan struct{}]struct{} // guarded by mu
 	lost    map[string]string          // addresses of failed members by name; guarded by mu
+	doubted map[string]Peer            // failed members that have a link still; guarded by mu
 	run     context.Context            // of Run; guarded by mu
 }
 
@@ -147,7 +148,7 @@ func New(o Options) (_ *Node, err error) {
 		dialled: make(map[string]*dialling), banned: make(map[string]time.Time),
 		calls: make(chan func(time.Duration), waitingCalls), works: make(chan struct{}, maxWorks), stopped: make(chan struct{}),
 		handlers: make(map[string]Handler), links: make(map[string]*peerLink), arrived: make(chan struct{}),
-		watches: make(map[chan struct{}]struct{}), lost: make(map[string]string),
+		watches: make(map[chan struct{}]struct{}), lost: make(map[string]string), doubted: make(map[string]Peer),
 	}
 	n.published.filled, n.merges.filled = make(chan struct{}, 1), make(chan struct{}, 1)
 	transport := stream.TCP{Address: o.Streams.String()}

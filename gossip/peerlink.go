@@ -288,12 +288,18 @@ func (n *Node) attach(l *peerLink, now time.Duration) {
 func (n *Node) detach(l *peerLink, now time.Duration) {
 	n.mu.Lock()
 	current := n.links[l.Peer] == l
+	_, doubted := n.doubted[l.Peer]
 	if current {
 		delete(n.links, l.Peer)
+		delete(n.doubted, l.Peer)
 	}
 	n.mu.Unlock()
-	if current {
-		n.core.Disconnect(plumtree.Peer(l.Peer), now)
+	if !current {
+		return
+	}
+	n.core.Disconnect(plumtree.Peer(l.Peer), now)
+	if doubted {
+		n.tellMembers(now)
 	}
 }
 
