@@ -14,10 +14,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
 
@@ -30,19 +28,7 @@ import (
 	"shoal/store"
 )
 
-// gossipNode is what the daemon needs of what carries records between peers.
-type gossipNode interface {
-	// Run until ctx ends.
-	Run(ctx context.Context) error
-	// AwaitSnapshot returns once this store holds what a peer's held.
-	AwaitSnapshot(ctx context.Context) error
-	// Alive reports whether a member of that name answers.
-	Alive(name string) bool
-	// Addresses are the gossip addresses of members that answer.
-	Addresses() []netip.AddrPort
-}
-
-// gossipOptions is what a gossipNode is made from.
+// gossipOptions is what a cellNode is made from.
 type gossipOptions struct {
 	Identity    identity
 	DB          *store.DB
@@ -61,13 +47,6 @@ type gossipOptions struct {
 	Version, API string
 	Logger       *slog.Logger
 }
-
-// newGossip makes the gossipNode. While it is nil a host runs alone: it serves
-// the join protocol by itself and cannot join another.
-var newGossip func(gossipOptions) (gossipNode, error)
-
-// errNoGossip is what joining ends with before anything is sent.
-var errNoGossip = errors.New("this build of shoal cannot join a cell: what carries records between peers is not in it; install a release that has it")
 
 // snapshotTimeout bounds the wait for a peer's records. A cell of the largest
 // size named in the design takes seconds.
@@ -126,7 +105,7 @@ func (p *peer) enter(ctx context.Context) error {
 	} else {
 		err = p.enterFounder(ctx, id == nil)
 	}
-	if err == nil && p.node != nil {
+	if err == nil {
 		err = p.node.register(ctx)
 	}
 	return err
@@ -215,14 +194,9 @@ func (p *peer) enterJoined(ctx context.Context) error {
 	// A snapshot that was broken off is begun again: before it is whole, this
 	// host holds nothing of the cell.
 	if errors.Is(err, pki.ErrNoKeys) || err == nil && p.db.Joining() {
-		if p.gossip == nil {
-			return fmt.Errorf("%w: %w", errNoGossip, pki.ErrNoKeys)
-		}
 		// A snapshot is only given to who is known as a member.
-		if p.node != nil {
-			if err := p.node.register(ctx); err != nil {
-				return err
-			}
+		if err := p.node.register(ctx); err != nil {
+			return err
 		}
 		if err := p.progress.step("records of the cell fetched", func() error {
 			ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
@@ -230,7 +204,7 @@ func (p *peer) enterJoined(ctx context.Context) error {
 			ctx, fail := context.WithCancelCause(ctx)
 			defer fail(nil)
 			defer context.AfterFunc(p.gossipLife, func() { fail(context.Cause(p.gossipLife)) })()
-			return p.gossip.AwaitSnapshot(ctx)
+			return p.node.AwaitSnapshot(ctx)
 		}); err != nil {
 			return fmt.Errorf("fetch the cell's records: %w", err)
 		}
@@ -245,11 +219,8 @@ func (p *peer) enterJoined(ctx context.Context) error {
 	})
 }
 
-// openGossip starts what carries records between peers, if it is in this build.
+// openGossip starts what carries records between peers.
 func (p *peer) openGossip() error {
-	if newGossip == nil {
-		return nil
-	}
 	ca, err := os.ReadFile(p.files.CA)
 	if err != nil {
 		return fmt.Errorf("read certificate authority: %w", err)
@@ -258,7 +229,7 @@ func (p *peer) openGossip() error {
 	if err != nil {
 		return err
 	}
-	p.gossip, err = newGossip(gossipOptions{
+	p.node, err = startGossip(gossipOptions{
 		Identity: p.identity, DB: p.db, Certificate: pki.NewPair(p.files.Node, p.files.NodeKey), CA: ca, Keys: ring,
 		NodeIP: netip.MustParseAddr(p.config.NodeIP), Port: p.config.GossipPort, Join: p.joins.Load, Logger: p.log.With("part", "gossip"),
 		Part: p.part, Clock: p.clock, Version: p.config.Version, API: p.advertisedAPI(),
@@ -266,14 +237,12 @@ func (p *peer) openGossip() error {
 	if err != nil {
 		return err
 	}
-	if p.node, _ = p.gossip.(*cellNode); p.node != nil {
-		p.answerPeers()
-		p.publish.Store(p.node.Node)
-	}
+	p.answerPeers()
+	p.publish.Store(p.node.Node)
 	ctx, cancel := context.WithCancel(context.Background())
 	life, ended := context.WithCancelCause(context.Background())
 	p.gossipLife = life
-	go func() { ended(p.gossip.Run(ctx)) }()
+	go func() { ended(p.node.Run(ctx)) }()
 	p.stopGossip = func() error {
 		cancel()
 		<-life.Done()
@@ -327,9 +296,6 @@ func (p *peer) ring() ([][]byte, error) {
 // join asks the cell's peers in turn for this host's certificate and keeps what
 // it is given.
 func (p *peer) join(ctx context.Context) (*identity, error) {
-	if newGossip == nil {
-		return nil, errNoGossip
-	}
 	c := p.config
 	tok, err := token.Parse(c.Token)
 	if err != nil {
@@ -399,7 +365,7 @@ func streamAddresses(list string) ([]string, error) {
 }
 
 // serveJoins lets hosts join through this one, from when the API answers.
-func (p *peer) serveJoins(ctx context.Context, group *errgroup.Group, client kubernetes.Interface) error {
+func (p *peer) serveJoins(client kubernetes.Interface) error {
 	data, err := os.ReadFile(p.files.CA)
 	if err != nil {
 		return fmt.Errorf("read certificate authority: %w", err)
@@ -416,23 +382,11 @@ func (p *peer) serveJoins(ctx context.Context, group *errgroup.Group, client kub
 		Cell: p.describeCell, Logger: p.log.With("part", "join"),
 	})
 	p.joins.Store(service)
-	if p.gossip != nil {
-		return nil // it has the listener
-	}
-	address := net.JoinHostPort("", strconv.Itoa(p.config.GossipPort+1))
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("port %d, for hosts that join, is taken by another process; find it with `ss -ltnp`, or give another with --gossip-port (this one is the next): %w", p.config.GossipPort+1, err)
-	}
-	if err != nil {
-		return fmt.Errorf("listen for joining hosts: %w", err)
-	}
-	group.Go(func() error { return named("join", service.Serve(ctx, listener)) })
 	return nil
 }
 
 func (p *peer) memberAlive(name string) bool {
-	return name == p.config.Name || p.gossip != nil && p.gossip.Alive(name)
+	return name == p.config.Name || p.node.Alive(name)
 }
 
 func (p *peer) describeCell() ([][]byte, []netip.AddrPort, netip.Prefix, error) {
@@ -441,11 +395,9 @@ func (p *peer) describeCell() ([][]byte, []netip.AddrPort, netip.Prefix, error) 
 		return nil, nil, netip.Prefix{}, err
 	}
 	peers := []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr(p.config.NodeIP), uint16(p.config.GossipPort))}
-	if p.gossip != nil {
-		for _, a := range p.gossip.Addresses() {
-			if a != peers[0] {
-				peers = append(peers, a)
-			}
+	for _, a := range p.node.Addresses() {
+		if a != peers[0] {
+			peers = append(peers, a)
 		}
 	}
 	return ring, peers, api.DefaultServiceCIDR, nil

@@ -10,7 +10,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,27 +45,6 @@ type noNames struct{}
 
 func (noNames) Alive(string) bool                           { return false }
 func (noNames) Known(context.Context, string) (bool, error) { return false, nil }
-
-// copier brings the cell's own records from one store to another, as a snapshot
-// from a peer does; nothing else of gossip is needed to enter a cell.
-type copier struct {
-	from *store.DB
-	o    gossipOptions
-}
-
-func (c *copier) Run(ctx context.Context) error { <-ctx.Done(); return nil }
-func (c *copier) Alive(string) bool             { return false }
-func (c *copier) Addresses() []netip.AddrPort   { return nil }
-
-func (c *copier) AwaitSnapshot(ctx context.Context) error {
-	found, err := api.CellRecords(c.from).ListRecords(ctx, "/shoal/")
-	for key, value := range found {
-		if err == nil {
-			_, err = api.CellRecords(c.o.DB).CreateRecord(ctx, key, value)
-		}
-	}
-	return err
-}
 
 func newPeer(t *testing.T, config Config) *peer {
 	t.Helper()
@@ -152,9 +130,6 @@ func TestAHostJoinsResumesAndStaysItself(t *testing.T) {
 	tokens := &tokenShelf{tokens: map[string]token.Stored{made.ID: {ID: made.ID, Secret: made.Secret, Expires: time.Now().Add(time.Hour)}}}
 	address := serveCell(t, first, tokens)
 
-	before := newGossip
-	newGossip = func(o gossipOptions) (gossipNode, error) { return &copier{first.db, o}, nil }
-	defer func() { newGossip = before }()
 	config := Config{Name: "host2", DataDir: t.TempDir(), Join: "127.0.0.1:1," + address, Token: made.String()}
 	second := newPeer(t, config)
 	entered(t, second)

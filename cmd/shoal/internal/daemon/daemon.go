@@ -109,13 +109,13 @@ type peer struct {
 	identity   identity
 	files      pki.Files
 	db         *store.DB
-	gossip     gossipNode // nil: this host runs alone
 	stopGossip func() error
 	// gossipLife is done when gossip has ended, with its error as the cause;
 	// gossipFailed: that was told already.
 	gossipLife   context.Context
 	gossipFailed atomic.Bool
-	// node is gossip where it is the real one; publish the same from when it runs.
+	// node is this host's part in gossip; publish the same from when it runs, for
+	// the store, which is opened before.
 	node    *cellNode
 	publish atomic.Pointer[gossip.Node]
 	// conflicts are of names made on several hosts apart.
@@ -264,7 +264,7 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	if err != nil {
 		return fmt.Errorf("make join client: %w", err)
 	}
-	if err := p.serveJoins(ctx, group, joinClient); err != nil {
+	if err := p.serveJoins(joinClient); err != nil {
 		return err
 	}
 	services := netservices.New(p.datapath, informers, p.config.Name, p.log.With("part", "services"))
@@ -275,18 +275,14 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	if err != nil {
 		return fmt.Errorf("read certificate authority: %w", err)
 	}
-	if p.gossipLife != nil {
-		group.Go(func() error { return p.watchGossip(ctx) })
-	}
-	if p.node != nil {
-		group.Go(func() error { return p.keepMember(ctx) })
-		group.Go(func() error { return named("gossip keyring", p.keepRing(ctx)) })
-	}
+	group.Go(func() error { return p.watchGossip(ctx) })
+	group.Go(func() error { return p.keepMember(ctx) })
+	group.Go(func() error { return named("gossip keyring", p.keepRing(ctx)) })
 	p.lead(ctx, group, "scheduler", p.scheduler(schedClient, informers))
 	built := make(chan struct{})
 	var once sync.Once
 	p.lead(ctx, group, "controllers", p.controllers(ca, informers, func() { once.Do(func() { close(built) }) }))
-	if p.leadsFromTheStart() {
+	if p.alone() {
 		select {
 		case <-built:
 		case <-ctx.Done():

@@ -38,8 +38,6 @@ const (
 	forgottenPrefix = "/shoal/forgotten/"
 )
 
-func init() { newGossip = startGossip }
-
 // cellNode is this host's part in the cell.
 type cellNode struct {
 	*gossip.Node
@@ -61,7 +59,7 @@ type refusedLink struct {
 }
 
 // startGossip opens both ports.
-func startGossip(o gossipOptions) (gossipNode, error) {
+func startGossip(o gossipOptions) (*cellNode, error) {
 	c := &cellNode{o: o, skews: make(map[string]time.Duration), refused: make(map[string]refusedLink)}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(o.CA) {
@@ -84,7 +82,7 @@ func startGossip(o gossipOptions) (gossipNode, error) {
 	return c, nil
 }
 
-// AwaitSnapshot implements gossipNode.
+// AwaitSnapshot returns once this store holds what a peer's held.
 func (c *cellNode) AwaitSnapshot(ctx context.Context) error {
 	tick := time.NewTicker(joinPoll)
 	defer tick.Stop()
@@ -104,7 +102,7 @@ func (c *cellNode) AwaitSnapshot(ctx context.Context) error {
 	}
 }
 
-// Alive implements gossipNode.
+// Alive reports whether a member of that name answers.
 func (c *cellNode) Alive(name string) bool {
 	return slices.ContainsFunc(c.Members(), func(p gossip.Peer) bool { return p.Name == name })
 }
@@ -118,7 +116,8 @@ func (c *cellNode) Names() []string {
 	return names
 }
 
-// Addresses implements gossipNode: membership is on the port before the links'.
+// Addresses are where members that answer are heard: on the port before the
+// links'.
 func (c *cellNode) Addresses() []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, p := range c.Members() {

@@ -15,10 +15,6 @@ import (
 
 // lead runs work on this host while it is the one to lead it.
 func (p *peer) lead(ctx context.Context, group *errgroup.Group, work string, run func(context.Context) error) {
-	if p.node == nil {
-		group.Go(func() error { return named(work, run(ctx)) })
-		return
-	}
 	changed, stop := p.node.Watch()
 	l := &sched.Lead{
 		Work: work, Self: p.config.Name, Alive: p.node.Names, Changed: changed, Run: run, Logger: p.log.With("part", "lead"),
@@ -58,7 +54,5 @@ func (p *peer) controllers(ca []byte, shared informers.SharedInformerFactory, bu
 	}
 }
 
-// leadsFromTheStart: there is nobody else to wait for.
-func (p *peer) leadsFromTheStart() bool { return p.node == nil || p.alone() }
-
+// alone: there is nobody else to wait for.
 func (p *peer) alone() bool { return len(p.node.registered()) <= 1 }

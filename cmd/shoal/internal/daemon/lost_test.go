@@ -80,7 +80,7 @@ func stopped(t *testing.T, p *peer) {
 	if err := p.close(); err != nil {
 		t.Error(err)
 	}
-	p.db, p.gossip, p.node, p.stopGossip = nil, nil, nil, nil
+	p.db, p.node, p.stopGossip = nil, nil, nil
 }
 
 func put(t *testing.T, p *peer, key string) {

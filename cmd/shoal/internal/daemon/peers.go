@@ -17,11 +17,8 @@ func (p *peer) answerPeers() {
 	p.node.Handle(issuer.DigestMethod, issuer.Digest(p.db))
 }
 
-// cell is how this peer's API asks others; the zero value on a host alone.
+// cell is how this peer's API asks others.
 func (p *peer) cell() apistorage.Cell {
-	if p.node == nil {
-		return apistorage.Cell{}
-	}
 	return apistorage.Cell{Tag: p.identity.Tag, Peers: issuer.NewAsker(cellAsker{p.node})}
 }
 
@@ -58,12 +55,8 @@ type cellHosts struct {
 
 var _ hosts.Members = cellHosts{}
 
-// hostMembers returns nil on a host alone. What it returns is watched until the
-// daemon ends.
+// hostMembers is watched until the daemon ends.
 func (p *peer) hostMembers() hosts.Members {
-	if p.node == nil {
-		return nil
-	}
 	changed, _ := p.node.Watch()
 	return cellHosts{p.node, changed}
 }
