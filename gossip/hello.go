@@ -47,16 +47,16 @@ func appendHello(dst []byte, h hello) []byte {
 }
 
 func decodeHello(data []byte) (hello, error) {
-	d := decoder{data: data}
-	flags := d.byte()
-	h := hello{Tree: flags&1 != 0, Actor: vector.Actor(d.fixed64()), Clock: time.UnixMicro(int64(d.fixed64()))}
+	d := newDecoder(data)
+	flags := d.Byte()
+	h := hello{Tree: flags&1 != 0, Actor: vector.Actor(d.Uint64()), Clock: time.UnixMicro(int64(d.Uint64()))}
 	if h.Actor == 0 {
-		d.fail()
+		d.Fail("not a value of its field")
 	}
-	for range d.uvarint(maxFeatures) {
-		h.Features = append(h.Features, string(d.bytes(maxFeatureBytes)))
+	for range d.Count(maxFeatures) {
+		h.Features = append(h.Features, string(d.Bytes(maxFeatureBytes)))
 	}
-	if d.err != nil {
+	if d.Err() != nil {
 		return hello{}, d.end("hello")
 	}
 	return h, nil // a later version may say more
@@ -86,13 +86,13 @@ func appendRequest(dst []byte, r request) []byte {
 }
 
 func decodeRequest(data []byte) (request, error) {
-	d := decoder{data: data}
-	r := request{ID: d.fixed64(), Timeout: time.Duration(d.uvarint(uint64(maxTimeout/time.Millisecond))) * time.Millisecond}
-	r.Method = string(d.bytes(maxMethodBytes))
-	if d.err != nil {
+	d := newDecoder(data)
+	r := request{ID: d.Uint64(), Timeout: time.Duration(d.Count(uint64(maxTimeout/time.Millisecond))) * time.Millisecond}
+	r.Method = string(d.Bytes(maxMethodBytes))
+	if d.Err() != nil {
 		return request{}, d.end("request")
 	}
-	r.Payload = d.data
+	r.Payload = d.Rest()
 	return r, nil
 }
 
@@ -110,12 +110,12 @@ func appendResponse(dst []byte, r response) []byte {
 }
 
 func decodeResponse(data []byte) (response, error) {
-	d := decoder{data: data}
-	flags := d.byte()
-	r := response{ID: d.fixed64(), Failed: flags == 1}
-	if d.err != nil || flags > 1 {
+	d := newDecoder(data)
+	flags := d.Byte()
+	r := response{ID: d.Uint64(), Failed: flags == 1}
+	if d.Err() != nil || flags > 1 {
 		return response{}, fmt.Errorf("decode response: %w", ErrCorrupt)
 	}
-	r.Payload = d.data
+	r.Payload = d.Rest()
 	return r, nil
 }

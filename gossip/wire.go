@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"shoal/store/wire"
+
 	"shoal/gossip/reconcile"
 	"shoal/gossip/stream"
 	"shoal/store"
@@ -35,82 +37,38 @@ const (
 // ErrCorrupt is wrapped by every decoding failure.
 var ErrCorrupt = errors.New("corrupt gossip message")
 
-// decoder reads wire forms; after the first failure it reads nothing more.
-type decoder struct {
-	data []byte
-	err  error
-}
+// decoder reads wire forms.
+type decoder struct{ wire.Reader }
 
-func (d *decoder) fail() {
-	if d.err == nil {
-		d.err = ErrCorrupt
-	}
-	d.data = nil
-}
-
-func (d *decoder) uvarint(most uint64) uint64 {
-	v, n := binary.Uvarint(d.data)
-	if d.err != nil || n <= 0 || v > most {
-		d.fail()
-		return 0
-	}
-	d.data = d.data[n:]
-	return v
-}
-
-func (d *decoder) fixed64() uint64 {
-	if b := d.take(8); b != nil {
-		return binary.BigEndian.Uint64(b)
-	}
-	return 0
-}
-
-func (d *decoder) byte() byte {
-	if b := d.take(1); b != nil {
-		return b[0]
-	}
-	return 0
-}
-
-func (d *decoder) take(n uint64) []byte {
-	if d.err != nil || n > uint64(len(d.data)) {
-		d.fail()
-		return nil
-	}
-	b := d.data[:n:n]
-	d.data = d.data[n:]
-	return b
-}
-
-func (d *decoder) bytes(most uint64) []byte { return d.take(d.uvarint(most)) }
+func newDecoder(data []byte) decoder { return decoder{wire.NewReader(data, ErrCorrupt)} }
 
 // vector refuses what no peer can hold.
 func (d *decoder) vector() vector.Vector {
-	if d.err != nil {
+	if d.Err() != nil {
 		return nil
 	}
-	v, rest, err := vector.DecodeVector(d.data)
+	v, rest, err := vector.DecodeVector(d.Rest())
 	if err != nil {
-		d.fail()
+		d.Fail("not a value of its field")
 		return nil
 	}
 	for actor, spans := range v {
 		if actor == 0 || spans[len(spans)-1].Last > maxSequence {
-			d.fail()
+			d.Fail("not a value of its field")
 			return nil
 		}
 	}
-	d.data = rest
+	d.Skip(rest)
 	return v
 }
 
 // end is the error of the whole, also for bytes too many.
 func (d *decoder) end(what string) error {
-	if d.err == nil && len(d.data) > 0 {
-		d.fail()
+	if d.Err() == nil && len(d.Rest()) > 0 {
+		d.Fail("not a value of its field")
 	}
-	if d.err != nil {
-		return fmt.Errorf("decode %s: %w", what, d.err)
+	if d.Err() != nil {
+		return fmt.Errorf("decode %s: %w", what, d.Err())
 	}
 	return nil
 }
@@ -134,11 +92,11 @@ func appendSummary(dst []byte, s summary) []byte {
 }
 
 func decodeSummary(data []byte) (summary, error) {
-	d := decoder{data: data}
-	flags := d.byte()
-	s := summary{Actor: vector.Actor(d.fixed64()), Digest: d.fixed64(), Fingerprint: d.fixed64(), Floor: d.fixed64(), Urgent: flags == 1}
+	d := newDecoder(data)
+	flags := d.Byte()
+	s := summary{Actor: vector.Actor(d.Uint64()), Digest: d.Uint64(), Fingerprint: d.Uint64(), Floor: d.Uint64(), Urgent: flags == 1}
 	if flags > 1 || s.Actor == 0 {
-		d.fail()
+		d.Fail("not a value of its field")
 	}
 	return s, d.end("summary")
 }
@@ -167,18 +125,18 @@ func appendHolding(dst []byte, h holding) []byte {
 }
 
 func decodeHolding(data []byte) (holding, error) {
-	d := decoder{data: data}
-	flags := d.byte()
-	h := holding{Actor: vector.Actor(d.fixed64()), Floor: d.fixed64(), Urgent: flags&1 != 0, Answer: flags&2 != 0}
+	d := newDecoder(data)
+	flags := d.Byte()
+	h := holding{Actor: vector.Actor(d.Uint64()), Floor: d.Uint64(), Urgent: flags&1 != 0, Answer: flags&2 != 0}
 	h.Vector = d.vector()
 	if flags > 3 || h.Actor == 0 {
-		d.fail()
+		d.Fail("not a value of its field")
 	}
 	return h, d.end("vector")
 }
 
 func decodeWant(data []byte) (vector.Vector, error) {
-	d := decoder{data: data}
+	d := newDecoder(data)
 	v := d.vector()
 	return v, d.end("question")
 }
@@ -198,11 +156,11 @@ func appendAnswer(dst []byte, a answer) []byte {
 }
 
 func decodeAnswer(data []byte) (answer, error) {
-	d := decoder{data: data}
-	flags := d.byte()
+	d := newDecoder(data)
+	flags := d.Byte()
 	a := answer{Covered: d.vector(), Gone: flags == 1}
 	if flags > 1 {
-		d.fail()
+		d.Fail("not a value of its field")
 	}
 	a.Deltas = d.deltas()
 	return a, d.end("answer")
@@ -222,15 +180,15 @@ func appendDeltas(dst []byte, deltas []store.Delta) []byte {
 // deltas reads to the end.
 func (d *decoder) deltas() []store.Delta {
 	var deltas []store.Delta
-	for len(d.data) > 0 {
-		data := d.bytes(stream.MaxFrameBytes)
-		if d.err != nil || len(deltas) >= frameDeltas {
-			d.fail()
+	for len(d.Rest()) > 0 {
+		data := d.Bytes(stream.MaxFrameBytes)
+		if d.Err() != nil || len(deltas) >= frameDeltas {
+			d.Fail("not a value of its field")
 			return nil
 		}
 		delta, err := decodeDelta(data)
 		if err != nil {
-			d.err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+			d.Fail(err.Error())
 			return nil
 		}
 		deltas = append(deltas, delta)
@@ -285,18 +243,18 @@ func appendSetStep(dst []byte, s setStep) []byte {
 }
 
 func decodeSetStep(data []byte) (setStep, error) {
-	d := decoder{data: data}
-	flags := d.byte()
-	s := setStep{ID: d.fixed64(), Number: d.uvarint(maxSteps), Replica: flags&1 != 0, Last: flags&2 != 0, Cut: flags&4 != 0, Diverged: flags&8 != 0}
+	d := newDecoder(data)
+	flags := d.Byte()
+	s := setStep{ID: d.Uint64(), Number: d.Count(maxSteps), Replica: flags&1 != 0, Last: flags&2 != 0, Cut: flags&4 != 0, Diverged: flags&8 != 0}
 	if s.Replica {
-		s.Floor, s.Vector = d.fixed64(), d.vector()
+		s.Floor, s.Vector = d.Uint64(), d.vector()
 	}
-	if flags > 15 || d.err != nil {
-		d.fail()
+	if flags > 15 || d.Err() != nil {
+		d.Fail("not a value of its field")
 		return setStep{}, d.end("set message")
 	}
 	var err error
-	if s.Message, err = reconcile.DecodeMessage(d.data); err != nil {
+	if s.Message, err = reconcile.DecodeMessage(d.Rest()); err != nil {
 		return setStep{}, fmt.Errorf("decode set message: %w: %w", ErrCorrupt, err)
 	}
 	return s, nil
@@ -314,11 +272,11 @@ func appendSetEnd(dst []byte, e setEnd) []byte {
 }
 
 func decodeSetEnd(data []byte) (setEnd, error) {
-	d := decoder{data: data}
-	flags := d.byte()
-	e := setEnd{ID: d.fixed64(), Failed: flags == 1}
+	d := newDecoder(data)
+	flags := d.Byte()
+	e := setEnd{ID: d.Uint64(), Failed: flags == 1}
 	if flags > 1 {
-		d.fail()
+		d.Fail("not a value of its field")
 	}
 	return e, d.end("end of a set session")
 }
@@ -342,12 +300,12 @@ func appendStatesAsk(dst []byte, a statesAsk) []byte {
 }
 
 func decodeStatesAsk(data []byte) (statesAsk, error) {
-	d := decoder{data: data}
-	a := statesAsk{ID: d.fixed64(), Round: d.uvarint(maxRounds)}
-	for len(d.data) > 0 {
-		key := d.bytes(store.MaxKeyBytes)
+	d := newDecoder(data)
+	a := statesAsk{ID: d.Uint64(), Round: d.Count(maxRounds)}
+	for len(d.Rest()) > 0 {
+		key := d.Bytes(store.MaxKeyBytes)
 		if len(key) == 0 || len(a.Keys) >= stateKeys {
-			d.fail()
+			d.Fail("not a value of its field")
 			break
 		}
 		a.Keys = append(a.Keys, string(key))
@@ -370,15 +328,15 @@ func appendStates(dst []byte, s states) []byte {
 }
 
 func decodeStates(data []byte) (states, error) {
-	d := decoder{data: data}
-	s := states{ID: d.fixed64(), Round: d.uvarint(maxRounds), Answered: int(d.uvarint(stateKeys))}
+	d := newDecoder(data)
+	s := states{ID: d.Uint64(), Round: d.Count(maxRounds), Answered: int(d.Count(stateKeys))}
 	s.Deltas = d.deltas()
 	return s, d.end("states")
 }
 
 func decodeSnapshotAsk(data []byte) (uint64, error) {
-	d := decoder{data: data}
-	id := d.fixed64()
+	d := newDecoder(data)
+	id := d.Uint64()
 	return id, d.end("question for a snapshot")
 }
 
@@ -389,8 +347,8 @@ type chunk struct {
 }
 
 func decodeChunk(data []byte) (chunk, error) {
-	d := decoder{data: data}
-	c := chunk{ID: d.fixed64(), Part: d.fixed64()}
+	d := newDecoder(data)
+	c := chunk{ID: d.Uint64(), Part: d.Uint64()}
 	c.Deltas = d.deltas()
 	return c, d.end("part of a snapshot")
 }
@@ -414,12 +372,12 @@ func appendSnapshotEnd(dst []byte, e snapshotEnd) []byte {
 }
 
 func decodeSnapshotEnd(data []byte) (snapshotEnd, error) {
-	d := decoder{data: data}
-	flags := d.byte()
-	e := snapshotEnd{ID: d.fixed64(), Parts: d.fixed64(), Floor: d.fixed64(), Failed: flags == 1}
+	d := newDecoder(data)
+	flags := d.Byte()
+	e := snapshotEnd{ID: d.Uint64(), Parts: d.Uint64(), Floor: d.Uint64(), Failed: flags == 1}
 	e.Vector = d.vector()
 	if flags > 1 {
-		d.fail()
+		d.Fail("not a value of its field")
 	}
 	return e, d.end("end of a snapshot")
 }

@@ -60,28 +60,28 @@ func appendDot(dst []byte, d Dot) []byte {
 	return binary.AppendUvarint(dst, d.Sequence)
 }
 
-func (d *decoder) dot() Dot { return Dot{Actor: Actor(d.uint64()), Sequence: d.uvarint()} }
+func (d *decoder) dot() Dot { return Dot{Actor: Actor(d.Uint64()), Sequence: d.Uvarint()} }
 
 // DecodeDelta reads a wire form. The result's value aliases b.
 func DecodeDelta(b []byte) (Delta, error) {
-	r := decoder{rest: b}
+	r := newDecoder(b)
 	d := Delta{Dot: r.dot()}
-	also := r.uvarint()
-	if r.err == nil && also > maxAlso {
-		r.fail("too many dots")
+	also := r.Uvarint()
+	if r.Err() == nil && also > maxAlso {
+		r.Fail("too many dots")
 	}
 	for range also {
-		if r.err != nil {
+		if r.Err() != nil {
 			break
 		}
 		d.Also = append(d.Also, r.dot())
 	}
-	d.Key = string(r.bytes(MaxKeyBytes))
-	if r.err != nil {
-		return Delta{}, fmt.Errorf("decode delta: %w", r.err)
+	d.Key = string(r.Bytes(MaxKeyBytes))
+	if r.Err() != nil {
+		return Delta{}, fmt.Errorf("decode delta: %w", r.Err())
 	}
 	if d.Void() {
-		if len(r.rest) > 0 || d.Dot.Sequence == 0 {
+		if len(r.Rest()) > 0 || d.Dot.Sequence == 0 {
 			return Delta{}, fmt.Errorf("decode delta: %w: void with content", ErrCorruptRecord)
 		}
 		return d, nil
@@ -90,7 +90,7 @@ func DecodeDelta(b []byte) (Delta, error) {
 		return Delta{}, fmt.Errorf("decode delta: %w: %w", ErrCorruptRecord, err)
 	}
 	var err error
-	if d.Record, err = DecodeRecord(r.rest); err != nil {
+	if d.Record, err = DecodeRecord(r.Rest()); err != nil {
 		return Delta{}, fmt.Errorf("decode delta of %s: %w", d.Key, err)
 	}
 	if len(d.Record.Value) > MaxValueBytes {

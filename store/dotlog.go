@@ -121,25 +121,25 @@ func appendChunk(dst []byte, hlc HLC, dots []loggedDot) []byte {
 }
 
 func decodeChunk(b []byte) (hlc HLC, dots []loggedDot, err error) {
-	d := decoder{rest: b}
-	hlc = HLC(d.uint64())
-	count := d.uvarint()
-	if d.err == nil && count > maxChunkDots {
-		d.fail("chunk too long")
+	d := newDecoder(b)
+	hlc = HLC(d.Uint64())
+	count := d.Uvarint()
+	if d.Err() == nil && count > maxChunkDots {
+		d.Fail("chunk too long")
 	}
 	for range count {
-		dot := Dot{Actor: Actor(d.uint64()), Sequence: d.uvarint()}
-		key := string(d.bytes(MaxKeyBytes))
-		if d.err != nil {
+		dot := Dot{Actor: Actor(d.Uint64()), Sequence: d.Uvarint()}
+		key := string(d.Bytes(MaxKeyBytes))
+		if d.Err() != nil {
 			break
 		}
 		dots = append(dots, loggedDot{dot, key})
 	}
-	if d.err == nil && len(d.rest) > 0 {
-		d.fail("chunk with bytes too many")
+	if d.Err() == nil && len(d.Rest()) > 0 {
+		d.Fail("chunk with bytes too many")
 	}
-	if d.err != nil {
-		return 0, nil, fmt.Errorf("decode log chunk: %w", d.err)
+	if d.Err() != nil {
+		return 0, nil, fmt.Errorf("decode log chunk: %w", d.Err())
 	}
 	return hlc, dots, nil
 }
@@ -159,12 +159,12 @@ func appendCheckpoint(dst []byte, c checkpoint) []byte {
 }
 
 func decodeCheckpoint(b []byte) (checkpoint, error) {
-	d := decoder{rest: b}
-	c := checkpoint{hlc: HLC(d.uint64()), floor: d.uvarint()}
-	if d.err != nil {
-		return c, fmt.Errorf("decode checkpoint: %w", d.err)
+	d := newDecoder(b)
+	c := checkpoint{hlc: HLC(d.Uint64()), floor: d.Uvarint()}
+	if d.Err() != nil {
+		return c, fmt.Errorf("decode checkpoint: %w", d.Err())
 	}
-	v, rest, err := vector.DecodeVector(d.rest)
+	v, rest, err := vector.DecodeVector(d.Rest())
 	if err != nil {
 		return c, fmt.Errorf("decode checkpoint: %w", err)
 	}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 
+	"shoal/store/wire"
+
 	"shoal/store/vector"
 )
 
@@ -153,43 +155,43 @@ const recordOverhead = 2 + binary.MaxVarintLen64 + 16 + binary.MaxVarintLen64 + 
 
 // DecodeRecord reads a wire form. The result's Value aliases b.
 func DecodeRecord(b []byte) (Record, error) {
-	d := decoder{rest: b}
-	if format := d.byte(); d.err == nil && format != recordFormat {
+	d := newDecoder(b)
+	if format := d.Byte(); d.Err() == nil && format != recordFormat {
 		return Record{}, fmt.Errorf("decode record: %w: format %d, this binary knows %d", ErrCorruptRecord, format, recordFormat)
 	}
-	flags := d.byte()
-	if d.err == nil && flags&^byte(knownFlags) != 0 {
-		d.fail("unknown flags")
+	flags := d.Byte()
+	if d.Err() == nil && flags&^byte(knownFlags) != 0 {
+		d.Fail("unknown flags")
 	}
 	var r Record
-	r.CausalLength = d.uvarint()
-	if d.err == nil && r.CausalLength == 0 {
-		d.fail("causal length zero")
+	r.CausalLength = d.Uvarint()
+	if d.Err() == nil && r.CausalLength == 0 {
+		d.Fail("causal length zero")
 	}
 	if flags&flagUUID != 0 {
-		r.UID = formatUUID(d.take(16))
+		r.UID = formatUUID(d.Take(16))
 	} else {
-		r.UID = string(d.bytes(maxUIDBytes))
+		r.UID = string(d.Bytes(maxUIDBytes))
 	}
 	if flags&flagExpires != 0 {
-		r.ExpiresMicros = d.uvarint()
-		if d.err == nil && r.ExpiresMicros == 0 {
-			d.fail("expires flagged but zero")
+		r.ExpiresMicros = d.Uvarint()
+		if d.Err() == nil && r.ExpiresMicros == 0 {
+			d.Fail("expires flagged but zero")
 		}
 	}
 	if flags&flagBorn != 0 {
-		r.Born = Stamp{Time: HLC(d.uint64()), Actor: Actor(d.uint64())}
+		r.Born = Stamp{Time: HLC(d.Uint64()), Actor: Actor(d.Uint64())}
 	}
 	r.Stamps = d.stamps()
 	d.checkBorn(&r, flags)
-	if d.err != nil {
-		return Record{}, fmt.Errorf("decode record: %w", d.err)
+	if d.Err() != nil {
+		return Record{}, fmt.Errorf("decode record: %w", d.Err())
 	}
-	if len(d.rest) > 0 {
+	if len(d.Rest()) > 0 {
 		if !r.Live() {
 			return Record{}, fmt.Errorf("decode record: %w: tombstone with a value", ErrCorruptRecord)
 		}
-		r.Value = d.rest
+		r.Value = d.Rest()
 	}
 	return r, nil
 }
@@ -197,108 +199,47 @@ func DecodeRecord(b []byte) (Record, error) {
 // checkBorn fills in what the encoder left out, and refuses what it would have.
 func (d *decoder) checkBorn(r *Record, flags byte) {
 	switch {
-	case d.err != nil:
+	case d.Err() != nil:
 	case flags&flagBorn != 0 && !r.Live():
-		d.fail("tombstone with a birth")
+		d.Fail("tombstone with a birth")
 	case flags&flagBorn != 0 && r.bornLast():
-		d.fail("birth given twice")
+		d.Fail("birth given twice")
 	case flags&flagBorn == 0 && r.Live() && len(r.Stamps) == 0:
-		d.fail("no birth and no stamp")
+		d.Fail("no birth and no stamp")
 	case flags&flagBorn == 0 && r.Live():
 		r.Born = Stamp{Time: r.Stamps[0].Time, Actor: r.Stamps[0].Actor}
 	}
 }
 
 func (d *decoder) stamps() []Stamp {
-	n := d.uvarint()
-	if d.err == nil && n > maxStamps {
-		d.fail("too many stamps")
+	n := d.Uvarint()
+	if d.Err() == nil && n > maxStamps {
+		d.Fail("too many stamps")
 	}
-	if d.err != nil || n == 0 {
+	if d.Err() != nil || n == 0 {
 		return nil
 	}
 	// Each stamp takes 17 bytes at least: do not allocate for a count the
 	// bytes cannot hold.
-	if n > uint64(len(d.rest)/17) {
-		d.fail("stamps cut short")
+	if n > uint64(len(d.Rest())/17) {
+		d.Fail("stamps cut short")
 		return nil
 	}
 	stamps := make([]Stamp, n)
 	for i := range stamps {
-		stamps[i].Time = HLC(d.uint64())
-		stamps[i].Actor = Actor(d.uint64())
-		if fields := d.bytes(maxFieldSetBytes); len(fields) > 0 {
+		stamps[i].Time = HLC(d.Uint64())
+		stamps[i].Actor = Actor(d.Uint64())
+		if fields := d.Bytes(maxFieldSetBytes); len(fields) > 0 {
 			stamps[i].Fields = fields
 		}
 	}
 	return stamps
 }
 
-// decoder takes fields off the front of rest and remembers the first failure.
-type decoder struct {
-	rest []byte
-	err  error
-}
+// decoder reads the store's own forms.
+type decoder struct{ wire.Reader }
 
-func (d *decoder) fail(what string) {
-	if d.err == nil {
-		d.err = fmt.Errorf("%w: %s", ErrCorruptRecord, what)
-	}
-	d.rest = nil
-}
-
-func (d *decoder) take(n int) []byte {
-	if d.err != nil || len(d.rest) < n {
-		d.fail("cut short")
-		return nil
-	}
-	b := d.rest[:n:n]
-	d.rest = d.rest[n:]
-	return b
-}
-
-func (d *decoder) byte() byte {
-	if b := d.take(1); b != nil {
-		return b[0]
-	}
-	return 0
-}
-
-func (d *decoder) uint64() uint64 {
-	if b := d.take(8); b != nil {
-		return binary.BigEndian.Uint64(b)
-	}
-	return 0
-}
-
-func (d *decoder) uvarint() uint64 {
-	if d.err != nil {
-		return 0
-	}
-	v, n := binary.Uvarint(d.rest)
-	if n <= 0 {
-		d.fail("bad integer")
-		return 0
-	}
-	// One number has one form, or equal records could differ in bytes.
-	if n > 1 && d.rest[n-1] == 0 {
-		d.fail("padded integer")
-		return 0
-	}
-	d.rest = d.rest[n:]
-	return v
-}
-
-func (d *decoder) bytes(limit int) []byte {
-	n := d.uvarint()
-	if d.err == nil && n > uint64(limit) {
-		d.fail("field too long")
-	}
-	if d.err != nil {
-		return nil
-	}
-	return d.take(int(n))
-}
+func newDecoder(b []byte) decoder { return decoder{wire.NewReader(b, ErrCorruptRecord)} }
 
 func appendBytes[T string | []byte](dst []byte, b T) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(b)))

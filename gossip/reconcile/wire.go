@@ -3,6 +3,8 @@ package reconcile
 import (
 	"encoding/binary"
 	"fmt"
+
+	"shoal/store/wire"
 )
 
 // AppendMessage appends m's wire form: a count, then for each range its end (as
@@ -47,65 +49,65 @@ func appendKey(dst []byte, last, key string) []byte {
 // DecodeMessage reads what AppendMessage wrote. Keys must rise from range to
 // range and from entry to entry.
 func DecodeMessage(data []byte) (Message, error) {
-	d := messageDecoder{decoder: decoder{data: data}}
-	count := d.count(MaxRanges)
+	d := messageDecoder{Reader: wire.NewReader(data, ErrCorrupt)}
+	count := d.Count(MaxRanges)
 	var m Message
 	for i := range count {
 		r := d.readRange()
-		if last := i == count-1; d.err != nil || last != (r.End == "") {
+		if last := i == count-1; d.Err() != nil || last != (r.End == "") {
 			return Message{}, fmt.Errorf("decode range %d: %w", i, ErrCorrupt)
 		}
 		m.Ranges = append(m.Ranges, r)
 	}
-	if d.err != nil || count == 0 || len(d.data) != 0 {
+	if d.Err() != nil || count == 0 || len(d.Rest()) != 0 {
 		return Message{}, fmt.Errorf("decode message: %w", ErrCorrupt)
 	}
 	return m, nil
 }
 
 type messageDecoder struct {
-	decoder
+	wire.Reader
 	last    string
 	begun   bool // last is an entry, which the next key must be after
 	entries uint64
 }
 
 func (d *messageDecoder) readRange() Range {
-	mode := d.bytes(1)
-	if d.err != nil {
+	mode := d.Take(1)
+	if d.Err() != nil {
 		return Range{}
 	}
 	r := Range{Mode: Mode(mode[0])}
 	switch r.Mode {
 	case Skip:
 	case Compare:
-		r.Fingerprint = Fingerprint{d.fixed64(), d.fixed64()}
+		r.Fingerprint = Fingerprint{d.Uint64(), d.Uint64()}
 	case List, Answer:
 		r.Entries = d.readEntries()
 	default:
-		d.err = ErrCorrupt
+		d.Fail("out of order or over a limit")
 	}
 	r.End = d.readKey()
 	if r.End == "" {
 		return r
 	}
 	if r.End <= d.last {
-		d.err = ErrCorrupt
+		d.Fail("out of order or over a limit")
 	}
 	d.last, d.begun = r.End, false
 	return r
 }
 
 func (d *messageDecoder) readEntries() []Entry {
-	count := d.count(MaxEntries)
+	count := d.Count(MaxEntries)
 	if d.entries += count; d.entries > MaxEntries {
-		d.err = ErrCorrupt
+		d.Fail("out of order or over a limit")
 	}
 	var entries []Entry
 	for range count {
-		e := Entry{Key: d.readKey(), Version: d.fixed64()}
-		if d.err != nil || e.Key < d.last || d.begun && e.Key == d.last {
-			d.err = ErrCorrupt
+		e := Entry{Key: d.readKey(), Version: d.Uint64()}
+		if d.Err() != nil || e.Key < d.last || d.begun && e.Key == d.last {
+			d.Fail("out of order or over a limit")
 			return nil
 		}
 		entries = append(entries, e)
@@ -115,14 +117,14 @@ func (d *messageDecoder) readEntries() []Entry {
 }
 
 func (d *messageDecoder) readKey() string {
-	shared := d.count(uint64(len(d.last)))
-	rest := d.bytes(d.count(MaxKeyBytes))
-	if d.err != nil || shared+uint64(len(rest)) > MaxKeyBytes {
-		d.err = ErrCorrupt
+	shared := d.Count(uint64(len(d.last)))
+	rest := d.Bytes(MaxKeyBytes)
+	if d.Err() != nil || shared+uint64(len(rest)) > MaxKeyBytes {
+		d.Fail("out of order or over a limit")
 		return ""
 	}
 	if len(rest) > 0 && shared < uint64(len(d.last)) && rest[0] == d.last[shared] {
-		d.err = ErrCorrupt // shares more than it says
+		d.Fail("shares more than it says")
 	}
 	return d.last[:shared] + string(rest)
 }

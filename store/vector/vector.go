@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"sort"
+
+	"shoal/store/wire"
 )
 
 // Actor is one incarnation of a peer: random, drawn when its directory is first
@@ -190,32 +192,32 @@ func AppendVector(dst []byte, v Vector) []byte {
 
 // DecodeVector reads what AppendVector wrote and returns what follows it.
 func DecodeVector(data []byte) (Vector, []byte, error) {
-	d := decoder{data: data}
+	d := wire.NewReader(data, ErrCorrupt)
 	v, last, total := Vector{}, Actor(0), uint64(0)
-	for n := range d.count(MaxActors) {
-		a := Actor(d.fixed64())
-		spans := d.count(MaxSpans)
-		if total += spans; d.err != nil || n > 0 && a <= last || spans == 0 || total > MaxVectorSpans {
+	for n := range d.Count(MaxActors) {
+		a := Actor(d.Uint64())
+		spans := d.Count(MaxSpans)
+		if total += spans; d.Err() != nil || n > 0 && a <= last || spans == 0 || total > MaxVectorSpans {
 			return nil, nil, fmt.Errorf("decode vector: actor %d: %w", n, ErrCorrupt)
 		}
 		last = a
-		v[a] = d.spans(spans)
+		v[a] = readSpans(&d, spans)
 	}
-	if d.err != nil {
-		return nil, nil, fmt.Errorf("decode vector: %w", d.err)
+	if d.Err() != nil {
+		return nil, nil, fmt.Errorf("decode vector: %w", d.Err())
 	}
-	return v, d.data, nil
+	return v, d.Rest(), nil
 }
 
-func (d *decoder) spans(count uint64) []Span {
+func readSpans(d *wire.Reader, count uint64) []Span {
 	var spans []Span
 	end := uint64(0)
 	for i := range count {
-		first := end + d.uvarint()
-		last := first + d.uvarint()
+		first := end + d.Uvarint()
+		last := first + d.Uvarint()
 		// Spans that touch, wrap around or start at 0 have another form.
-		if d.err != nil || first <= end || i > 0 && first == end+1 || last < first {
-			d.err = ErrCorrupt
+		if d.Err() != nil || first <= end || i > 0 && first == end+1 || last < first {
+			d.Fail("spans out of order")
 			return nil
 		}
 		spans = append(spans, Span{first, last})
