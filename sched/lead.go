@@ -3,47 +3,22 @@ package sched
 import (
 	"context"
 	"errors"
-	"hash/fnv"
 	"log/slog"
 	"maps"
 	"slices"
 	"time"
 
 	"k8s.io/utils/clock"
+
+	"shoal/gossip/rendezvous"
 )
 
 // stableFor is how long a peer must have been seen alive before it may lead: a
 // peer that comes and goes would otherwise take work over each time.
 const stableFor = 15 * time.Second
 
-// Leader returns who of the peers leads the work: the one with the highest
-// rendezvous hash (Thaler and Ravishankar, 1998), so that all who see the same
-// peers agree without a word, and a peer that comes or goes moves only its own
-// share. Empty without peers.
-func Leader(work string, peers []string) string {
-	var leader string
-	var highest uint64
-	for _, p := range peers {
-		if h := rendezvous(work, p); leader == "" || h > highest || h == highest && p > leader {
-			leader, highest = p, h
-		}
-	}
-	return leader
-}
-
-func rendezvous(work, peer string) uint64 {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(work))
-	_, _ = h.Write([]byte{0})
-	_, _ = h.Write([]byte(peer))
-	// FNV's upper bits change too little with the last letters of a name.
-	x := h.Sum64()
-	x ^= x >> 33
-	x *= 0xff51afd7ed558ccd
-	return x ^ x>>33
-}
-
-// Lead runs some work on this peer while it leads it.
+// Lead runs some work on this peer while it leads it: while it comes first among
+// the stable peers (gossip/rendezvous).
 type Lead struct {
 	// Work names what is led, and Self this peer.
 	Work, Self string
@@ -149,5 +124,5 @@ func (l *Lead) turn(since map[string]time.Time) (leads bool, again time.Duration
 	if l.Alone() {
 		return true, again
 	}
-	return Leader(l.Work, stable) == l.Self, again
+	return rendezvous.First(l.Work, stable) == l.Self, again
 }

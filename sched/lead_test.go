@@ -2,7 +2,6 @@ package sched
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -10,44 +9,15 @@ import (
 	"time"
 
 	testingclock "k8s.io/utils/clock/testing"
-)
 
-// TestLeader: all agree whatever the order, and who leaves moves only its share.
-func TestLeader(t *testing.T) {
-	var peers []string
-	for i := range 20 {
-		peers = append(peers, fmt.Sprintf("node-%d", i))
-	}
-	led := map[string]int{}
-	for work := range 256 {
-		name := fmt.Sprint(work)
-		leader := Leader(name, peers)
-		led[leader]++
-		turned := slices.Clone(peers)
-		slices.Reverse(turned)
-		if Leader(name, turned) != leader {
-			t.Fatal("the order of peers matters")
-		}
-		without := slices.DeleteFunc(slices.Clone(peers), func(p string) bool { return p == "node-3" })
-		if now := Leader(name, without); leader != "node-3" && now != leader {
-			t.Errorf("work %s moved from %s to %s though node-3 left", name, leader, now)
-		}
-	}
-	for _, p := range peers {
-		if led[p] == 0 || led[p] > 40 {
-			t.Errorf("%s leads %d of 256", p, led[p])
-		}
-	}
-	if Leader("x", nil) != "" {
-		t.Error("nobody leads among nobody")
-	}
-}
+	"shoal/gossip/rendezvous"
+)
 
 // TestLeadTakesTurns: a peer leads alone at once, gives up when a stable one
 // with a higher hash is there, and takes over when that fails.
 func TestLeadTakesTurns(t *testing.T) {
 	self, other := "a", "b"
-	if Leader("w", []string{self, other}) == self {
+	if rendezvous.First("w", []string{self, other}) == self {
 		self, other = other, self
 	}
 	var mu sync.Mutex

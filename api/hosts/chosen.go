@@ -1,33 +1,18 @@
 package hosts
 
-import "hash/fnv"
+import (
+	"maps"
+	"slices"
+
+	"shoal/gossip/rendezvous"
+)
 
 // Chosen reports whether self is the one among the hosts alive that does what
-// one of them has to do about something: the one with the highest hash of both
-// names (rendezvous hashing, Thaler and Ravishankar 1998). Hosts that agree on
-// who is alive agree on it; a host that dies leaves only its own share to others.
+// one of them has to do about something.
 func Chosen(self string, alive map[string]bool, what string) bool {
-	mine := weight(self, what)
-	for name := range alive {
-		if name == self {
-			continue
-		}
-		if theirs := weight(name, what); theirs > mine || theirs == mine && name > self {
-			return false
-		}
+	names := slices.Collect(maps.Keys(alive))
+	if !alive[self] {
+		names = append(names, self)
 	}
-	return true
-}
-
-func weight(name, what string) uint64 {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(name))
-	_, _ = h.Write([]byte{0})
-	_, _ = h.Write([]byte(what))
-	// FNV's high bits hardly depend on the last bytes; this spreads them (the
-	// finalizer of MurmurHash3).
-	x := h.Sum64()
-	x = (x ^ x>>33) * 0xff51afd7ed558ccd
-	x = (x ^ x>>33) * 0xc4ceb9fe1a85ec53
-	return x ^ x>>33
+	return rendezvous.First(what, names) == self
 }

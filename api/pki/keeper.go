@@ -2,11 +2,7 @@ package pki
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
-	"fmt"
 	"log/slog"
-	"os"
 	"time"
 )
 
@@ -77,16 +73,4 @@ func (k *Keeper) look() time.Duration {
 		}
 	}
 	return wait
-}
-
-func readCert(path string) (*x509.Certificate, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	block, _ := pem.Decode(data)
-	if block == nil {
-		return nil, fmt.Errorf("no PEM block in %s", path)
-	}
-	return x509.ParseCertificate(block.Bytes)
 }

@@ -309,15 +309,7 @@ func exists(path string) bool {
 }
 
 func load(certPath, keyPath string) (*x509.Certificate, crypto.Signer, error) {
-	data, err := os.ReadFile(certPath)
-	if err != nil {
-		return nil, nil, err
-	}
-	block, _ := pem.Decode(data)
-	if block == nil {
-		return nil, nil, fmt.Errorf("no PEM block in %s", certPath)
-	}
-	cert, err := x509.ParseCertificate(block.Bytes)
+	cert, err := readCert(certPath)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -329,6 +321,18 @@ func load(certPath, keyPath string) (*x509.Certificate, crypto.Signer, error) {
 		return nil, nil, fmt.Errorf("%s does not hold the key of %s", keyPath, certPath)
 	}
 	return cert, key, nil
+}
+
+func readCert(path string) (*x509.Certificate, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return nil, fmt.Errorf("no PEM block in %s", path)
+	}
+	return x509.ParseCertificate(block.Bytes)
 }
 
 func loadKey(path string) (crypto.Signer, error) {

@@ -5,6 +5,7 @@ package daemon
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -167,11 +168,7 @@ func (p *peer) enterFounder(ctx context.Context, first bool) error {
 		}
 	}
 	if first {
-		data, err := os.ReadFile(p.files.CA)
-		if err != nil {
-			return fmt.Errorf("read certificate authority: %w", err)
-		}
-		ca, err := pki.ReadCA(data)
+		ca, err := p.readCA()
 		if err != nil {
 			return err
 		}
@@ -364,13 +361,17 @@ func streamAddresses(list string) ([]string, error) {
 	return out, nil
 }
 
-// serveJoins lets hosts join through this one, from when the API answers.
-func (p *peer) serveJoins(client kubernetes.Interface) error {
+func (p *peer) readCA() (*x509.Certificate, error) {
 	data, err := os.ReadFile(p.files.CA)
 	if err != nil {
-		return fmt.Errorf("read certificate authority: %w", err)
+		return nil, fmt.Errorf("read certificate authority: %w", err)
 	}
-	ca, err := pki.ReadCA(data)
+	return pki.ReadCA(data)
+}
+
+// serveJoins lets hosts join through this one, from when the API answers.
+func (p *peer) serveJoins(client kubernetes.Interface) error {
+	ca, err := p.readCA()
 	if err != nil {
 		return err
 	}
