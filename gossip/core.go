@@ -215,6 +215,13 @@ func (c *Core) Connect(p plumtree.Peer, inTree bool, now time.Duration) {
 	}
 }
 
+// Met tells whose link it is, where that is known before the peer compares.
+func (c *Core) Met(p plumtree.Peer, actor vector.Actor) {
+	if l := c.link(p); l != nil {
+		l.progress.Actor = actor
+	}
+}
+
 // Detach takes a link out of the tree. It closes when it is idle.
 func (c *Core) Detach(p plumtree.Peer) {
 	if l := c.link(p); l != nil && l.inTree {

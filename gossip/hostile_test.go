@@ -134,7 +134,7 @@ func TestHostileMembers(t *testing.T) {
 			sending.Wait()
 			goOn(t, peers...)
 			settles(t, before)
-			if now := heapBytes(); now > memory+160<<20 {
+			if now := heapBytes(); now > memory+64<<20 {
 				t.Errorf("%d MiB of heap are kept", (now-memory)>>20)
 			}
 			t.Logf("told: %q", said)
@@ -179,30 +179,40 @@ func TestAMillionRecords(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var flood sync.WaitGroup
-	flood.Go(func() { _ = l.Run(ctx, func(Frame) error { return nil }) })
-	sent := 0
+	sent, said := 0, ""
+	flood.Go(func() {
+		defer cancel() // the link has ended
+		_ = l.Run(ctx, func(f Frame) error {
+			if f.Kind == kindBye {
+				said = string(f.Payload)
+			}
+			return nil
+		})
+	})
 	flood.Go(func() {
 		for ; sent < 1_000_000 && l.SendPaced(ctx, push(stamped(evilActor, uint64(sent)+1))) == nil; sent++ {
 		}
-		cancel()
 	})
 	most, rounds := uint64(0), 0
-	for ; ctx.Err() == nil && rounds < 10; rounds++ {
+	// It hears of being cut off a second later at most; what it sends meanwhile
+	// is thrown away.
+	const longEnough = 5 * time.Second
+	for began := time.Now(); ctx.Err() == nil && (rounds < 10 || time.Since(began) < longEnough); rounds++ {
 		goOn(t, peers...)
 		most = max(most, heapBytes())
 	}
-	cut := ctx.Err() != nil
 	cancel()
 	flood.Wait()
 	goOn(t, peers...)
 	settles(t, before)
-	if most > memory+512<<20 {
+	if most > memory+300<<20 {
 		t.Errorf("heap %d MiB, was %d", most>>20, memory>>20)
 	}
-	if cut && sent >= 1_000_000 {
-		t.Error("all were taken at once")
+	taken := (vector.Vector{evilActor: victim.db.Vector()[evilActor]}).Count()
+	if taken > 3*pushBurst {
+		t.Errorf("%d records were taken in, a peer may push %d and %d a second", taken, pushBurst, pushRate)
 	}
-	t.Logf("cut off: %v; %d records sent in %d rounds of the others; heap %d MiB at most", cut, sent, rounds, most>>20)
+	t.Logf("told %q; %d records sent, %d taken in, in %d rounds of the others; heap %d MiB at most", said, sent, taken, rounds, most>>20)
 }
 
 func large(bytes int) store.Delta {

@@ -282,6 +282,7 @@ func (n *Node) attach(l *peerLink, now time.Duration) {
 		d.failures, d.active = 0, false
 	}
 	n.core.Connect(peer, tree, now)
+	n.core.Met(peer, l.actor)
 }
 
 // detach takes a link out that ended; it is called in the loop.
