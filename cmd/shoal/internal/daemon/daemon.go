@@ -50,6 +50,8 @@ const (
 	readyTimeout = 60 * time.Second
 	// pkiDir and storeDir are below the data directory.
 	pkiDir, storeDir = "pki", "store"
+	// builtTimeout bounds the wait for the controllers to be made.
+	builtTimeout = 10 * time.Second
 	// stopTimeout bounds an orderly stop; beyond it the process exits anyway.
 	stopTimeout = 20 * time.Second
 )
@@ -285,6 +287,7 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	if p.alone() {
 		select {
 		case <-built:
+		case <-time.After(builtTimeout): // somebody has joined just now, and leads
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
