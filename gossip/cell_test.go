@@ -21,6 +21,7 @@ import (
 	"shoal/gossip/membership"
 	"shoal/gossip/stream"
 	"shoal/store"
+	"shoal/test/eventually"
 )
 
 var _ Store = (*store.DB)(nil)
@@ -167,22 +168,6 @@ func (p *testPeer) has(key, value string) bool {
 	return err == nil && string(e.Value) == value
 }
 
-// eventually waits for a condition that others bring about.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("never happened: %s", what)
-		}
-	}
-}
-
 // startCell starts peers that know each other and have exchanged once.
 func startCell(t testing.TB, names ...string) []*testPeer {
 	t.Helper()
@@ -196,7 +181,7 @@ func startCell(t testing.TB, names ...string) []*testPeer {
 	}
 	for _, p := range peers {
 		p.seeds = seeds
-		eventually(t, p.name+" has all links", func() bool { return p.linked() == len(peers)-1 })
+		eventually.True(t, p.name+" has all links", func() bool { return p.linked() == len(peers)-1 })
 	}
 	return peers
 }

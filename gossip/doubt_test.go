@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"shoal/gossip/membership"
+	"shoal/test/eventually"
 )
 
 // TestALinkOutlivesDoubt: packets of membership can be lost while a link is fine.
@@ -13,7 +14,7 @@ import (
 func TestALinkOutlivesDoubt(t *testing.T) {
 	peers := startCell(t, "a", "b")
 	n := peers[0].node
-	eventually(t, "a link", func() bool { return n.linkTo("b") != nil })
+	eventually.True(t, "a link", func() bool { return n.linkTo("b") != nil })
 	link := n.linkTo("b")
 	other, _ := n.peer("b")
 	n.ask(t.Context(), func(time.Duration) {

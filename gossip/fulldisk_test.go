@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"shoal/store"
+	"shoal/test/eventually"
 )
 
 // TestAFullDisk: a peer whose disk is full takes nothing in and still reads; the
@@ -14,15 +15,15 @@ func TestAFullDisk(t *testing.T) {
 	peers := startCell(t, "a", "b", "c")
 	full := peers[2]
 	peers[0].write("/registry/before", "x")
-	eventually(t, "all equal", func() bool { return equalPeers(peers...) })
+	eventually.True(t, "all equal", func() bool { return equalPeers(peers...) })
 	full.stop()
 	full.minFree = 1 << 62 // no disk has so much
 	full.start()
 	for i := range 200 {
 		peers[0].write(fmt.Sprintf("/registry/meanwhile/%d", i), "x")
 	}
-	eventually(t, "the others are equal", func() bool { return equalPeers(peers[:2]...) })
-	eventually(t, "it tries and fails", func() bool { return full.status().Counters.MergesFailed > 1 })
+	eventually.True(t, "the others are equal", func() bool { return equalPeers(peers[:2]...) })
+	eventually.True(t, "it tries and fails", func() bool { return full.status().Counters.MergesFailed > 1 })
 	if _, _, err := full.db.Get("/registry/before", store.Latest); err != nil {
 		t.Errorf("a read: %v", err)
 	}
@@ -36,5 +37,5 @@ func TestAFullDisk(t *testing.T) {
 	full.stop()
 	full.minFree = 0
 	full.start()
-	eventually(t, "it catches up", func() bool { return equalPeers(peers...) })
+	eventually.True(t, "it catches up", func() bool { return equalPeers(peers...) })
 }

@@ -20,13 +20,14 @@ import (
 	"shoal/gossip/stream"
 	"shoal/store"
 	"shoal/store/vector"
+	"shoal/test/eventually"
 )
 
 // settles waits until no more goroutines run than before, but for a few.
 func settles(t *testing.T, before int) {
 	t.Helper()
 	const few = 10
-	eventually(t, "goroutines are as many as before", func() bool { return runtime.NumGoroutine() <= before+few })
+	eventually.True(t, "goroutines are as many as before", func() bool { return runtime.NumGoroutine() <= before+few })
 }
 
 func heapBytes() uint64 {
@@ -43,7 +44,7 @@ func goOn(t *testing.T, peers ...*testPeer) {
 	for _, p := range peers {
 		p.write(key+p.name, "x")
 	}
-	eventually(t, "the others go on", func() bool {
+	eventually.True(t, "the others go on", func() bool {
 		for _, p := range peers {
 			for _, q := range peers {
 				if !p.has(key+q.name, "x") {
@@ -228,7 +229,7 @@ func TestAPeerThatNeverReads(t *testing.T) {
 	for i := range 64 {
 		victim.write(fmt.Sprintf("/registry/large/%d", i), strings.Repeat("x", 512<<10))
 	}
-	eventually(t, "both are equal", func() bool { return equalPeers(peers...) })
+	eventually.True(t, "both are equal", func() bool { return equalPeers(peers...) })
 	before, memory := runtime.NumGoroutine(), heapBytes()
 	conn, err := tls.Dial("tcp", victim.node.StreamAddress(), clientConfig(t, victim, "deaf"))
 	if err != nil {
@@ -354,7 +355,7 @@ func TestRandomBytes(t *testing.T) {
 	}
 	// A peer that comes meanwhile gets in.
 	late := startPeer(t, victim.authority, "c", []string{gossip}, nil)
-	eventually(t, "a new peer gets in", func() bool { return equalPeers(append(peers, late)...) })
+	eventually.True(t, "a new peer gets in", func() bool { return equalPeers(append(peers, late)...) })
 	late.stop()
 	cancel()
 	all.Wait()
@@ -435,13 +436,13 @@ func TestVersionsApart(t *testing.T) {
 	both := startPeer(t, a, "c", seeds, speaking("c", stream.Versions{Oldest: 2, Newest: 3}))
 	older.write("/registry/older", "x")
 	newer.write("/registry/newer", "x")
-	eventually(t, "c has links with both", func() bool { return both.linked() == 2 })
-	eventually(t, "both sides say why", func() bool {
+	eventually.True(t, "c has links with both", func() bool { return both.linked() == 2 })
+	eventually.True(t, "both sides say why", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return strings.HasSuffix(said["a of b"], "upgrade shoal on this peer") && strings.HasSuffix(said["b of a"], "upgrade shoal on the other peer")
 	})
-	eventually(t, "records travel by way of c", func() bool {
+	eventually.True(t, "records travel by way of c", func() bool {
 		return older.has("/registry/newer", "x") && newer.has("/registry/older", "x")
 	})
 	if older.linked() != 1 || newer.linked() != 1 {

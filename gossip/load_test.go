@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"shoal/store"
+	"shoal/test/eventually"
 )
 
 func cpuTime() time.Duration {
@@ -78,7 +79,7 @@ func BenchmarkCell(b *testing.B) {
 		}
 		tick.Stop()
 		last := time.Now()
-		eventually(b, "all equal", func() bool { return equalPeers(peers...) })
+		eventually.True(b, "all equal", func() bool { return equalPeers(peers...) })
 		b.ReportMetric(float64(time.Since(last).Milliseconds()), "equal-ms")
 		b.ReportMetric(float64(len(written))/runFor.Seconds(), "writes/s")
 		b.ReportMetric(float64(cpuTime()-cpu)/float64(runFor)/float64(len(peers))*100, "load-%cpu/peer")
@@ -136,13 +137,13 @@ func TestJoinOfTenThousand(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "both equal", func() bool { return equalPeers(peers...) })
+	eventually.True(t, "both equal", func() bool { return equalPeers(peers...) })
 	began := time.Now()
 	fresh := &testPeer{t: t, name: "c", dir: t.TempDir(), authority: peers[0].authority, seeds: []string{peers[0].node.Address().String()}, joining: true}
 	fresh.start()
 	t.Cleanup(fresh.stop)
 	fresh.write(store.MemberKey(fresh.db.Actor()), "me")
-	eventually(t, "all equal", func() bool { return equalPeers(append(peers, fresh)...) })
+	eventually.True(t, "all equal", func() bool { return equalPeers(append(peers, fresh)...) })
 	s := fresh.status()
 	t.Logf("serves all %v after its start; %d snapshots", time.Since(began), s.Counters.Snapshots)
 	if s.Counters.Snapshots == 0 || s.Joining {
@@ -154,7 +155,7 @@ func TestJoinOfTenThousand(t *testing.T) {
 func TestBackUnderLoad(t *testing.T) {
 	peers := startCell(t, "a", "b", "c")
 	peers[2].write("/registry/x", "1")
-	eventually(t, "all equal", func() bool { return equalPeers(peers...) })
+	eventually.True(t, "all equal", func() bool { return equalPeers(peers...) })
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -173,7 +174,7 @@ func TestBackUnderLoad(t *testing.T) {
 	time.Sleep(time.Second) // load while it catches up
 	close(stop)
 	<-done
-	eventually(t, "all equal", func() bool { return equalPeers(peers...) })
+	eventually.True(t, "all equal", func() bool { return equalPeers(peers...) })
 	for _, p := range peers {
 		if s := p.status(); s.Alarm != nil || s.Counters.LinksCut > 0 {
 			t.Errorf("%s: %+v", p.name, s)
@@ -192,7 +193,7 @@ func TestLeaveForgetRotate(t *testing.T) {
 		t.Error(err)
 	}
 	peers[2].stop()
-	eventually(t, "it has left", func() bool { return len(peers[0].node.Members()) == 2 })
+	eventually.True(t, "it has left", func() bool { return len(peers[0].node.Members()) == 2 })
 	select {
 	case <-changed:
 	default:
@@ -202,5 +203,5 @@ func TestLeaveForgetRotate(t *testing.T) {
 		t.Error(err)
 	}
 	peers[0].write("/registry/x", "1")
-	eventually(t, "the rest goes on", func() bool { return peers[1].has("/registry/x", "1") })
+	eventually.True(t, "the rest goes on", func() bool { return peers[1].has("/registry/x", "1") })
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"shoal/store/vector"
+	"shoal/test/eventually"
 )
 
 func TestThreePeers(t *testing.T) {
@@ -32,7 +33,7 @@ func TestThreePeers(t *testing.T) {
 	}
 	slices.Sort(took)
 	t.Logf("visible on all: p50 %v, p99 %v", took[len(took)/2], took[len(took)*99/100])
-	eventually(t, "all equal", func() bool { return equalPeers(peers...) })
+	eventually.True(t, "all equal", func() bool { return equalPeers(peers...) })
 	for _, p := range peers {
 		if s := p.status(); s.Alarm != nil || s.Counters.LinksCut > 0 {
 			t.Errorf("%s: %+v", p.name, s)
@@ -43,17 +44,17 @@ func TestThreePeers(t *testing.T) {
 func TestRestart(t *testing.T) {
 	peers := startCell(t, "a", "b", "c")
 	peers[2].write("/registry/x", "before")
-	eventually(t, "all equal", func() bool { return equalPeers(peers...) })
+	eventually.True(t, "all equal", func() bool { return equalPeers(peers...) })
 	peers[2].stop()
 	for i := range 300 {
 		peers[i%2].write(fmt.Sprintf("/registry/pods/%d", i), "x")
 	}
 	began := time.Now()
 	peers[2].start()
-	eventually(t, "it has caught up", func() bool { return equalPeers(peers...) })
+	eventually.True(t, "it has caught up", func() bool { return equalPeers(peers...) })
 	t.Logf("caught up %v after its start", time.Since(began))
 	peers[2].write("/registry/x", "after")
-	eventually(t, "its write is seen", func() bool { return peers[0].has("/registry/x", "after") && peers[1].has("/registry/x", "after") })
+	eventually.True(t, "its write is seen", func() bool { return peers[0].has("/registry/x", "after") && peers[1].has("/registry/x", "after") })
 }
 
 func TestRequest(t *testing.T) {
@@ -85,14 +86,14 @@ func TestAdmitRefuses(t *testing.T) {
 	p := startPeer(t, a, "b", []string{strict.node.Address().String()}, nil)
 	p.write("/registry/secret", "b's")
 	strict.write("/registry/secret2", "a's")
-	eventually(t, "it was refused several times", func() bool { return asked.Load() > 1 })
+	eventually.True(t, "it was refused several times", func() bool { return asked.Load() > 1 })
 	if p.has("/registry/secret2", "a's") || strict.has("/registry/secret", "b's") {
 		t.Error("records crossed")
 	}
 	if n := strict.linked(); n > 0 {
 		t.Errorf("the one that refuses has %d links", n)
 	}
-	eventually(t, "the one refused has none either", func() bool { return p.linked() == 0 })
+	eventually.True(t, "the one refused has none either", func() bool { return p.linked() == 0 })
 }
 
 func TestAnotherCellIsNotHeard(t *testing.T) {
@@ -100,7 +101,7 @@ func TestAnotherCellIsNotHeard(t *testing.T) {
 	q := startPeer(t, newAuthority(t), "b", []string{p.node.Address().String()}, nil)
 	p.write("/registry/x", "p")
 	q.write("/registry/y", "q")
-	eventually(t, "membership knows both", func() bool { return len(p.node.Members()) == 2 && len(q.node.Members()) == 2 })
+	eventually.True(t, "membership knows both", func() bool { return len(p.node.Members()) == 2 && len(q.node.Members()) == 2 })
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	if _, err := q.node.Request(ctx, "a", "echo", nil); err == nil {
@@ -131,7 +132,7 @@ func TestOneLink(t *testing.T) {
 				p.node.dial(p.node.context(), other, true)
 			})
 		}
-		eventually(t, "both agree on one link", func() bool {
+		eventually.True(t, "both agree on one link", func() bool {
 			l, m := peers[0].node.linkTo("b"), peers[1].node.linkTo("a")
 			if l == nil || m == nil || l.dialled == m.dialled || l.ending() || m.ending() {
 				return false
@@ -141,7 +142,7 @@ func TestOneLink(t *testing.T) {
 		})
 	}
 	peers[0].write("/registry/x", "1")
-	eventually(t, "records travel", func() bool { return peers[1].has("/registry/x", "1") })
+	eventually.True(t, "records travel", func() bool { return peers[1].has("/registry/x", "1") })
 }
 
 // TestShortLinks: peers that are no neighbours reach each other for requests and
@@ -161,7 +162,7 @@ func TestShortLinks(t *testing.T) {
 		peers = append(peers, p)
 	}
 	for _, p := range peers {
-		eventually(t, p.name+" has its neighbours", func() bool {
+		eventually.True(t, p.name+" has its neighbours", func() bool {
 			return len(p.node.Members()) == len(peers) && p.linked() >= len(p.node.neighbours())
 		})
 	}
@@ -180,10 +181,10 @@ func TestShortLinks(t *testing.T) {
 	for i, p := range peers {
 		p.write(fmt.Sprintf("/registry/x/%d", i), "1")
 	}
-	eventually(t, "all equal", func() bool { return equalPeers(peers...) })
+	eventually.True(t, "all equal", func() bool { return equalPeers(peers...) })
 	met := map[string]bool{}
 	closed := false
-	eventually(t, "it exchanged with those far away, and such links closed", func() bool {
+	eventually.True(t, "it exchanged with those far away, and such links closed", func() bool {
 		for _, s := range first.status().Peers {
 			if !slices.Contains(near, s.Name) {
 				met[s.Name] = met[s.Name] || s.Connected && !s.Exchanged.IsZero()
@@ -211,16 +212,16 @@ func TestLostMemberIsMetAgain(t *testing.T) {
 	c := peers[2]
 	address := c.node.Address()
 	c.stop()
-	eventually(t, "the others see it fail", func() bool {
+	eventually.True(t, "the others see it fail", func() bool {
 		return len(peers[0].node.Members()) == 2 && len(peers[1].node.Members()) == 2 && len(peers[0].node.someLost()) == 1
 	})
 	peers[0].write("/registry/x", "1")
 	c.seeds, c.adapt = nil, func(o *Options) { o.Gossip = address }
 	began := time.Now()
 	c.start()
-	eventually(t, "it has what it missed", func() bool { return c.has("/registry/x", "1") })
+	eventually.True(t, "it has what it missed", func() bool { return c.has("/registry/x", "1") })
 	t.Logf("met again and equal after %v", time.Since(began))
-	eventually(t, "nobody looks for it any more", func() bool {
+	eventually.True(t, "nobody looks for it any more", func() bool {
 		return len(peers[0].node.someLost()) == 0 && len(peers[1].node.someLost()) == 0
 	})
 }

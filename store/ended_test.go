@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"shoal/test/eventually"
 )
 
 // TestEndsForAll: a record whose time is over for one peer, while another has
@@ -19,7 +21,7 @@ func TestEndsForAll(t *testing.T) {
 			mustUpdate(t, a, Update{Key: "/t/x", UID: "x", TTL: 200 * time.Millisecond})
 			pull(t, b, a)
 			fast.advance(300 * time.Millisecond)
-			eventually(t, "its end", func() bool { _, _, err := a.Get("/t/x", Latest); return errors.Is(err, ErrNotFound) })
+			eventually.True(t, "its end", func() bool { _, _, err := a.Get("/t/x", Latest); return errors.Is(err, ErrNotFound) })
 			mustUpdate(t, b, Update{Key: "/t/x", Expect: Any, UID: "x", Value: []byte("lasts")})
 			for range 2 {
 				if first == "who ended it" {

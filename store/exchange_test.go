@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"shoal/store/vector"
+	"shoal/test/eventually"
 )
 
 // pull gives to what from has and it lacks, as gossip does.
@@ -167,7 +168,7 @@ func TestReapingWaitsForMembers(t *testing.T) {
 	pull(t, b, a)
 	mustUpdate(t, a, Update{Key: "/t/x", Expect: Any, Delete: true})
 	clock.advance(defaultHistoryWindow + time.Minute)
-	eventually(t, "history is cut", func() bool { return a.Horizon() == a.Version() || a.Horizon() > a.Version()-1<<40 })
+	eventually.True(t, "history is cut", func() bool { return a.Horizon() == a.Version() || a.Horizon() > a.Version()-1<<40 })
 	a.reapTombstones()
 	if n := a.Stats().Tombstones; n != 1 {
 		t.Fatalf("%d tombstones before the other member has it", n)
@@ -176,7 +177,7 @@ func TestReapingWaitsForMembers(t *testing.T) {
 	pull(t, b, a)
 	a.Report(b.Actor(), b.Vector()) // ends it
 	clock.advance(time.Minute)
-	eventually(t, "reaping", func() bool { a.reapTombstones(); return a.Stats().Tombstones == 0 })
+	eventually.True(t, "reaping", func() bool { a.reapTombstones(); return a.Stats().Tombstones == 0 })
 	if e := mustUpdate(t, a, Update{Key: "/t/x", UID: "y", Value: []byte("y")}); e.CausalLength != 3 {
 		t.Errorf("made anew with causal length %d", e.CausalLength)
 	}
@@ -212,7 +213,7 @@ func TestFutureIsHeldBack(t *testing.T) {
 		t.Errorf("adopting what is held back: %v", err)
 	}
 	clock.advance(10 * time.Minute)
-	eventually(t, "its time comes", func() bool {
+	eventually.True(t, "its time comes", func() bool {
 		clock.advance(releaseEvery)
 		_, _, err := b.Get("/t/x", Latest)
 		return err == nil
@@ -237,7 +238,7 @@ func TestLostWrites(t *testing.T) {
 	}
 	mustUpdate(t, a, Update{Key: "/t/new", UID: "u", Value: []byte("n")}) // the same dot as the lost one
 	a.Report(b.Actor(), vector.Vector{old: {{First: 1, Last: 3}}})
-	eventually(t, "a new actor", func() bool { return a.Actor() != old })
+	eventually.True(t, "a new actor", func() bool { return a.Actor() != old })
 	pull(t, a, b)
 	pull(t, b, a)
 	mustEqual(t, a, b)

@@ -8,19 +8,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
-)
 
-// eventually waits for what background work brings about.
-func eventually(t *testing.T, what string, met func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(60 * time.Second)
-	for !met() {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s did not come about", what)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
+	"shoal/test/eventually"
+)
 
 // diskBytes is what the database's files occupy, apart from what the space
 // guard keeps in reserve.
@@ -75,7 +65,7 @@ func TestSpaceComesBack(t *testing.T) {
 	// of those and its logs.
 	const enough = 40_000_000
 	clock.advance(defaultHistoryWindow + time.Second)
-	eventually(t, fmt.Sprintf("shrinking from %d to %d bytes", before, enough), func() bool {
+	eventually.True(t, fmt.Sprintf("shrinking from %d to %d bytes", before, enough), func() bool {
 		clock.advance(maintainInterval)
 		return diskBytes(t, dir) < enough
 	})
@@ -102,7 +92,7 @@ func TestTombstonesAreReaped(t *testing.T) {
 		t.Fatalf("%d tombstones, want %d", s.Tombstones, many)
 	}
 	clock.advance(defaultHistoryWindow + time.Second)
-	eventually(t, "reaping", func() bool { return db.Stats().Tombstones == 0 })
+	eventually.True(t, "reaping", func() bool { return db.Stats().Tombstones == 0 })
 	if events, _, err := w.Take(); err != nil || len(events) != 0 {
 		t.Errorf("reaping told watchers %d events (%v)", len(events), err)
 	}
@@ -121,7 +111,7 @@ func TestHistoryLeavesTheWindow(t *testing.T) {
 		t.Errorf("history within the window: %v", err)
 	}
 	clock.advance(defaultHistoryWindow/2 + time.Minute)
-	eventually(t, "the horizon moving past the first write", func() bool { return db.Horizon() > first.Version })
+	eventually.True(t, "the horizon moving past the first write", func() bool { return db.Horizon() > first.Version })
 	if _, _, err := db.Get("/a", second.Version); err != nil {
 		t.Errorf("the newest write is still within the window: %v", err)
 	}

@@ -4,6 +4,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"shoal/test/eventually"
 )
 
 // fakeClock is set by hand; After fires when it is set past the time.
@@ -125,7 +127,7 @@ func TestVersionsGrowOverVanishedRemoval(t *testing.T) {
 	w := watch(t, db, "/a", db.Version())
 	clock.advance(time.Hour)
 	removed := takeN(t, w, 1)[0].Version
-	eventually(t, "the horizon reaching the removal", func() bool {
+	eventually.True(t, "the horizon reaching the removal", func() bool {
 		clock.advance(maintainInterval)
 		return db.Horizon() >= removed
 	})

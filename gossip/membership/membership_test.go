@@ -9,6 +9,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"shoal/test/eventually"
 )
 
 var (
@@ -60,22 +62,6 @@ func (p *peer) names() []string {
 	return names
 }
 
-// eventually waits for a condition that others bring about.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("never happened: %s", what)
-		}
-	}
-}
-
 func (p *peer) expect(t *testing.T, kind Kind, name string) Event {
 	t.Helper()
 	timeout := time.After(30 * time.Second)
@@ -104,7 +90,7 @@ func cellOf(t *testing.T, n int) []*peer {
 		peers = append(peers, p)
 	}
 	for _, p := range peers {
-		eventually(t, "all are members", func() bool { return len(p.Members()) == n })
+		eventually.True(t, "all are members", func() bool { return len(p.Members()) == n })
 	}
 	return peers
 }
@@ -122,7 +108,7 @@ func TestFailureAndReturn(t *testing.T) {
 		t.Fatal(err)
 	}
 	peers[0].expect(t, Joined, "host2")
-	eventually(t, "host2 is a member again", func() bool { return slices.Contains(peers[0].names(), "host2") })
+	eventually.True(t, "host2 is a member again", func() bool { return slices.Contains(peers[0].names(), "host2") })
 }
 
 func TestLeave(t *testing.T) {
@@ -151,7 +137,7 @@ func TestTags(t *testing.T) {
 
 func TestCoordinates(t *testing.T) {
 	peers := cellOf(t, 2)
-	eventually(t, "an estimate", func() bool { _, ok := peers[0].RTT("host1"); return ok })
+	eventually.True(t, "an estimate", func() bool { _, ok := peers[0].RTT("host1"); return ok })
 	if rtt, _ := peers[0].RTT("host1"); rtt <= 0 || rtt > time.Second {
 		t.Errorf("the other peer on this host is %v away", rtt)
 	}
@@ -180,7 +166,7 @@ func TestKeys(t *testing.T) {
 		t.Error("a short key was taken")
 	}
 	for _, p := range peers {
-		eventually(t, "all talk with the new key", func() bool { return len(p.Members()) == 4 })
+		eventually.True(t, "all talk with the new key", func() bool { return len(p.Members()) == 4 })
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"shoal/gossip/join/token"
 	"shoal/store"
 	"shoal/store/vector"
+	"shoal/test/eventually"
 )
 
 // smallCell is peers that have entered a cell and run gossip, nothing above it.
@@ -99,21 +100,6 @@ func has(p *peer, keys ...string) bool {
 	return true
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
-	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("never happened: %s", what)
-		}
-	}
-}
-
 func equal(peers ...*peer) bool {
 	for _, p := range peers[1:] {
 		if p.db.VectorDigest() != peers[0].db.VectorDigest() || p.db.Fingerprints() != peers[0].db.Fingerprints() {
@@ -175,7 +161,7 @@ func TestAnOlderStore(t *testing.T) {
 	second := c.start(config)
 	other := c.start(c.config("host3"))
 	put(t, second, "/registry/a")
-	eventually(t, "the first write is everywhere", func() bool { return equal(c.first, second, other) && has(other, "/registry/a") })
+	eventually.True(t, "the first write is everywhere", func() bool { return equal(c.first, second, other) && has(other, "/registry/a") })
 	stopped(t, second)
 	dir, old := filepath.Join(config.DataDir, storeDir), filepath.Join(t.TempDir(), "old")
 	copyDir(t, dir, old)
@@ -186,7 +172,7 @@ func TestAnOlderStore(t *testing.T) {
 		later = append(later, fmt.Sprintf("/registry/later/%d", i))
 		put(t, second, later[i])
 	}
-	eventually(t, "later writes are everywhere", func() bool { return equal(c.first, second, other) && has(other, later...) })
+	eventually.True(t, "later writes are everywhere", func() bool { return equal(c.first, second, other) && has(other, later...) })
 	was := second.db.Actor()
 	stopped(t, second)
 	if err := os.RemoveAll(dir); err != nil {
@@ -198,12 +184,12 @@ func TestAnOlderStore(t *testing.T) {
 	second = c.start(config)
 	put(t, second, "/registry/after") // perhaps before it knows
 	put(t, other, "/registry/meanwhile")
-	eventually(t, "what is written now is told from what was lost", func() bool {
+	eventually.True(t, "what is written now is told from what was lost", func() bool {
 		tended(t, second)
 		return slices.Equal(actors(c.first, "host2"), []vector.Actor{second.db.Actor()})
 	})
 	all := append(slices.Clone(later), "/registry/a", "/registry/after", "/registry/meanwhile")
-	eventually(t, "all writes are everywhere", func() bool {
+	eventually.True(t, "all writes are everywhere", func() bool {
 		return equal(c.first, second, other) && has(c.first, all...) && has(second, all...) && has(other, all...)
 	})
 	for _, p := range []*peer{c.first, second, other} {
@@ -220,7 +206,7 @@ func TestAnEmptiedStore(t *testing.T) {
 	second := c.start(config)
 	put(t, second, "/registry/a")
 	put(t, c.first, "/registry/b")
-	eventually(t, "both have both", func() bool { return equal(c.first, second) && has(second, "/registry/b") })
+	eventually.True(t, "both have both", func() bool { return equal(c.first, second) && has(second, "/registry/b") })
 	tended(t, c.first) // notes where host2 is
 	was, tag := second.db.Actor(), second.identity.Tag
 	stopped(t, second)
@@ -232,7 +218,7 @@ func TestAnEmptiedStore(t *testing.T) {
 	if second.db.Actor() == was || second.identity.Tag != tag {
 		t.Errorf("actor %x was %x, number %d was %d", second.db.Actor(), was, second.identity.Tag, tag)
 	}
-	eventually(t, "it is back", func() bool {
+	eventually.True(t, "it is back", func() bool {
 		return equal(c.first, second) && has(second, "/registry/a", "/registry/b") && slices.Equal(actors(c.first, "host2"), []vector.Actor{second.db.Actor()})
 	})
 
@@ -243,7 +229,7 @@ func TestAnEmptiedStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := c.start(founder)
-	eventually(t, "the founder is back", func() bool { return equal(first, second) && has(first, "/registry/a", "/registry/b") })
+	eventually.True(t, "the founder is back", func() bool { return equal(first, second) && has(first, "/registry/a", "/registry/b") })
 }
 
 func TestTheOnlyStoreIsMissing(t *testing.T) {
@@ -289,18 +275,18 @@ func TestACopyOnAnotherHost(t *testing.T) {
 	copyDir(t, config.DataDir, twin.DataDir)
 
 	second = c.start(config)
-	eventually(t, "the original is well", func() bool { return equal(c.first, second) })
+	eventually.True(t, "the original is well", func() bool { return equal(c.first, second) })
 	var refusal *twinError
 	if err := c.refuses(twin); !errors.As(err, &refusal) {
 		t.Error(err)
 	}
 	tended(t, second)
 	put(t, second, "/registry/b")
-	eventually(t, "the original goes on", func() bool { return equal(c.first, second) && has(c.first, "/registry/b") })
+	eventually.True(t, "the original goes on", func() bool { return equal(c.first, second) && has(c.first, "/registry/b") })
 
 	stopped(t, second)
 	moved := c.start(twin)
-	eventually(t, "the one that moved has caught up and is known there", func() bool {
+	eventually.True(t, "the one that moved has caught up and is known there", func() bool {
 		m := membersIn(c.first.db)
 		i := slices.IndexFunc(m, func(m member) bool { return m.Name == "host2" })
 		return equal(c.first, moved) && has(moved, "/registry/b") && i >= 0 && int(m[i].Gossip.Port()) == twin.GossipPort
@@ -337,13 +323,13 @@ func TestAHostThatLeft(t *testing.T) {
 	config := c.config("host2")
 	second := c.start(config)
 	put(t, second, "/registry/a")
-	eventually(t, "it is linked", func() bool { return equal(c.first, second) })
+	eventually.True(t, "it is linked", func() bool { return equal(c.first, second) })
 	was := second.db.Actor()
 	if err := (&cellMembers{cellNode: second.node, records: api.CellRecords(second.db)}).Leave(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	tended(t, second) // it is told nothing of what it does itself
-	eventually(t, "the others know", func() bool { return len(actors(c.first, "host2")) == 0 })
+	eventually.True(t, "the others know", func() bool { return len(actors(c.first, "host2")) == 0 })
 	stopped(t, second)
 	rejoin := config
 	config.Join, config.Token = "", ""
@@ -363,7 +349,7 @@ func TestAHostThatLeft(t *testing.T) {
 	if second.db.Actor() == was || leftAside(t, config.DataDir) != 1 {
 		t.Errorf("actor %x was %x; %d stores set aside", second.db.Actor(), was, leftAside(t, config.DataDir))
 	}
-	eventually(t, "it is a member again", func() bool {
+	eventually.True(t, "it is a member again", func() bool {
 		return equal(c.first, second) && has(second, "/registry/a") && slices.Equal(actors(c.first, "host2"), []vector.Actor{second.db.Actor()})
 	})
 }
@@ -373,7 +359,7 @@ func TestAHostForgottenMeanwhile(t *testing.T) {
 	config := c.config("host2")
 	second := c.start(config)
 	put(t, second, "/registry/a")
-	eventually(t, "it is linked", func() bool { return equal(c.first, second) })
+	eventually.True(t, "it is linked", func() bool { return equal(c.first, second) })
 	was := second.db.Actor()
 	stopped(t, second)
 	if err := (&cellMembers{cellNode: c.first.node, records: api.CellRecords(c.first.db)}).Forget(t.Context(), "host2"); err != nil {
@@ -381,7 +367,7 @@ func TestAHostForgottenMeanwhile(t *testing.T) {
 	}
 	second = c.start(config)
 	var told error
-	eventually(t, "it is told", func() bool { told = second.tendMember(t.Context()); return told != nil })
+	eventually.True(t, "it is told", func() bool { told = second.tendMember(t.Context()); return told != nil })
 	if !strings.Contains(told.Error(), "forgotten") || !strings.Contains(told.Error(), "--join") {
 		t.Error(told)
 	}
@@ -395,18 +381,18 @@ func TestAHostForgottenMeanwhile(t *testing.T) {
 	if second.db.Actor() == was || leftAside(t, config.DataDir) != 1 {
 		t.Errorf("actor %x was %x; %d stores set aside", second.db.Actor(), was, leftAside(t, config.DataDir))
 	}
-	eventually(t, "it is a member again", func() bool { return equal(c.first, second) && len(actors(c.first, "host2")) == 1 })
+	eventually.True(t, "it is a member again", func() bool { return equal(c.first, second) && len(actors(c.first, "host2")) == 1 })
 }
 
 func TestAMemberGoneForADay(t *testing.T) {
 	c := newSmallCell(t)
 	second, third := c.start(c.config("host2")), c.start(c.config("host3"))
-	eventually(t, "all know all", func() bool {
+	eventually.True(t, "all know all", func() bool {
 		return equal(c.first, second, third) && len(c.first.node.Names()) == 3 && len(third.node.Names()) == 3
 	})
 	gone := second.db.Actor()
 	stopped(t, second)
-	eventually(t, "it has failed", func() bool { return len(c.first.node.Names()) == 2 && len(third.node.Names()) == 2 })
+	eventually.True(t, "it has failed", func() bool { return len(c.first.node.Names()) == 2 && len(third.node.Names()) == 2 })
 	began := time.Now()
 	seen, seenByThird := absence{}, absence{}
 	for _, after := range []time.Duration{0, forgetAfter - time.Hour} {
@@ -428,7 +414,7 @@ func TestAMemberGoneForADay(t *testing.T) {
 	if err := c.first.forgetLongGone(t.Context(), seen, began.Add(forgetAfter+time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "all know that it is forgotten", func() bool {
+	eventually.True(t, "all know that it is forgotten", func() bool {
 		return len(actors(third, "host2")) == 0 && has(third, forgottenKey(gone)) && equal(c.first, third)
 	})
 }
@@ -481,7 +467,7 @@ func TestOneNumberTwice(t *testing.T) {
 	config := c.config("host2")
 	second := c.start(config)
 	tag := second.identity.Tag
-	eventually(t, "it is linked", func() bool { return equal(c.first, second) })
+	eventually.True(t, "it is linked", func() bool { return equal(c.first, second) })
 	if got := alarm(second, "number-shared"); got != "" {
 		t.Errorf("an alarm before: %s", got)
 	}
@@ -489,7 +475,7 @@ func TestOneNumberTwice(t *testing.T) {
 	if _, err := c.first.db.Update(t.Context(), store.Update{Key: claim, Expect: store.Any, Value: []byte("host9 0011223344556677"), UID: "x"}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the one whose claim was lost says so", func() bool { return alarm(second, "number-shared") != "" })
+	eventually.True(t, "the one whose claim was lost says so", func() bool { return alarm(second, "number-shared") != "" })
 	stopped(t, second)
 	second = c.start(config)
 	if second.identity.Tag == tag || second.identity.Tag == 0 {
@@ -524,12 +510,12 @@ func (c *smallCell) restartAhead(p *peer, ahead time.Duration) *peer {
 func TestAClockFarAhead(t *testing.T) {
 	c := newSmallCell(t)
 	second, third := c.start(c.config("host2")), c.start(c.config("host3"))
-	eventually(t, "all are equal", func() bool { return equal(c.first, second, third) })
+	eventually.True(t, "all are equal", func() bool { return equal(c.first, second, third) })
 	second = c.restartAhead(second, 10*time.Minute)
 	put(t, second, "/registry/future")
 	put(t, c.first, "/registry/present")
-	eventually(t, "the others go on", func() bool { return has(third, "/registry/present") })
-	eventually(t, "all three have an alarm", func() bool {
+	eventually.True(t, "the others go on", func() bool { return has(third, "/registry/present") })
+	eventually.True(t, "all three have an alarm", func() bool {
 		return strings.Contains(alarm(c.first, "link-refused"), "10m0s apart") &&
 			strings.Contains(alarm(third, "link-refused"), "10m0s apart") && strings.Contains(alarm(second, "link-refused"), "10m0s apart")
 	})
@@ -537,7 +523,7 @@ func TestAClockFarAhead(t *testing.T) {
 		t.Error("a write from the future came through")
 	}
 	second = c.restartAhead(second, 0) // the clock is set
-	eventually(t, "it is a peer like others again", func() bool { return has(second, "/registry/present") })
+	eventually.True(t, "it is a peer like others again", func() bool { return has(second, "/registry/present") })
 	if got := alarm(second, "link-refused"); got != "" {
 		t.Error(got)
 	}
@@ -547,18 +533,18 @@ func TestAClockFarAhead(t *testing.T) {
 func TestAClockAhead(t *testing.T) {
 	c := newSmallCell(t)
 	second := c.start(c.config("host2"))
-	eventually(t, "both are equal", func() bool { return equal(c.first, second) })
+	eventually.True(t, "both are equal", func() bool { return equal(c.first, second) })
 	second = c.restartAhead(second, 8*time.Second)
 	put(t, second, "/registry/future")
 	wrote := time.Now()
-	eventually(t, "it is held back, and there is an alarm", func() bool {
+	eventually.True(t, "it is held back, and there is an alarm", func() bool {
 		return alarm(c.first, "writes-held-back") != "" && strings.Contains(alarm(c.first, "clock-skew"), "host2")
 	})
 	if has(c.first, "/registry/future") && time.Since(wrote) < 6*time.Second {
 		t.Error("it was not held back")
 	}
 	put(t, c.first, "/registry/present")
-	eventually(t, "the present reaches the one ahead", func() bool { return has(second, "/registry/present") })
-	eventually(t, "what was held back is let go", func() bool { return has(c.first, "/registry/future") && equal(c.first, second) })
-	eventually(t, "the alarm ends", func() bool { return alarm(c.first, "writes-held-back") == "" })
+	eventually.True(t, "the present reaches the one ahead", func() bool { return has(second, "/registry/present") })
+	eventually.True(t, "what was held back is let go", func() bool { return has(c.first, "/registry/future") && equal(c.first, second) })
+	eventually.True(t, "the alarm ends", func() bool { return alarm(c.first, "writes-held-back") == "" })
 }
