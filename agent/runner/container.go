@@ -19,13 +19,10 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 
-	"shoal/agent/cgroup"
 	"shoal/agent/logwriter"
-	"shoal/agent/oci"
 )
 
 type mountSpec = types.Mount
@@ -218,59 +215,6 @@ func (w *worker) createRecord(ctx context.Context, pod *v1.Pod, s *slot, p *prep
 		return nil, &startError{reason: reasonCreateError, err: fmt.Errorf("create container: %w", err)}
 	}
 	return record, nil
-}
-
-func (w *worker) spec(ctx context.Context, pod *v1.Pod, s *slot, record *containers.Container, env []oci.EnvVar, mounts []specs.Mount) (*specs.Spec, error) {
-	class := QOSClass(pod)
-	ns := oci.Namespaces{Net: w.box.netns, IPC: w.r.pins.path(string(pod.UID), "ipc")}
-	if !pod.Spec.HostNetwork {
-		ns.UTS = w.r.pins.path(string(pod.UID), "uts")
-	}
-	if pod.Spec.HostPID {
-		ns.PID = oci.HostPID
-	}
-	user := oci.UserString(pod, s.spec, s.image.Config.User)
-	known := w.r.users.get(s.image.ChainID, user)
-	in := oci.Input{
-		Record: record, Pod: pod, Container: s.spec, Image: s.image.Config,
-		Env: env, Mounts: mounts, Namespaces: ns,
-		CgroupPath: filepath.Join(w.r.Cgroups.PodPath(class, string(pod.UID)), record.ID),
-		Limits:     cgroup.ForContainer(s.spec.Resources),
-		OOMScore:   w.r.oom.forContainer(class, s.spec, hostMemory()),
-		User:       known,
-	}
-	spec, err := oci.Build(ctx, w.r.Client, in)
-	if err != nil {
-		return nil, err
-	}
-	if known == nil {
-		w.r.users.put(s.image.ChainID, user, spec.Process.User)
-	}
-	for _, g := range groups(pod) {
-		spec.Process.User.AdditionalGids = append(spec.Process.User.AdditionalGids, uint32(g))
-	}
-	return spec, nil
-}
-
-// groups are the supplemental groups the pod adds to its users' own.
-func groups(pod *v1.Pod) []int64 {
-	sc := pod.Spec.SecurityContext
-	if sc == nil {
-		return nil
-	}
-	out := append([]int64{}, sc.SupplementalGroups...)
-	if sc.FSGroup != nil {
-		out = append(out, *sc.FSGroup)
-	}
-	return out
-}
-
-func hostMemory() int64 {
-	var info unix.Sysinfo_t
-	if unix.Sysinfo(&info) != nil {
-		return 0
-	}
-	return int64(info.Totalram) * int64(info.Unit)
 }
 
 // LogPath is the log file of one attempt.

@@ -1,0 +1,56 @@
+package runner
+
+import (
+	"fmt"
+
+	v1 "k8s.io/api/core/v1"
+
+	"shoal/agent/volume"
+)
+
+// warn names fields that are accepted and have no effect here.
+func (w *worker) warn(pod *v1.Pod) {
+	for _, c := range append(append([]v1.Container{}, pod.Spec.InitContainers...), pod.Spec.Containers...) {
+		for _, p := range c.Ports {
+			if p.HostPort != 0 && !pod.Spec.HostNetwork {
+				w.r.Sink.Event(pod, v1.EventTypeWarning, "Unsupported",
+					fmt.Sprintf("container %s: ports[].hostPort %d has no effect here; use a NodePort service or hostNetwork", c.Name, p.HostPort))
+			}
+		}
+		if c.Stdin {
+			w.r.Sink.Event(pod, v1.EventTypeWarning, "Unsupported", fmt.Sprintf("container %s: stdin is not connected; use exec for input", c.Name))
+		}
+	}
+}
+
+// checkSupported names the first field of the pod that would be ignored.
+func checkSupported(pod *v1.Pod) error {
+	switch {
+	case pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers:
+		return fmt.Errorf("spec.hostUsers: false is %w here", volume.ErrUnsupported)
+	case pod.Spec.ShareProcessNamespace != nil && *pod.Spec.ShareProcessNamespace:
+		return fmt.Errorf("spec.shareProcessNamespace is %w here", volume.ErrUnsupported)
+	case pod.Spec.HostIPC:
+		return fmt.Errorf("spec.hostIPC is %w here", volume.ErrUnsupported)
+	case len(pod.Spec.EphemeralContainers) > 0:
+		return fmt.Errorf("spec.ephemeralContainers is %w here", volume.ErrUnsupported)
+	case len(pod.Spec.ResourceClaims) > 0:
+		return fmt.Errorf("spec.resourceClaims is %w here", volume.ErrUnsupported)
+	case pod.Spec.RuntimeClassName != nil:
+		return fmt.Errorf("spec.runtimeClassName is %w here", volume.ErrUnsupported)
+	}
+	if err := volume.Check(pod); err != nil {
+		return err
+	}
+	return checkContainers(pod)
+}
+
+func checkContainers(pod *v1.Pod) error {
+	all := append(append([]v1.Container{}, pod.Spec.InitContainers...), pod.Spec.Containers...)
+	for _, c := range all {
+		if len(c.VolumeDevices) > 0 {
+			return fmt.Errorf("container %s: volumeDevices is %w here", c.Name, volume.ErrUnsupported)
+		}
+	}
+	return nil
+}
