@@ -5,8 +5,8 @@
 // Always true: Create and Remove may be repeated; Remove takes a pod's group
 // away in every hierarchy, also in those only runc made.
 //
-// The pod runner calls it. It does not touch container groups, except to
-// read whether the kernel killed something in one for lack of memory.
+// The pod runner calls it, and whoever tells or judges what pods use. It does
+// not touch container groups, except to read them.
 package cgroup
 
 import (
@@ -35,6 +35,8 @@ type Tree struct {
 	byController map[string]string
 	// root is the group below which all pods live, such as "/shoal".
 	root string
+	// meminfo is /proc/meminfo, but for tests of a fake hierarchy.
+	meminfo string
 	// KeepRoot leaves root itself to who made it; set it before use.
 	KeepRoot bool
 
@@ -50,7 +52,7 @@ func Open(root string) (*Tree, error) {
 		return nil, fmt.Errorf("find control groups: %w", err)
 	}
 	defer f.Close()
-	t := &Tree{root: filepath.Join("/", root), byController: map[string]string{}, qosMade: map[v1.PodQOSClass]bool{}}
+	t := &Tree{root: filepath.Join("/", root), meminfo: "/proc/meminfo", byController: map[string]string{}, qosMade: map[v1.PodQOSClass]bool{}}
 	scan := bufio.NewScanner(f)
 	for scan.Scan() {
 		t.addMount(strings.Fields(scan.Text()))
@@ -83,7 +85,7 @@ func (t *Tree) addMount(fields []string) {
 		t.mounts = append(t.mounts, dir)
 		for _, o := range strings.Split(fields[3], ",") {
 			switch o {
-			case "cpu", "memory", "pids":
+			case "cpu", "memory", "pids", "cpuacct", "blkio", "hugetlb":
 				t.byController[o] = dir
 			}
 		}
