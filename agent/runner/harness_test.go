@@ -58,6 +58,10 @@ func (o *objects) Token(_ context.Context, _, account string, req *authv1.TokenR
 	return req, nil
 }
 
+func (o *objects) Claim(_ context.Context, namespace, name string) (*v1.PersistentVolumeClaim, *v1.PersistentVolume, error) {
+	return nil, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "persistentvolumeclaims"}, name)
+}
+
 func (o *objects) ServiceEnv(context.Context, string, bool) (map[string]string, error) {
 	return map[string]string{"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, nil
 }

@@ -68,15 +68,11 @@ func (w *worker) ownFiles(pod *v1.Pod, taken map[string]bool) []specs.Mount {
 }
 
 func (w *worker) volumeMount(pod *v1.Pod, m v1.VolumeMount, env map[string]string) (specs.Mount, error) {
-	source := ""
-	for i := range pod.Spec.Volumes {
-		if pod.Spec.Volumes[i].Name == m.Name {
-			source = w.r.Volumes.Path(pod, &pod.Spec.Volumes[i])
-		}
-	}
-	if source == "" {
+	volume, ok := w.r.Volumes.Mounted(pod.UID, m.Name)
+	if !ok {
 		return specs.Mount{}, fmt.Errorf("volumeMount %s names a volume the pod does not have", m.Name)
 	}
+	source := volume.Path
 	sub := m.SubPath
 	if m.SubPathExpr != "" {
 		sub = expansion.Expand(m.SubPathExpr, expansion.MappingFuncFor(env))

@@ -2,14 +2,11 @@ package runner
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-
-	"shoal/agent/volume"
 )
 
 // refreshRetry is the wait after configuration that could not be renewed.
@@ -42,15 +39,7 @@ func (r *Runner) Refresh(uid types.UID) {
 // renewed.
 func (w *worker) beginRefresh(pod *v1.Pod) {
 	w.refresh.labels, w.refresh.notes = pod.Labels, pod.Annotations
-	w.refresh.due = tokensDue(pod)
-}
-
-func tokensDue(pod *v1.Pod) time.Time {
-	var due time.Time
-	for i := range pod.Spec.Volumes {
-		due = earlier(due, volume.NextRefresh(&pod.Spec.Volumes[i], now()))
-	}
-	return due
+	w.refresh.due = w.r.Volumes.RefreshAt(pod.UID)
 }
 
 // refreshStep renews configuration that is due, in the background, and says
@@ -69,13 +58,7 @@ func (w *worker) refreshStep(ctx context.Context, pod *v1.Pod) time.Time {
 	}
 	f.running, f.again = true, false
 	w.jobs.Go(func() {
-		var errs []error
-		for i := range pod.Spec.Volumes {
-			if vol := &pod.Spec.Volumes[i]; volume.Config(vol) {
-				errs = append(errs, w.r.Volumes.Refresh(ctx, pod, vol))
-			}
-		}
-		err := errors.Join(errs...)
+		err := w.r.Volumes.Refresh(ctx, pod)
 		if ctx.Err() != nil {
 			return
 		}
@@ -83,12 +66,12 @@ func (w *worker) refreshStep(ctx context.Context, pod *v1.Pod) time.Time {
 			f.running = false
 			switch {
 			case err != nil:
-				w.r.Sink.Event(pod, v1.EventTypeWarning, "FailedMount", "volumes could not be renewed: "+err.Error())
+				w.mountFailed(pod, err)
 				f.due = now().Add(refreshRetry)
 			case f.again:
 				f.due = now()
 			default:
-				f.due = tokensDue(pod)
+				f.due = w.r.Volumes.RefreshAt(pod.UID)
 			}
 		})
 	})

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -46,11 +45,9 @@ func (w *worker) prepare(ctx context.Context, pod *v1.Pod) (time.Time, bool) {
 		return time.Time{}, false
 	}
 	w.box.failures++
-	reason := "FailedCreatePodSandBox"
-	if strings.Contains(err.Error(), "volume") {
-		reason = "FailedMount"
+	if !w.mountFailed(pod, err) {
+		w.r.Sink.Event(pod, v1.EventTypeWarning, "FailedCreatePodSandBox", err.Error())
 	}
-	w.r.Sink.Event(pod, v1.EventTypeWarning, reason, err.Error())
 	w.log.Warn("pod cannot be set up yet", "error", err, "failures", w.box.failures)
 	return now().Add(retryAfter(w.box.failures)), false
 }

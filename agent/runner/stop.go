@@ -216,7 +216,7 @@ func (r *Runner) takeDown(ctx context.Context, pod *v1.Pod, ids []string) error 
 		if err := c.Wait(); err != nil {
 			return err
 		}
-		if err := r.Volumes.Teardown(uid); err != nil {
+		if err := r.Volumes.Teardown(ctx, uid); err != nil {
 			return err
 		}
 		if err := r.Cgroups.Remove(QOSClass(pod), uid); err != nil {

@@ -24,7 +24,7 @@ func (w *worker) warn(pod *v1.Pod) {
 }
 
 // checkSupported names the first field of the pod that would be ignored.
-func checkSupported(pod *v1.Pod) error {
+func (w *worker) checkSupported(pod *v1.Pod) error {
 	switch {
 	case pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers:
 		return fmt.Errorf("spec.hostUsers: false is %w here", volume.ErrUnsupported)
@@ -39,7 +39,7 @@ func checkSupported(pod *v1.Pod) error {
 	case pod.Spec.RuntimeClassName != nil:
 		return fmt.Errorf("spec.runtimeClassName is %w here", volume.ErrUnsupported)
 	}
-	if err := volume.Check(pod); err != nil {
+	if err := w.r.Volumes.Check(pod); err != nil {
 		return err
 	}
 	return checkContainers(pod)

@@ -227,7 +227,7 @@ func (w *worker) publish(pod *v1.Pod) {
 
 // startStep makes the sandbox and starts what may start now.
 func (w *worker) startStep(ctx context.Context, pod *v1.Pod) time.Time {
-	if err := checkSupported(pod); err != nil {
+	if err := w.checkSupported(pod); err != nil {
 		w.refuse(pod, err)
 		return time.Time{}
 	}

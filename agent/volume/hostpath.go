@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,8 +10,21 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// hostPath checks or makes the path as its type asks.
-func hostPath(src *v1.HostPathVolumeSource) error {
+// hostPath is the Driver of paths of the host, also behind claims.
+type hostPath struct{}
+
+func (hostPath) Teardown(context.Context, string, string, string) error { return nil }
+
+func (hostPath) Setup(_ context.Context, r *Request) (Mounted, error) {
+	src := r.Volume.HostPath
+	if r.PV != nil {
+		src = r.PV.Spec.HostPath
+	}
+	return Mounted{Path: src.Path}, checkHostPath(src)
+}
+
+// checkHostPath checks or makes the path as its type asks.
+func checkHostPath(src *v1.HostPathVolumeSource) error {
 	kind := v1.HostPathUnset
 	if src.Type != nil {
 		kind = *src.Type

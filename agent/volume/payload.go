@@ -3,6 +3,8 @@ package volume
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	authv1 "k8s.io/api/authentication/v1"
@@ -19,7 +21,49 @@ const defaultTokenSeconds = 3600
 
 type files = map[string]volumeutil.FileProjection
 
-func (v *Volumes) payload(ctx context.Context, pod *v1.Pod, vol *v1.Volume) (files, error) {
+// configuration is the Driver of the volumes that are filled from objects.
+type configuration struct{ source Source }
+
+// Setup fills the volume for the first time.
+func (v *configuration) Setup(ctx context.Context, r *Request) (Mounted, error) {
+	next, err := v.Refresh(ctx, r)
+	return Mounted{Path: r.Dir, RefreshAt: next}, err
+}
+
+// Teardown has nothing to do: the directory is all there is.
+func (*configuration) Teardown(context.Context, string, string, string) error { return nil }
+
+// Refresh brings the volume up to what its objects say now.
+func (v *configuration) Refresh(ctx context.Context, r *Request) (time.Time, error) {
+	pod, vol, dir := r.Pod, r.Volume, r.Dir
+	files, err := v.payload(ctx, pod, vol)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return time.Time{}, err
+	}
+	w, err := volumeutil.NewAtomicWriter(dir, "volume "+vol.Name)
+	if err != nil {
+		return time.Time{}, err
+	}
+	err = w.Write(files, func(sub string) error { return ownBy(filepath.Join(dir, sub), pod, false) })
+	return tokensDue(vol, time.Now()), err
+}
+
+func hasSecrets(p *v1.ProjectedVolumeSource) bool {
+	if p == nil {
+		return false
+	}
+	for _, s := range p.Sources {
+		if s.Secret != nil || s.ServiceAccountToken != nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (v *configuration) payload(ctx context.Context, pod *v1.Pod, vol *v1.Volume) (files, error) {
 	switch {
 	case vol.ConfigMap != nil:
 		return v.configMap(ctx, pod, vol.ConfigMap.Name, vol.ConfigMap.Items, mode(vol.ConfigMap.DefaultMode), optional(vol.ConfigMap.Optional))
@@ -42,7 +86,7 @@ func mode(m *int32) int32 {
 
 func optional(b *bool) bool { return b != nil && *b }
 
-func (v *Volumes) configMap(ctx context.Context, pod *v1.Pod, name string, items []v1.KeyToPath, mode int32, optional bool) (files, error) {
+func (v *configuration) configMap(ctx context.Context, pod *v1.Pod, name string, items []v1.KeyToPath, mode int32, optional bool) (files, error) {
 	cm, err := v.source.ConfigMap(ctx, pod.Namespace, name)
 	if apierrors.IsNotFound(err) && optional {
 		return files{}, nil
@@ -60,7 +104,7 @@ func (v *Volumes) configMap(ctx context.Context, pod *v1.Pod, name string, items
 	return pick(data, items, mode, optional, "configMap "+name)
 }
 
-func (v *Volumes) secret(ctx context.Context, pod *v1.Pod, name string, items []v1.KeyToPath, mode int32, optional bool) (files, error) {
+func (v *configuration) secret(ctx context.Context, pod *v1.Pod, name string, items []v1.KeyToPath, mode int32, optional bool) (files, error) {
 	s, err := v.source.Secret(ctx, pod.Namespace, name)
 	if apierrors.IsNotFound(err) && optional {
 		return files{}, nil
@@ -120,7 +164,7 @@ func downward(pod *v1.Pod, items []v1.DownwardAPIVolumeFile, mode int32) (files,
 	return out, nil
 }
 
-func (v *Volumes) projected(ctx context.Context, pod *v1.Pod, p *v1.ProjectedVolumeSource) (files, error) {
+func (v *configuration) projected(ctx context.Context, pod *v1.Pod, p *v1.ProjectedVolumeSource) (files, error) {
 	out := files{}
 	for _, s := range p.Sources {
 		got, err := v.projection(ctx, pod, s, mode(p.DefaultMode))
@@ -134,7 +178,7 @@ func (v *Volumes) projected(ctx context.Context, pod *v1.Pod, p *v1.ProjectedVol
 	return out, nil
 }
 
-func (v *Volumes) projection(ctx context.Context, pod *v1.Pod, s v1.VolumeProjection, mode int32) (files, error) {
+func (v *configuration) projection(ctx context.Context, pod *v1.Pod, s v1.VolumeProjection, mode int32) (files, error) {
 	switch {
 	case s.ConfigMap != nil:
 		return v.configMap(ctx, pod, s.ConfigMap.Name, s.ConfigMap.Items, mode, optional(s.ConfigMap.Optional))
@@ -150,7 +194,7 @@ func (v *Volumes) projection(ctx context.Context, pod *v1.Pod, s v1.VolumeProjec
 
 // token asks for a token bound to the pod. Its file is readable by the
 // pod's own user only where that is known, as with the kubelet.
-func (v *Volumes) token(ctx context.Context, pod *v1.Pod, src *v1.ServiceAccountTokenProjection) (files, error) {
+func (v *configuration) token(ctx context.Context, pod *v1.Pod, src *v1.ServiceAccountTokenProjection) (files, error) {
 	seconds := int64(defaultTokenSeconds)
 	if src.ExpirationSeconds != nil {
 		seconds = *src.ExpirationSeconds
@@ -175,9 +219,9 @@ func (v *Volumes) token(ctx context.Context, pod *v1.Pod, src *v1.ServiceAccount
 	return files{src.Path: {Data: []byte(got.Status.Token), Mode: mode}}, nil
 }
 
-// NextRefresh is when tokens in the volume should be renewed: at four fifths
+// tokensDue is when tokens in the volume should be renewed: at four fifths
 // of their life, as the kubelet does. Zero when there are none.
-func NextRefresh(vol *v1.Volume, now time.Time) time.Time {
+func tokensDue(vol *v1.Volume, now time.Time) time.Time {
 	var next metav1.Time
 	if vol.Projected == nil {
 		return next.Time
