@@ -62,9 +62,11 @@ type Options struct {
 	Network             Network
 	NodeIPs             []netip.Addr
 	PodCIDR             string
-	ListenAddr          string      // host:port of the kubelet API; default :10250
-	TLS                 *tls.Config // must demand and verify client certificates
-	Version             string      // shown as the node's kubelet version
+	ClusterDNS          []netip.Addr // servers for pods with dnsPolicy ClusterFirst; the host's when empty
+	ClusterDomain       string       // default cluster.local
+	ListenAddr          string       // host:port of the kubelet API; default :10250
+	TLS                 *tls.Config  // must demand and verify client certificates
+	Version             string       // shown as the node's kubelet version
 	Logger              *slog.Logger
 }
 
@@ -204,6 +206,7 @@ func (a *Agent) build() error {
 		Images: a.images, Cgroups: a.cgroups, Volumes: a.volumes, Network: a.o.Network,
 		Source: a.source, Sink: a, Admit: a.admit, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir),
 		LogWriter: binary, NodeName: a.o.NodeName, NodeIPs: a.o.NodeIPs, Logger: a.log,
+		ClusterDNS: a.o.ClusterDNS, ClusterDomain: a.o.ClusterDomain,
 	})
 	if err != nil {
 		return err

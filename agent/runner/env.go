@@ -26,7 +26,11 @@ func (w *worker) environment(ctx context.Context, pod *v1.Pod, c *v1.Container) 
 		return nil, fmt.Errorf("read services for the environment: %w", err)
 	}
 	e := envBuilder{values: map[string]string{}, services: services}
-	e.put("HOSTNAME", hostname(pod))
+	nodename, err := w.r.nodename(pod)
+	if err != nil {
+		return nil, err
+	}
+	e.put("HOSTNAME", nodename)
 	for _, from := range c.EnvFrom {
 		if err := w.envFrom(ctx, pod, from, &e); err != nil {
 			return nil, err

@@ -2,7 +2,6 @@ package runner
 
 import (
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -48,14 +47,9 @@ func (w *worker) mounts(pod *v1.Pod, c *v1.Container, env []oci.EnvVar) ([]specs
 }
 
 func (w *worker) ownFiles(pod *v1.Pod, taken map[string]bool) []specs.Mount {
-	dir := w.podDir(pod)
-	files := map[string]string{"/etc/hosts": "hosts", "/etc/hostname": "hostname", "/etc/resolv.conf": "resolv.conf"}
 	var out []specs.Mount
-	for _, at := range slices.Sorted(maps.Keys(files)) {
-		source := filepath.Join(dir, files[at])
-		if pod.Spec.HostNetwork {
-			source = at
-		}
+	for _, at := range []string{hostnamePath, hostsPath, resolvPath} {
+		source := filepath.Join(w.podDir(pod), filepath.Base(at))
 		if taken[at] {
 			continue
 		}

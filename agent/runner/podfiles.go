@@ -1,92 +1,149 @@
 package runner
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	kubeletutil "k8s.io/kubernetes/pkg/kubelet/util"
 )
 
-func hostname(pod *v1.Pod) string {
-	name := pod.Name
+// The kubelet's own files of the pod, and where containers see them.
+const (
+	hostsPath    = "/etc/hosts"
+	hostnamePath = "/etc/hostname"
+	resolvPath   = "/etc/resolv.conf"
+
+	// The first lines of /etc/hosts, as the kubelet's, so that a person sees
+	// who wrote it and whose lines follow.
+	hostsHeader     = "# Kubernetes-managed hosts file.\n"
+	hostsHeaderHost = "# Kubernetes-managed hosts file (host network).\n"
+)
+
+// names give the pod's host name and its domain; without spec.subdomain the
+// domain is empty.
+func names(pod *v1.Pod, clusterDomain string) (name, domain string) {
+	if o := pod.Spec.HostnameOverride; o != nil {
+		return cutName(*o), ""
+	}
+	name = pod.Name
 	if pod.Spec.Hostname != "" {
 		name = pod.Spec.Hostname
 	}
-	if pod.Spec.HostnameOverride != nil {
-		name = *pod.Spec.HostnameOverride
+	if pod.Spec.Subdomain != "" {
+		domain = pod.Spec.Subdomain + "." + pod.Namespace + ".svc." + clusterDomain
 	}
-	const kernelMax = 63 // HOST_NAME_MAX less the end
-	if len(name) > kernelMax {
-		name = strings.TrimRight(name[:kernelMax], "-.")
-	}
-	return name
+	return cutName(name), domain
 }
 
-// writeHosts makes the pod's /etc/hosts, /etc/hostname and resolv.conf.
-func (w *worker) writeHosts(pod *v1.Pod) error {
-	if pod.Spec.HostNetwork {
-		return nil
+// cutName shortens a name to what the kernel takes, as the kubelet does.
+func cutName(name string) string {
+	const kernelMax = 63 // HOST_NAME_MAX less the end
+	if len(name) <= kernelMax {
+		return name
 	}
-	dir := w.podDir(pod)
-	resolv, err := resolvConf(pod)
+	return strings.TrimRight(name[:kernelMax], "-.")
+}
+
+// nodename is the name `hostname` prints in the pod. It fails only for a pod
+// that asks for its full name there and whose full name is too long.
+func (r *Runner) nodename(pod *v1.Pod) (string, error) {
+	if pod.Spec.HostNetwork {
+		return os.Hostname()
+	}
+	name, domain := names(pod, r.ClusterDomain)
+	return kubeletutil.GetNodenameForKernel(name, domain, pod.Spec.SetHostnameAsFQDN)
+}
+
+// writeHosts makes the pod's /etc/hosts, /etc/hostname and resolv.conf. A
+// file that is right already is left alone: after a restart of the daemon
+// somebody in the pod may be reading it.
+func (w *worker) writeHosts(ctx context.Context, pod *v1.Pod) error {
+	nodename, err := w.r.nodename(pod)
 	if err != nil {
 		return err
 	}
-	for name, text := range map[string]string{
-		"hosts":       hostsFile(pod, w.box.ips),
-		"hostname":    hostname(pod) + "\n",
-		"resolv.conf": resolv,
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			return fmt.Errorf("write %s: %w", name, err)
+	hosts, err := w.hostsFile(pod)
+	if err != nil {
+		return err
+	}
+	dns, err := w.r.podDNS(ctx, pod)
+	if err != nil {
+		return err
+	}
+	for at, text := range map[string]string{hostsPath: hosts, hostnamePath: nodename + "\n", resolvPath: resolvText(dns)} {
+		path := filepath.Join(w.podDir(pod), filepath.Base(at))
+		if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, []byte(text)) {
+			continue
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			return fmt.Errorf("write %s of the pod: %w", at, err)
 		}
 	}
 	return nil
 }
 
-func hostsFile(pod *v1.Pod, ips []netip.Addr) string {
+func (w *worker) hostsFile(pod *v1.Pod) (string, error) {
+	if !pod.Spec.HostNetwork {
+		name, domain := names(pod, w.r.ClusterDomain)
+		return managedHosts(w.box.ips, name, domain, pod.Spec.HostAliases), nil
+	}
+	host, err := os.ReadFile(hostsPath)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("read the host's names: %w", err)
+	}
+	return hostsHeaderHost + string(host) + aliasLines(pod.Spec.HostAliases), nil
+}
+
+// managedHosts is what the kubelet writes, to the byte
+// (pkg/kubelet/kubelet_pods.go, managedHostsFileContent).
+func managedHosts(ips []netip.Addr, name, domain string, aliases []v1.HostAlias) string {
 	var b strings.Builder
-	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
+	b.WriteString(hostsHeader +
+		"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
 		"fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
+	if domain != "" {
+		name = name + "." + domain + "\t" + name
+	}
 	for _, ip := range ips {
-		b.WriteString(ip.String() + "\t" + hostname(pod) + "\n")
+		b.WriteString(ip.String() + "\t" + name + "\n")
 	}
-	for _, a := range pod.Spec.HostAliases {
-		b.WriteString(a.IP + "\t" + strings.Join(a.Hostnames, "\t") + "\n")
-	}
+	b.WriteString(aliasLines(aliases))
 	return b.String()
 }
 
-// resolvConf gives the host's resolver settings, or the pod's own.
-func resolvConf(pod *v1.Pod) (string, error) {
-	text := ""
-	if pod.Spec.DNSPolicy != v1.DNSNone {
-		data, err := os.ReadFile("/etc/resolv.conf")
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return "", fmt.Errorf("read the host's resolver settings: %w", err)
-		}
-		text = string(data)
+func aliasLines(aliases []v1.HostAlias) string {
+	if len(aliases) == 0 {
+		return ""
 	}
-	c := pod.Spec.DNSConfig
-	if c == nil {
-		return text, nil
+	text := "\n# Entries added by HostAliases.\n"
+	for _, a := range aliases {
+		text += a.IP + "\t" + strings.Join(a.Hostnames, "\t") + "\n"
 	}
-	for _, n := range c.Nameservers {
-		text += "nameserver " + n + "\n"
+	return text
+}
+
+// resolvText is resolv.conf in the order in which container runtimes write it.
+func resolvText(dns *runtimeapi.DNSConfig) string {
+	var b strings.Builder
+	if len(dns.Searches) > 0 {
+		b.WriteString("search " + strings.Join(dns.Searches, " ") + "\n")
 	}
-	if len(c.Searches) > 0 {
-		text += "search " + strings.Join(c.Searches, " ") + "\n"
+	for _, s := range dns.Servers {
+		b.WriteString("nameserver " + s + "\n")
 	}
-	for _, o := range c.Options {
-		text += "options " + o.Name
-		if o.Value != nil {
-			text += ":" + *o.Value
-		}
-		text += "\n"
+	if len(dns.Options) > 0 {
+		// Upstream keeps them in a map; sorted, the file is the same each time.
+		b.WriteString("options " + strings.Join(slices.Sorted(slices.Values(dns.Options)), " ") + "\n")
 	}
-	return text, nil
+	return b.String()
 }

@@ -83,7 +83,11 @@ type Options struct {
 	LogWriter   string // binary that links agent/logwriter
 	NodeName    string
 	NodeIPs     []netip.Addr
-	Logger      *slog.Logger
+	// ClusterDNS are the servers of pods with dnsPolicy ClusterFirst; with none
+	// these get the host's. ClusterDomain is by default "cluster.local".
+	ClusterDNS    []netip.Addr
+	ClusterDomain string
+	Logger        *slog.Logger
 }
 
 // startsPerCPU bounds containers being created at once. Starting is nearly
@@ -121,6 +125,9 @@ func New(o Options) (*Runner, error) {
 	}
 	if o.Snapshotter == "" {
 		o.Snapshotter = "overlayfs"
+	}
+	if o.ClusterDomain == "" {
+		o.ClusterDomain = "cluster.local"
 	}
 	p, err := openPins(filepath.Join(o.DataDir, "ns"))
 	if err != nil {

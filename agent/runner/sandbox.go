@@ -66,7 +66,13 @@ func (w *worker) prepareAll(ctx context.Context, pod *v1.Pod) error {
 		w.box.netns, w.box.ips = netns, ips
 		return nil
 	})
-	g.Go(func() error { return w.r.pins.make(string(pod.UID), hostname(pod), !pod.Spec.HostNetwork) })
+	g.Go(func() error {
+		name, err := w.r.nodename(pod)
+		if err != nil {
+			return err
+		}
+		return w.r.pins.make(string(pod.UID), name, !pod.Spec.HostNetwork)
+	})
 	g.Go(func() error { return w.makeGroup(pod) })
 	g.Go(func() error { return w.r.Volumes.Setup(ctx, pod) })
 	g.Go(func() error { return w.makeDirs(pod) })
@@ -78,7 +84,7 @@ func (w *worker) prepareAll(ctx context.Context, pod *v1.Pod) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	return w.writeHosts(pod)
+	return w.writeHosts(ctx, pod)
 }
 
 // prefetch makes the root file systems of the containers that start first.

@@ -85,8 +85,6 @@ func pod(path string, s *api.PodSpec) []string {
 	n.when(s.SecurityContext != nil && s.SecurityContext.WindowsOptions != nil, "securityContext.windowsOptions", noEffect)
 	n.when(s.SecurityContext != nil && s.SecurityContext.FSGroupChangePolicy != nil, "securityContext.fsGroupChangePolicy", noEffect)
 	n.when(s.SecurityContext != nil && s.SecurityContext.SupplementalGroupsPolicy != nil, "securityContext.supplementalGroupsPolicy", noEffect)
-	n.when(s.Subdomain != "", "subdomain", "there is no cluster DNS in this version of shoal to answer for it")
-	n.when(s.SetHostnameAsFQDN != nil && *s.SetHostnameAsFQDN, "setHostnameAsFQDN", noEffect)
 	n.when(s.DNSPolicy == api.DNSClusterFirstWithHostNet, "dnsPolicy", "there is no cluster DNS in this version of shoal; the host's resolver is used")
 	placement(n, s)
 	n.when(s.RuntimeClassName != nil, "runtimeClassName", refused)

@@ -33,7 +33,6 @@ func TestWarningsNameTheField(t *testing.T) {
 		{"a sticky service", &api.Service{Spec: api.ServiceSpec{SessionAffinity: api.ServiceAffinityClientIP}}, []string{"spec.sessionAffinity"}},
 		{"SCTP", &api.Service{Spec: api.ServiceSpec{Ports: []api.ServicePort{{}, {Protocol: api.ProtocolSCTP}}}}, []string{"spec.ports[1].protocol"}},
 		{"a wish about placement", &api.Pod{Spec: api.PodSpec{TopologySpreadConstraints: []api.TopologySpreadConstraint{{WhenUnsatisfiable: api.DoNotSchedule}, {WhenUnsatisfiable: api.ScheduleAnyway}}}}, []string{"spec.topologySpreadConstraints[1].whenUnsatisfiable"}},
-		{"a name in DNS", &api.Pod{Spec: api.PodSpec{Subdomain: "db"}}, []string{"spec.subdomain"}},
 		{"claim templates", &apps.StatefulSet{Spec: apps.StatefulSetSpec{VolumeClaimTemplates: make([]api.PersistentVolumeClaim, 1)}}, []string{"spec.volumeClaimTemplates"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
