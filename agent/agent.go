@@ -64,9 +64,10 @@ type Options struct {
 	PodCIDR             string
 	ClusterDNS          []netip.Addr // servers for pods with dnsPolicy ClusterFirst; the host's when empty
 	ClusterDomain       string       // default cluster.local
-	ListenAddr          string       // host:port of the kubelet API; default :10250
-	TLS                 *tls.Config  // must demand and verify client certificates
-	Version             string       // shown as the node's kubelet version
+	Resources           Resources
+	ListenAddr          string      // host:port of the kubelet API; default :10250
+	TLS                 *tls.Config // must demand and verify client certificates
+	Version             string      // shown as the node's kubelet version
 	Logger              *slog.Logger
 }
 
@@ -93,6 +94,7 @@ func (o *Options) fill() {
 	o.DataDir = filepath.Join(o.DataDir, "agent")
 	set(&o.LogDir, "/var/log/pods")
 	set(&o.ListenAddr, ":10250")
+	o.Resources.fill()
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -206,7 +208,7 @@ func (a *Agent) build() error {
 		Images: a.images, Cgroups: a.cgroups, Volumes: a.volumes, Network: a.o.Network,
 		Source: a.source, Sink: a, Admit: a.admit, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir),
 		LogWriter: binary, NodeName: a.o.NodeName, NodeIPs: a.o.NodeIPs, Logger: a.log,
-		ClusterDNS: a.o.ClusterDNS, ClusterDomain: a.o.ClusterDomain,
+		ClusterDNS: a.o.ClusterDNS, ClusterDomain: a.o.ClusterDomain, PodPIDs: a.o.Resources.PodPIDs,
 	})
 	if err != nil {
 		return err

@@ -40,8 +40,12 @@ type Tree struct {
 	// KeepRoot leaves root itself to who made it; set it before use.
 	KeepRoot bool
 
-	qosOnce sync.Mutex
-	qosMade map[v1.PodQOSClass]bool // guarded by qosOnce
+	qosOnce   sync.Mutex
+	qosMade   map[v1.PodQOSClass]bool // guarded by qosOnce
+	burstable map[string]uint64       // shares of burstable pods, by uid; guarded by qosOnce
+
+	swapOnce sync.Once
+	swap     bool // set by swapOnce
 }
 
 // Open finds the hierarchies in /proc/self/mounts. root is the group, below
@@ -52,7 +56,7 @@ func Open(root string) (*Tree, error) {
 		return nil, fmt.Errorf("find control groups: %w", err)
 	}
 	defer f.Close()
-	t := &Tree{root: filepath.Join("/", root), meminfo: "/proc/meminfo", byController: map[string]string{}, qosMade: map[v1.PodQOSClass]bool{}}
+	t := &Tree{root: filepath.Join("/", root), meminfo: "/proc/meminfo", byController: map[string]string{}, qosMade: map[v1.PodQOSClass]bool{}, burstable: map[string]uint64{}}
 	scan := bufio.NewScanner(f)
 	for scan.Scan() {
 		t.addMount(strings.Fields(scan.Text()))
@@ -120,25 +124,22 @@ func (t *Tree) Create(qos v1.PodQOSClass, podUID string, limits Limits) error {
 	if err := t.set(group, limits); err != nil {
 		return fmt.Errorf("create control group %s: %w", group, err)
 	}
+	if qos == v1.PodQOSBurstable {
+		return t.weigh(podUID, limits.CPUShares)
+	}
 	return nil
 }
 
-// makeQOS makes the class's group once; the lowest class gets the lowest
-// weight, as with the kubelet.
-func (t *Tree) makeQOS(qos v1.PodQOSClass) error {
-	t.qosOnce.Lock()
-	defer t.qosOnce.Unlock()
-	if t.qosMade[qos] {
-		return nil
+// Update changes the limits of a pod's group that exists; those that are zero
+// stay as they are.
+func (t *Tree) Update(qos v1.PodQOSClass, podUID string, limits Limits) error {
+	group := t.PodPath(qos, podUID)
+	if err := t.write(group, limits); err != nil {
+		return fmt.Errorf("change control group %s: %w", group, err)
 	}
-	limits := Limits{}
-	if qos == v1.PodQOSBestEffort {
-		limits.CPUShares = MinShares
+	if qos == v1.PodQOSBurstable && limits.CPUShares > 0 {
+		return t.weigh(podUID, limits.CPUShares)
 	}
-	if err := t.set(t.qosPath(qos), limits); err != nil {
-		return fmt.Errorf("create control group %s: %w", t.qosPath(qos), err)
-	}
-	t.qosMade[qos] = true
 	return nil
 }
 
@@ -147,18 +148,41 @@ func (t *Tree) set(group string, limits Limits) error {
 		if err := t.enableUnified(group); err != nil {
 			return err
 		}
+	} else {
+		for _, c := range []string{"cpu", "memory", "pids", "hugetlb"} {
+			if t.byController[c] == "" {
+				continue
+			}
+			if err := os.MkdirAll(filepath.Join(t.byController[c], group), 0o755); err != nil {
+				return err
+			}
+		}
+	}
+	return t.write(group, limits)
+}
+
+// write sets limits of a group that is there. A controller the host lacks
+// limits nothing; what pods ask of it was refused before.
+func (t *Tree) write(group string, limits Limits) error {
+	if t.Unified() {
+		if !t.LimitsHuge() {
+			limits.HugePages = nil
+		}
 		return writeFiles(func(string) string { return filepath.Join(t.unified, group) }, limits.Unified())
 	}
 	return writeFiles(func(controller string) string {
+		if t.byController[controller] == "" {
+			return ""
+		}
 		return filepath.Join(t.byController[controller], group)
-	}, limits.V1(), "cpu", "memory", "pids")
+	}, limits.V1())
 }
 
 // enableUnified makes group and hands the controllers down the path to it.
 func (t *Tree) enableUnified(group string) error {
 	dir := t.unified
 	for _, part := range strings.Split(strings.Trim(group, "/"), "/") {
-		for _, c := range []string{"+cpu", "+memory", "+pids", "+cpuset", "+io"} {
+		for _, c := range []string{"+cpu", "+memory", "+pids", "+cpuset", "+io", "+hugetlb"} {
 			err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte(c), 0)
 			if err != nil && (c == "+cpu" || c == "+memory" || c == "+pids") {
 				return fmt.Errorf("hand controller %s down from %s: %w", c[1:], dir, err)
@@ -172,17 +196,16 @@ func (t *Tree) enableUnified(group string) error {
 	return nil
 }
 
-// writeFiles writes settings keyed "controller/file". The directories of the
-// controllers named are made even when nothing is set there.
-func writeFiles(dir func(controller string) string, settings map[string]string, controllers ...string) error {
-	for _, c := range controllers {
-		if err := os.MkdirAll(dir(c), 0o755); err != nil {
-			return err
-		}
-	}
+// writeFiles writes settings keyed "controller/file", but those whose
+// controller has no directory.
+func writeFiles(dir func(controller string) string, settings map[string]string) error {
 	for key, value := range settings {
 		controller, file, _ := strings.Cut(key, "/")
-		if err := os.WriteFile(filepath.Join(dir(controller), file), []byte(value), 0o644); err != nil {
+		at := dir(controller)
+		if at == "" {
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(at, file), []byte(value), 0o644); err != nil {
 			return err
 		}
 	}
@@ -193,6 +216,11 @@ func writeFiles(dir func(controller string) string, settings map[string]string, 
 // after a crash, go with it when they are empty.
 func (t *Tree) Remove(qos v1.PodQOSClass, podUID string) error {
 	var errs []error
+	if qos == v1.PodQOSBurstable {
+		if err := t.weigh(podUID, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
 	for _, dir := range t.dirs(t.PodPath(qos, podUID)) {
 		errs = append(errs, removeTree(dir))
 	}

@@ -23,6 +23,13 @@ func list(cpu, memory string) v1.ResourceList {
 	return out
 }
 
+// asks is a pod of one container.
+func asks(requests, limits v1.ResourceList) *v1.Pod {
+	return &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{{
+		Name: "c", Resources: v1.ResourceRequirements{Requests: requests, Limits: limits},
+	}}}}
+}
+
 func TestLimitsOfContainer(t *testing.T) {
 	for name, test := range map[string]struct {
 		in      v1.ResourceRequirements
@@ -42,7 +49,8 @@ func TestLimitsOfContainer(t *testing.T) {
 			map[string]string{"/cpu.weight": "1", "/cpu.max": "1000 100000"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := ForContainer(test.in)
+			pod := asks(test.in.Requests, test.in.Limits)
+			l := ForContainer(pod, &pod.Spec.Containers[0])
 			if got := l.V1(); !maps.Equal(got, test.v1) {
 				t.Errorf("v1: %v, want %v", got, test.v1)
 			}
@@ -54,10 +62,104 @@ func TestLimitsOfContainer(t *testing.T) {
 }
 
 func TestLimitsOfPod(t *testing.T) {
-	l := ForPod(list("1", "1Gi"), list("", "2Gi"))
-	want := map[string]string{"/cpu.weight": "39", "/memory.max": "2147483648", "/pids.max": "16384"}
-	if got := l.Unified(); !maps.Equal(got, want) {
-		t.Errorf("v2: %v, want %v", got, want)
+	whole := asks(list("", ""), list("", ""))
+	whole.Spec.Resources = &v1.ResourceRequirements{Requests: list("1", "1Gi"), Limits: list("2", "2Gi")}
+	half := asks(list("1", "1Gi"), list("", "2Gi"))
+	half.Spec.Containers = append(half.Spec.Containers, v1.Container{Name: "free"})
+	huge := asks(v1.ResourceList{"hugepages-2Mi": resource.MustParse("4Mi"), "memory": resource.MustParse("1Mi")}, v1.ResourceList{"hugepages-2Mi": resource.MustParse("4Mi")})
+	for name, test := range map[string]struct {
+		pod  *v1.Pod
+		want map[string]string
+	}{
+		"burstable": {asks(list("1", "1Gi"), list("", "2Gi")),
+			map[string]string{"/cpu.weight": "39", "/memory.max": "2147483648", "/pids.max": "77"}},
+		"guaranteed": {asks(list("1", "1Gi"), list("1", "1Gi")),
+			map[string]string{"/cpu.weight": "39", "/cpu.max": "100000 100000", "/memory.max": "1073741824", "/pids.max": "77"}},
+		"best effort": {asks(nil, nil), map[string]string{"/cpu.weight": "1", "/pids.max": "77"}},
+		"a limit holds for the pod only when every container has it": {half,
+			map[string]string{"/cpu.weight": "39", "/pids.max": "77"}},
+		"the pod's own": {whole,
+			map[string]string{"/cpu.weight": "39", "/cpu.max": "200000 100000", "/memory.max": "2147483648", "/pids.max": "77"}},
+		"huge pages": {huge,
+			map[string]string{"/cpu.weight": "1", "/hugetlb.2MB.max": "4194304", "/pids.max": "77"}},
+	} {
+		if got := ForPod(test.pod, 77).Unified(); !maps.Equal(got, test.want) {
+			t.Errorf("%s: %v, want %v", name, got, test.want)
+		}
+	}
+	if got := ForContainer(whole, &whole.Spec.Containers[0]); got.CPUQuota != 200000 || got.MemoryBytes != 2<<30 {
+		t.Errorf("a container without limits in a pod with: %+v", got)
+	}
+}
+
+// TestBurstableWeight: the class weighs what its pods ask for together.
+func TestBurstableWeight(t *testing.T) {
+	dir := t.TempDir()
+	tree := &Tree{unified: dir, root: "/shoal", qosMade: map[v1.PodQOSClass]bool{}, burstable: map[string]uint64{}}
+	weight := func(want string) {
+		t.Helper()
+		data, err := os.ReadFile(dir + "/shoal/burstable/cpu.weight")
+		if err != nil || string(data) != want {
+			t.Errorf("burstable weighs %q (%v), want %q", data, err, want)
+		}
+	}
+	pod := func(uid, cpu string) {
+		t.Helper()
+		if err := tree.Create(v1.PodQOSBurstable, uid, ForPod(asks(list(cpu, ""), nil), 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pod("a", "1")
+	weight("39")
+	pod("b", "2")
+	pod("b", "2") // again is no change
+	weight("118")
+	if err := tree.Update(v1.PodQOSBurstable, "b", ForPod(asks(list("1", ""), nil), 0)); err != nil {
+		t.Fatal(err)
+	}
+	weight("79")
+	for _, uid := range []string{"a", "b"} {
+		// The files of a real group go with it; these do not.
+		if err := os.RemoveAll(dir + "/shoal/burstable/pod" + uid); err != nil {
+			t.Fatal(err)
+		}
+		if err := tree.Remove(v1.PodQOSBurstable, uid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	weight("1")
+}
+
+func TestSetRoot(t *testing.T) {
+	dir := t.TempDir()
+	tree := &Tree{unified: dir, root: "/shoal", qosMade: map[v1.PodQOSClass]bool{}, burstable: map[string]uint64{}}
+	if err := tree.SetRoot(Limits{CPUShares: 2048, MemoryBytes: 1 << 30, PIDs: 900}); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{"cpu.weight": "79", "memory.max": "1073741824", "pids.max": "900"} {
+		if data, err := os.ReadFile(dir + "/shoal/" + file); err != nil || string(data) != want {
+			t.Errorf("%s is %q (%v), want %q", file, data, err, want)
+		}
+	}
+}
+
+func TestHugeSizes(t *testing.T) {
+	dir := t.TempDir()
+	for name, n := range map[string]string{"hugepages-2048kB": "3\n", "hugepages-1048576kB": "1", "hugepages-xkB": "9", "other": "1"} {
+		if err := os.MkdirAll(dir+"/"+name, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(dir+"/"+name+"/nr_hugepages", []byte(n), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := hugeSizes(dir); !maps.Equal(got, map[int64]int64{2 << 20: 6 << 20, 1 << 30: 1 << 30}) {
+		t.Errorf("sizes: %v", got)
+	}
+	for size, want := range map[int64]string{2 << 20: "2MB", 1 << 30: "1GB", 64 << 10: "64KB", 512 << 20: "512MB"} {
+		if got := HugeName(size); got != want {
+			t.Errorf("%d is called %s, want %s", size, got, want)
+		}
 	}
 }
 
@@ -84,13 +186,13 @@ func TestPodPath(t *testing.T) {
 // into which file does not depend on the kernel.
 func TestUnifiedFiles(t *testing.T) {
 	dir := t.TempDir()
-	tree := &Tree{unified: dir, root: "/shoal", qosMade: map[v1.PodQOSClass]bool{}}
-	if err := tree.Create(v1.PodQOSBurstable, "u", ForPod(list("500m", ""), list("1", "64Mi"))); err != nil {
+	tree := &Tree{unified: dir, root: "/shoal", qosMade: map[v1.PodQOSClass]bool{}, burstable: map[string]uint64{}}
+	if err := tree.Create(v1.PodQOSBurstable, "u", ForPod(asks(list("500m", ""), list("1", "64Mi")), 0)); err != nil {
 		t.Fatal(err)
 	}
 	for file, want := range map[string]string{
 		"shoal/burstable/podu/cpu.weight": "20", "shoal/burstable/podu/cpu.max": "100000 100000",
-		"shoal/burstable/podu/memory.max": "67108864", "shoal/burstable/cgroup.subtree_control": "+io",
+		"shoal/burstable/podu/memory.max": "67108864", "shoal/burstable/cgroup.subtree_control": "+hugetlb",
 	} {
 		data, err := os.ReadFile(dir + "/" + file)
 		if err != nil || string(data) != want {
@@ -116,7 +218,7 @@ func TestCreateAndRemove(t *testing.T) {
 		}
 	}()
 	for range 2 { // again is no error
-		if err := tree.Create(v1.PodQOSBestEffort, "u1", ForPod(list("", ""), list("", "64Mi"))); err != nil {
+		if err := tree.Create(v1.PodQOSBestEffort, "u1", ForPod(asks(list("", ""), list("", "64Mi")), 0)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -170,7 +272,7 @@ func TestAGivenRootStays(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := tree.Create(v1.PodQOSBurstable, "u1", ForPod(list("", ""), list("", "64Mi"))); err != nil {
+	if err := tree.Create(v1.PodQOSBurstable, "u1", ForPod(asks(list("", ""), list("", "64Mi")), 0)); err != nil {
 		t.Fatal(err)
 	}
 	if err := tree.Remove(v1.PodQOSBurstable, "u1"); err != nil {

@@ -5,21 +5,26 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	helpers "k8s.io/component-helpers/resource"
+	"k8s.io/kubernetes/pkg/kubelet/cm"
 )
 
 // The kernel's own bounds and the kubelet's conversion constants.
 const (
-	MinShares   = 2
-	MaxShares   = 262144
-	periodUsec  = 100_000
-	minQuota    = 1_000 // microseconds; the kernel refuses less
+	MinShares   = cm.MinShares
+	MaxShares   = cm.MaxShares
+	periodUsec  = cm.QuotaPeriod
 	minWeightV2 = 1
 	maxWeightV2 = 10_000
 )
 
-// PodPIDs bounds the processes of one pod: far above any real pod, far below
-// what would starve the host (pid_max is 32,768 on small hosts).
-const PodPIDs = 16384
+// DefaultPodPIDs bounds the tasks of one pod: above what real pods have, and
+// far below what would starve the host (pid_max is 32,768 on small hosts). The
+// kubelet has no such bound by default.
+const DefaultPodPIDs = 4096
+
+// hugeUnlimited is what the kubelet gives groups above pods.
+const hugeUnlimited = 1 << 62
 
 // Limits are what a group is held to; zero means no limit.
 type Limits struct {
@@ -28,50 +33,62 @@ type Limits struct {
 	CPUPeriod   uint64 // microseconds
 	MemoryBytes int64
 	PIDs        int64
+	HugePages   map[int64]int64 // bytes, by the size of the page in bytes
 }
 
 // Shares converts a CPU request to cgroup v1 shares.
-func Shares(request resource.Quantity) uint64 {
-	shares := request.MilliValue() * 1024 / 1000
-	return uint64(min(max(shares, MinShares), MaxShares))
-}
+func Shares(request resource.Quantity) uint64 { return cm.MilliCPUToShares(request.MilliValue()) }
 
 // Quota converts a CPU limit to microseconds per period; 0 means none.
-func Quota(limit resource.Quantity) int64 {
-	if limit.IsZero() {
-		return 0
-	}
-	return max(limit.MilliValue()*periodUsec/1000, minQuota)
-}
+func Quota(limit resource.Quantity) int64 { return cm.MilliCPUToQuota(limit.MilliValue(), periodUsec) }
 
-// ForContainer gives the limits of one container.
-func ForContainer(r v1.ResourceRequirements) Limits {
-	request := r.Requests[v1.ResourceCPU]
-	limit := r.Limits[v1.ResourceCPU]
-	if request.IsZero() {
-		request = limit
+// ForContainer gives the limits of one of pod's containers. Where the container
+// says nothing, the pod's own resources (KEP-2837) hold, as with the kubelet.
+func ForContainer(pod *v1.Pod, c *v1.Container) Limits {
+	limit, memory := c.Resources.Limits.Cpu(), c.Resources.Limits.Memory()
+	huge := cm.HugePageLimits(c.Resources.Limits)
+	if helpers.IsPodLevelResourcesSet(pod) {
+		of := pod.Spec.Resources.Limits
+		if limit.IsZero() {
+			limit = of.Cpu()
+		}
+		if memory.IsZero() {
+			memory = of.Memory()
+		}
+		if len(huge) == 0 {
+			huge = cm.HugePageLimits(of)
+		}
 	}
-	memory := r.Limits[v1.ResourceMemory]
+	request, ok := c.Resources.Requests[v1.ResourceCPU]
+	if !ok {
+		request = *limit
+	}
 	return Limits{
 		CPUShares:   Shares(request),
-		CPUQuota:    Quota(limit),
+		CPUQuota:    Quota(*limit),
 		CPUPeriod:   periodUsec,
 		MemoryBytes: memory.Value(),
+		HugePages:   huge,
 	}
 }
 
-// ForPod gives the limits of a pod from its effective requests and limits
-// (sums over containers, the largest init container included). A limit holds
-// for the pod only when every container has it; the caller passes what holds.
-func ForPod(requests, limits v1.ResourceList) Limits {
-	memory := limits[v1.ResourceMemory]
-	return Limits{
-		CPUShares:   Shares(requests[v1.ResourceCPU]),
-		CPUQuota:    Quota(limits[v1.ResourceCPU]),
-		CPUPeriod:   periodUsec,
-		MemoryBytes: memory.Value(),
-		PIDs:        PodPIDs,
+// ForPod gives the limits of a pod's group, which are the kubelet's. pids
+// bounds its tasks; 0 is no bound.
+func ForPod(pod *v1.Pod, pids int64) Limits {
+	// Memory QoS (KEP-2570) is on in 1.37 and, with the kubelet's default
+	// policy None and no throttling factor, changes no group.
+	of := cm.ResourceConfigForPod(pod, true, periodUsec, false, "")
+	l := Limits{CPUPeriod: periodUsec, PIDs: pids, HugePages: of.HugePageLimit}
+	if of.CPUShares != nil {
+		l.CPUShares = *of.CPUShares
 	}
+	if of.CPUQuota != nil {
+		l.CPUQuota = *of.CPUQuota
+	}
+	if of.Memory != nil {
+		l.MemoryBytes = *of.Memory
+	}
+	return l
 }
 
 // V1 gives the settings as "controller/file" for cgroup v1.
@@ -89,6 +106,9 @@ func (l Limits) V1() map[string]string {
 	}
 	if l.PIDs > 0 {
 		out["pids/pids.max"] = strconv.FormatInt(l.PIDs, 10)
+	}
+	for size, limit := range l.HugePages {
+		out["hugetlb/hugetlb."+HugeName(size)+".limit_in_bytes"] = strconv.FormatInt(limit, 10)
 	}
 	return out
 }
@@ -108,12 +128,29 @@ func (l Limits) Unified() map[string]string {
 	if l.PIDs > 0 {
 		out["/pids.max"] = strconv.FormatInt(l.PIDs, 10)
 	}
+	for size, limit := range l.HugePages {
+		out["/hugetlb."+HugeName(size)+".max"] = strconv.FormatInt(limit, 10)
+	}
 	return out
 }
 
-// Weight maps v1 shares [2,262144] linearly to v2 weights [1,10000]; it is
-// the mapping of KEP-2254 and of runc.
+// Weight maps v1 shares [2,262144] linearly to v2 weights [1,10000]: the
+// mapping of KEP-2254, which the kubelet uses for pods and classes.
 func Weight(shares uint64) uint64 {
 	shares = min(max(shares, MinShares), MaxShares)
 	return minWeightV2 + (shares-MinShares)*(maxWeightV2-minWeightV2)/(MaxShares-MinShares)
+}
+
+// HugeName is the kernel's word for a size of huge pages in bytes, such as
+// "2MB".
+func HugeName(size int64) string {
+	for _, unit := range []struct {
+		bytes int64
+		name  string
+	}{{1 << 30, "GB"}, {1 << 20, "MB"}} {
+		if size >= unit.bytes {
+			return strconv.FormatInt(size/unit.bytes, 10) + unit.name
+		}
+	}
+	return strconv.FormatInt(size>>10, 10) + "KB"
 }

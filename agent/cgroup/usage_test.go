@@ -124,7 +124,7 @@ func TestUsageOfProcess(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := tree.Create(v1.PodQOSBurstable, "u", ForPod(list("", ""), list("1", "64Mi"))); err != nil {
+	if err := tree.Create(v1.PodQOSBurstable, "u", ForPod(asks(list("", ""), list("1", "64Mi")), DefaultPodPIDs)); err != nil {
 		t.Fatal(err)
 	}
 	group := tree.PodPath(v1.PodQOSBurstable, "u")
@@ -165,7 +165,7 @@ func TestUsageOfProcess(t *testing.T) {
 	if err != nil || memory.Usage == 0 || memory.WorkingSet > memory.Usage || memory.Limit != 64<<20 {
 		t.Errorf("memory: %+v, %v", memory, err)
 	}
-	if pids, err := tree.PIDs(group); err != nil || pids != (PIDs{Current: 1, Limit: PodPIDs}) {
+	if pids, err := tree.PIDs(group); err != nil || pids != (PIDs{Current: 1, Limit: DefaultPodPIDs}) {
 		t.Errorf("pids: %+v, %v", pids, err)
 	}
 	if _, err := tree.IO(group); err != nil {

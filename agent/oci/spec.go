@@ -39,6 +39,7 @@ type Input struct {
 	Namespaces Namespaces
 	CgroupPath string
 	Limits     cgroup.Limits
+	Host       Host
 	OOMScore   int
 	Groups     []int64 // supplemental groups that volumes and the pod add
 	User       *specs.User
@@ -215,23 +216,6 @@ func bindSysfs(s *specs.Spec) {
 			s.Mounts[i] = specs.Mount{Destination: "/sys", Type: "bind", Source: "/sys",
 				Options: []string{"nosuid", "noexec", "nodev", "ro", "rbind"}}
 		}
-	}
-}
-
-func withResources(in Input) oci.SpecOpts {
-	return func(_ context.Context, _ oci.Client, _ *containers.Container, s *specs.Spec) error {
-		s.Linux.CgroupsPath = in.CgroupPath
-		r := s.Linux.Resources
-		l := in.Limits
-		r.CPU = &specs.LinuxCPU{Shares: &l.CPUShares}
-		if l.CPUQuota > 0 {
-			r.CPU.Quota, r.CPU.Period = &l.CPUQuota, &l.CPUPeriod
-		}
-		if l.MemoryBytes > 0 {
-			// Equal limits for memory and for memory with swap: no swap.
-			r.Memory = &specs.LinuxMemory{Limit: &l.MemoryBytes, Swap: &l.MemoryBytes}
-		}
-		return nil
 	}
 }
 

@@ -348,7 +348,9 @@ func (w *worker) onExit(s *slot, inst *instance, code int32, at time.Time) {
 	if code != 0 {
 		t.Reason = "Error"
 	}
-	if code == 137 && w.r.Cgroups.OOMKilled(w.r.Cgroups.PodPath(QOSClass(pod), string(pod.UID)), inst.id) {
+	// Also when a child was killed and the container went on, as containerd's
+	// own CRI server has it for the kubelet.
+	if w.r.Cgroups.OOMKilled(w.r.Cgroups.PodPath(QOSClass(pod), string(pod.UID)), inst.id) {
 		t.Reason = "OOMKilled"
 	}
 	t.Message = w.terminationMessage(pod, s, inst, code)

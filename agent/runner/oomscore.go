@@ -7,12 +7,7 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
-)
-
-// The kubelet's scores by QoS class.
-const (
-	guaranteedOOMScore = -997
-	bestEffortOOMScore = 1000
+	"k8s.io/kubernetes/pkg/kubelet/qos"
 )
 
 // oomScore knows the lowest score this daemon may give to a container.
@@ -39,19 +34,7 @@ func (o *oomScore) probe(log *slog.Logger) {
 	_ = os.WriteFile(file, []byte(strconv.Itoa(own)), 0)
 }
 
-func (o *oomScore) forContainer(qos v1.PodQOSClass, c *v1.Container, hostMemory int64) int {
-	score := bestEffortOOMScore
-	switch qos {
-	case v1.PodQOSGuaranteed:
-		score = guaranteedOOMScore
-	case v1.PodQOSBurstable:
-		// The more of the host's memory it asked for, the later it goes.
-		request := c.Resources.Requests.Memory().Value()
-		score = 1000
-		if hostMemory > 0 {
-			score = int(1000 - 1000*request/hostMemory)
-		}
-		score = min(max(score, 1000+guaranteedOOMScore), bestEffortOOMScore-1)
-	}
-	return max(score, o.floor)
+// forContainer is the kubelet's score, or the lowest this daemon may give.
+func (o *oomScore) forContainer(pod *v1.Pod, c *v1.Container, hostMemory int64) int {
+	return max(qos.GetContainerOOMScoreAdjust(pod, c, max(hostMemory, 1)), o.floor)
 }

@@ -33,6 +33,7 @@ import (
 
 	"shoal/agent/cgroup"
 	"shoal/agent/image"
+	"shoal/agent/oci"
 	"shoal/agent/volume"
 )
 
@@ -87,6 +88,7 @@ type Options struct {
 	// these get the host's. ClusterDomain is by default "cluster.local".
 	ClusterDNS    []netip.Addr
 	ClusterDomain string
+	PodPIDs       int64 // bound on the tasks of one pod; 0 is none
 	Logger        *slog.Logger
 }
 
@@ -103,6 +105,7 @@ type Runner struct {
 	pins   *pins
 	logs   *logIndex
 	oom    oomScore
+	host   oci.Host
 	users  userCache
 	starts chan struct{}
 	stops  chan struct{}
@@ -147,6 +150,7 @@ func New(o Options) (*Runner, error) {
 		found:   map[types.UID][]found{},
 	}
 	r.oom.probe(o.Logger)
+	r.host = oci.HostOf(o.Cgroups)
 	return r, nil
 }
 

@@ -28,6 +28,8 @@ func TestRunner(t *testing.T) {
 		"restart and back-off":           restartPod,
 		"policies end a pod":             policyPods,
 		"memory limit":                   oomPod,
+		"memory limit met by a child":    oomChild,
+		"fork bomb":                      forkBomb,
 		"failed start":                   startErrorPod,
 		"missing configuration":          configErrorPod,
 		"missing images":                 imagePods,

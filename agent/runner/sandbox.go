@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/component-helpers/resource"
 	"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos"
 
 	"shoal/agent/cgroup"
@@ -135,19 +134,7 @@ func QOSClass(pod *v1.Pod) v1.PodQOSClass {
 }
 
 func (w *worker) makeGroup(pod *v1.Pod) error {
-	requests := resource.PodRequests(pod, resource.PodResourcesOptions{})
-	limits := resource.PodLimits(pod, resource.PodResourcesOptions{})
-	for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
-		if pod.Spec.Resources != nil && !pod.Spec.Resources.Limits.Name(name, "").IsZero() {
-			continue // the pod's own limit holds, whatever its containers say
-		}
-		for i := range pod.Spec.Containers {
-			if q := pod.Spec.Containers[i].Resources.Limits[name]; q.IsZero() {
-				delete(limits, name)
-			}
-		}
-	}
-	return w.r.Cgroups.Create(QOSClass(pod), string(pod.UID), cgroup.ForPod(requests, limits))
+	return w.r.Cgroups.Create(QOSClass(pod), string(pod.UID), cgroup.ForPod(pod, w.r.PodPIDs))
 }
 
 func (w *worker) podDir(pod *v1.Pod) string {

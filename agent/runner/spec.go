@@ -28,8 +28,9 @@ func (w *worker) spec(ctx context.Context, pod *v1.Pod, s *slot, record *contain
 		Record: record, Pod: pod, Container: s.spec, Image: s.image.Config,
 		Env: env, Mounts: mounts, Namespaces: ns,
 		CgroupPath: filepath.Join(w.r.Cgroups.PodPath(class, string(pod.UID)), record.ID),
-		Limits:     cgroup.ForContainer(s.spec.Resources),
-		OOMScore:   w.r.oom.forContainer(class, s.spec, hostMemory()),
+		Limits:     cgroup.ForContainer(pod, s.spec),
+		Host:       w.r.host,
+		OOMScore:   w.r.oom.forContainer(pod, s.spec, hostMemory()),
 		User:       known,
 	}
 	spec, err := oci.Build(ctx, w.r.Client, in)

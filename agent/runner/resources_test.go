@@ -1,0 +1,52 @@
+package runner
+
+import (
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+// podPIDs is what a pod of these tests may have: more than any needs, and
+// soon reached by one that forks without end.
+const podPIDs = 200
+
+// forkBomb is held to its pod: its shell cannot fork any more, and the pod
+// beside it starts and runs.
+func forkBomb(b *bed) {
+	bomb := pod("bomb", `echo start; while :; do sleep 3600 & done`, func(p *v1.Pod) {
+		p.Spec.RestartPolicy = v1.RestartPolicyNever
+	})
+	b.runner.Set(bomb)
+	b.wait(bomb, "meets its bound", func(s v1.PodStatus) bool {
+		if s.Phase == v1.PodFailed {
+			return true // the shell gave up
+		}
+		pids, err := b.runner.Cgroups.PIDs(b.runner.Cgroups.PodPath(v1.PodQOSBestEffort, string(bomb.UID)))
+		return err == nil && pids.Current == podPIDs
+	})
+	other := pod("beside", sleeper)
+	b.runner.Set(other)
+	b.phase(other, v1.PodRunning)
+	b.remove(bomb, other)
+}
+
+// oomChild loses a child to a lack of memory and goes on: once it ends, that is
+// told, whatever it ends with.
+func oomChild(b *bed) {
+	p := pod("oomchild", `tail /dev/zero; echo went on; exit 3`, func(p *v1.Pod) {
+		p.Spec.RestartPolicy = v1.RestartPolicyNever
+		p.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceMemory: resource.MustParse("16Mi")}
+	})
+	b.runner.Set(p)
+	b.phase(p, v1.PodFailed)
+	s := b.last(p.UID).ContainerStatuses[0].State.Terminated
+	if s == nil || s.Reason != "OOMKilled" {
+		b.t.Errorf("state: %+v", s)
+	}
+	// With cgroup v2 the whole container goes.
+	if !b.runner.Cgroups.Unified() && (s.ExitCode != 3 || !strings.Contains(b.logs(p, "main", 0), "went on")) {
+		b.t.Errorf("the container did not go on: %+v", s)
+	}
+	b.remove(p)
+}
