@@ -10,8 +10,10 @@ package oci
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
@@ -43,10 +45,17 @@ type Input struct {
 	OOMScore   int
 	Groups     []int64 // supplemental groups that volumes and the pod add
 	User       *specs.User
+	// Hide gives what stands in the specification for a string that must not
+	// be in it. It is needed when Env has a secret.
+	Hide func(string) string
 }
 
-// EnvVar is one environment variable.
-type EnvVar struct{ Name, Value string }
+// EnvVar is one environment variable. A secret one, and what is made from it,
+// is not written into the specification.
+type EnvVar struct {
+	Name, Value string
+	Secret      bool
+}
 
 // Namespaces are paths of the pod's namespaces; an empty path means the
 // host's.
@@ -62,6 +71,9 @@ const HostPID = "host"
 // Build makes the specification. client is used only to look up users by
 // name.
 func Build(ctx context.Context, client oci.Client, in Input) (*specs.Spec, error) {
+	if in.Hide == nil && slices.ContainsFunc(in.Env, func(e EnvVar) bool { return e.Secret }) {
+		return nil, errors.New("build container specification: the environment has secrets and nothing hides them")
+	}
 	opts := []oci.SpecOpts{
 		withProcess(in),
 		withNamespaces(in.Namespaces),
@@ -83,8 +95,8 @@ func Build(ctx context.Context, client oci.Client, in Input) (*specs.Spec, error
 
 func withProcess(in Input) oci.SpecOpts {
 	return func(_ context.Context, _ oci.Client, _ *containers.Container, s *specs.Spec) error {
-		env := mergeEnv(in.Image.Env, in.Env)
-		args, err := Args(in.Container, in.Image, in.Env)
+		env := mergeEnv(in.Image.Env, in.Env, in.Hide)
+		args, err := Args(in.Container, in.Image, in.Env, in.Hide)
 		if err != nil {
 			return err
 		}
@@ -109,17 +121,16 @@ func withProcess(in Input) oci.SpecOpts {
 }
 
 // Args applies the pod's command and args over the image's entrypoint and
-// command, with $(VAR) expanded.
-func Args(c *v1.Container, img ocispec.ImageConfig, env []EnvVar) ([]string, error) {
-	values := make(map[string]string, len(env))
+// command, with $(VAR) expanded. An argument with a secret in it is hidden.
+func Args(c *v1.Container, img ocispec.ImageConfig, env []EnvVar, hide func(string) string) ([]string, error) {
+	values := make(map[string]EnvVar, len(env))
 	for _, e := range env {
-		values[e.Name] = e.Value
+		values[e.Name] = e
 	}
-	mapping := expansion.MappingFuncFor(values)
 	expand := func(in []string) []string {
 		out := make([]string, len(in))
 		for i, s := range in {
-			out[i] = expansion.Expand(s, mapping)
+			out[i] = expandArg(s, values, hide)
 		}
 		return out
 	}
@@ -137,24 +148,44 @@ func Args(c *v1.Container, img ocispec.ImageConfig, env []EnvVar) ([]string, err
 	return all, nil
 }
 
-func mergeEnv(image []string, pod []EnvVar) []string {
+func expandArg(s string, values map[string]EnvVar, hide func(string) string) string {
+	secret := false
+	out := expansion.Expand(s, func(name string) string {
+		v, ok := values[name]
+		if !ok {
+			return "$(" + name + ")" // as expansion.MappingFuncFor leaves it
+		}
+		secret = secret || v.Secret
+		return v.Value
+	})
+	if secret {
+		return hide(out)
+	}
+	return out
+}
+
+func mergeEnv(image []string, pod []EnvVar, hide func(string) string) []string {
 	out := make([]string, 0, len(image)+len(pod)+1)
 	at := map[string]int{}
-	put := func(name, value string) {
+	put := func(name, entry string) {
 		if i, ok := at[name]; ok {
-			out[i] = name + "=" + value
+			out[i] = entry
 			return
 		}
 		at[name] = len(out)
-		out = append(out, name+"="+value)
+		out = append(out, entry)
 	}
-	put("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	put("PATH", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 	for _, e := range image {
 		name, value, _ := strings.Cut(e, "=")
-		put(name, value)
+		put(name, name+"="+value)
 	}
 	for _, e := range pod {
-		put(e.Name, e.Value)
+		entry := e.Name + "=" + e.Value
+		if e.Secret {
+			entry = hide(entry)
+		}
+		put(e.Name, entry)
 	}
 	return out
 }

@@ -46,6 +46,9 @@ func (r *Runner) discover(ctx context.Context) error {
 	for _, record := range records {
 		known[record.ID] = true
 	}
+	if err := r.vault.Keep(known); err != nil {
+		return err
+	}
 	// One that was prepared ahead, of a container that was never made. Nobody
 	// prepares any before discover returns.
 	if err := r.removeSnapshots(ctx, func(_, key string) bool { return !known[key] }); err != nil {

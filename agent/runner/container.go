@@ -23,6 +23,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"shoal/agent/logwriter"
+	"shoal/agent/secretspec"
 )
 
 type mountSpec = types.Mount
@@ -44,12 +45,9 @@ const (
 	labelRoot = "containerd.io/gc.root"
 )
 
-const (
-	runtimeName = "io.containerd.runc.v2"
-	// startTimeout bounds one container's creation once begun; it is never
-	// cut short by a pod's deletion, which would leave half a container.
-	startTimeout = 2 * time.Minute
-)
+// startTimeout bounds one container's creation once begun; it is never
+// cut short by a pod's deletion, which would leave half a container.
+const startTimeout = 2 * time.Minute
 
 // startError is a failed start with the reason a status shows.
 type startError struct {
@@ -196,7 +194,6 @@ func (w *worker) createRecord(ctx context.Context, pod *v1.Pod, s *slot, p *prep
 	}
 	record := &containers.Container{
 		ID: p.id, Image: s.image.Name, Snapshotter: w.r.Snapshotter, SnapshotKey: p.id,
-		Runtime: containers.RuntimeInfo{Name: runtimeName},
 		Labels: map[string]string{
 			labelPodUID: string(pod.UID), labelPodName: pod.Name, labelPodNS: pod.Namespace,
 			labelContainer: s.spec.Name, labelAttempt: strconv.Itoa(int(attempt)),
@@ -204,9 +201,13 @@ func (w *worker) createRecord(ctx context.Context, pod *v1.Pod, s *slot, p *prep
 			labelGrace: strconv.Itoa(int(grace(pod).Seconds())),
 		},
 	}
-	spec, err := w.spec(ctx, pod, s, record, env, mounts)
+	hidden := secretspec.NewHidden()
+	spec, err := w.spec(ctx, pod, s, record, env, mounts, hidden)
 	if err != nil {
 		return nil, &startError{reason: reasonConfigError, err: err}
+	}
+	if record.Runtime, err = w.runtime(pod, p.id, spec, hidden); err != nil {
+		return nil, &startError{reason: reasonCreateError, err: err}
 	}
 	if record.Spec, err = typeurl.MarshalAny(spec); err != nil {
 		return nil, &startError{reason: reasonCreateError, err: fmt.Errorf("encode container specification: %w", err)}
@@ -431,5 +432,5 @@ func (r *Runner) purge(ctx context.Context, id string) error {
 	if err := r.Client.SnapshotService(r.Snapshotter).Remove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove root file system %s: %w", id, err)
 	}
-	return nil
+	return r.vault.Remove(id)
 }

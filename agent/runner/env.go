@@ -15,6 +15,7 @@ import (
 	"k8s.io/kubernetes/third_party/forked/golang/expansion"
 
 	"shoal/agent/oci"
+	"shoal/agent/secretspec"
 )
 
 // environment is the container's environment in its final order: services,
@@ -25,12 +26,12 @@ func (w *worker) environment(ctx context.Context, pod *v1.Pod, c *v1.Container) 
 	if err != nil {
 		return nil, fmt.Errorf("read services for the environment: %w", err)
 	}
-	e := envBuilder{values: map[string]string{}, services: services}
+	e := envBuilder{values: map[string]oci.EnvVar{}, services: services}
 	nodename, err := w.r.nodename(pod)
 	if err != nil {
 		return nil, err
 	}
-	e.put("HOSTNAME", nodename)
+	e.put(oci.EnvVar{Name: "HOSTNAME", Value: nodename})
 	for _, from := range c.EnvFrom {
 		if err := w.envFrom(ctx, pod, from, &e); err != nil {
 			return nil, err
@@ -42,7 +43,8 @@ func (w *worker) environment(ctx context.Context, pod *v1.Pod, c *v1.Container) 
 			return nil, err
 		}
 		if set {
-			e.put(v.Name, value)
+			value.Name = v.Name
+			e.put(value)
 		}
 	}
 	return e.result(), nil
@@ -51,19 +53,30 @@ func (w *worker) environment(ctx context.Context, pod *v1.Pod, c *v1.Container) 
 // envBuilder keeps variables in order of first mention, with the last value.
 type envBuilder struct {
 	order    []string
-	values   map[string]string
+	values   map[string]oci.EnvVar
 	services map[string]string
 }
 
-func (e *envBuilder) put(name, value string) {
-	if _, ok := e.values[name]; !ok {
-		e.order = append(e.order, name)
+func (e *envBuilder) put(v oci.EnvVar) {
+	if _, ok := e.values[v.Name]; !ok {
+		e.order = append(e.order, v.Name)
 	}
-	e.values[name] = value
+	e.values[v.Name] = v
 }
 
-func (e *envBuilder) expand(s string) string {
-	return expansion.Expand(s, expansion.MappingFuncFor(e.values, e.services))
+// expand replaces $(NAME) by what came before. A value made from a secret one
+// is as secret.
+func (e *envBuilder) expand(s string) oci.EnvVar {
+	secret := false
+	fallback := expansion.MappingFuncFor(e.services)
+	value := expansion.Expand(s, func(name string) string {
+		if v, ok := e.values[name]; ok {
+			secret = secret || v.Secret
+			return v.Value
+		}
+		return fallback(name)
+	})
+	return oci.EnvVar{Value: value, Secret: secret}
 }
 
 func (e *envBuilder) result() []oci.EnvVar {
@@ -74,7 +87,7 @@ func (e *envBuilder) result() []oci.EnvVar {
 		}
 	}
 	for _, name := range e.order {
-		out = append(out, oci.EnvVar{Name: name, Value: e.values[name]})
+		out = append(out, e.values[name])
 	}
 	return out
 }
@@ -83,6 +96,7 @@ func (w *worker) envFrom(ctx context.Context, pod *v1.Pod, from v1.EnvFromSource
 	data := map[string]string{}
 	var optional *bool
 	var err error
+	secret := ""
 	switch {
 	case from.ConfigMapRef != nil:
 		optional = from.ConfigMapRef.Optional
@@ -97,6 +111,7 @@ func (w *worker) envFrom(ctx context.Context, pod *v1.Pod, from v1.EnvFromSource
 			for k, b := range s.Data {
 				data[k] = string(b)
 			}
+			secret = from.SecretRef.Name
 		}
 	}
 	if apierrors.IsNotFound(err) && optional != nil && *optional {
@@ -107,31 +122,49 @@ func (w *worker) envFrom(ctx context.Context, pod *v1.Pod, from v1.EnvFromSource
 	}
 	for _, k := range slices.Sorted(maps.Keys(data)) {
 		name := from.Prefix + k
-		if len(validation.IsRelaxedEnvVarName(name)) == 0 {
-			e.put(name, data[k])
+		if len(validation.IsRelaxedEnvVarName(name)) != 0 {
+			continue
 		}
+		v := oci.EnvVar{Name: name, Value: data[k]}
+		if secret != "" {
+			if v, err = secretVar(pod.Namespace, secret, k, data[k]); err != nil {
+				return err
+			}
+			v.Name = name
+		}
+		e.put(v)
 	}
 	return nil
 }
 
-// envValue gives a variable's value and whether it is set at all.
-func (w *worker) envValue(ctx context.Context, pod *v1.Pod, c *v1.Container, v v1.EnvVar, e *envBuilder) (string, bool, error) {
+// secretVar is a variable whose value stays out of files. An error names the
+// secret and its key, never the value.
+func secretVar(namespace, secret, key, value string) (oci.EnvVar, error) {
+	if err := secretspec.Check(value); err != nil {
+		return oci.EnvVar{}, fmt.Errorf("key %s in Secret %s/%s: %w", key, namespace, secret, err)
+	}
+	return oci.EnvVar{Value: value, Secret: true}, nil
+}
+
+// envValue gives a variable without its name, and whether it is set at all.
+func (w *worker) envValue(ctx context.Context, pod *v1.Pod, c *v1.Container, v v1.EnvVar, e *envBuilder) (oci.EnvVar, bool, error) {
 	if v.ValueFrom == nil {
 		return e.expand(v.Value), true, nil
 	}
 	switch from := v.ValueFrom; {
 	case from.FieldRef != nil:
 		value, err := w.fieldValue(pod, from.FieldRef.FieldPath)
-		return value, true, err
+		return oci.EnvVar{Value: value}, true, err
 	case from.ResourceFieldRef != nil:
 		value, err := w.resourceValue(pod, c, from.ResourceFieldRef)
-		return value, true, err
+		return oci.EnvVar{Value: value}, true, err
 	case from.ConfigMapKeyRef != nil:
-		return w.configMapKey(ctx, pod, from.ConfigMapKeyRef)
+		value, set, err := w.configMapKey(ctx, pod, from.ConfigMapKeyRef)
+		return oci.EnvVar{Value: value}, set, err
 	case from.SecretKeyRef != nil:
 		return w.secretKey(ctx, pod, from.SecretKeyRef)
 	}
-	return "", false, fmt.Errorf("env %s: this valueFrom is not supported here", v.Name)
+	return oci.EnvVar{}, false, fmt.Errorf("env %s: this valueFrom is not supported here", v.Name)
 }
 
 func (w *worker) fieldValue(pod *v1.Pod, path string) (string, error) {
@@ -175,20 +208,24 @@ func (w *worker) configMapKey(ctx context.Context, pod *v1.Pod, ref *v1.ConfigMa
 	return value, ok, nil
 }
 
-func (w *worker) secretKey(ctx context.Context, pod *v1.Pod, ref *v1.SecretKeySelector) (string, bool, error) {
+func (w *worker) secretKey(ctx context.Context, pod *v1.Pod, ref *v1.SecretKeySelector) (oci.EnvVar, bool, error) {
 	optional := ref.Optional != nil && *ref.Optional
 	s, err := w.r.Source.Secret(ctx, pod.Namespace, ref.Name)
 	if apierrors.IsNotFound(err) && optional {
-		return "", false, nil
+		return oci.EnvVar{}, false, nil
 	}
 	if err != nil {
-		return "", false, err
+		return oci.EnvVar{}, false, err
 	}
 	value, ok := s.Data[ref.Key]
 	if !ok && !optional {
-		return "", false, fmt.Errorf("couldn't find key %s in Secret %s/%s", ref.Key, pod.Namespace, ref.Name)
+		return oci.EnvVar{}, false, fmt.Errorf("couldn't find key %s in Secret %s/%s", ref.Key, pod.Namespace, ref.Name)
 	}
-	return string(value), ok, nil
+	if !ok {
+		return oci.EnvVar{}, false, nil
+	}
+	v, err := secretVar(pod.Namespace, ref.Name, ref.Key, string(value))
+	return v, true, err
 }
 
 func first(list []string) string {

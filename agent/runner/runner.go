@@ -34,6 +34,7 @@ import (
 	"shoal/agent/cgroup"
 	"shoal/agent/image"
 	"shoal/agent/oci"
+	"shoal/agent/secretspec"
 	"shoal/agent/volume"
 )
 
@@ -81,7 +82,7 @@ type Options struct {
 	Admit       Admitter
 	DataDir     string
 	LogDir      string // such as /var/log/pods
-	LogWriter   string // binary that links agent/logwriter
+	LogWriter   string // binary that links agent/logwriter and agent/secretspec
 	NodeName    string
 	NodeIPs     []netip.Addr
 	// ClusterDNS are the servers of pods with dnsPolicy ClusterFirst; with none
@@ -107,6 +108,7 @@ type Runner struct {
 	oom    oomScore
 	host   oci.Host
 	users  userCache
+	vault  *secretspec.Vault
 	starts chan struct{}
 	stops  chan struct{}
 
@@ -140,8 +142,13 @@ func New(o Options) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
+	vault, err := secretspec.Open(filepath.Join(o.Volumes.SecretsDir(), ".spec"), o.LogWriter)
+	if err != nil {
+		return nil, err
+	}
 	r := &Runner{
 		Options: o,
+		vault:   vault,
 		pins:    p,
 		logs:    logs,
 		starts:  make(chan struct{}, startsPerCPU*runtime.GOMAXPROCS(0)),

@@ -11,9 +11,10 @@ import (
 
 	"shoal/agent/cgroup"
 	"shoal/agent/oci"
+	"shoal/agent/secretspec"
 )
 
-func (w *worker) spec(ctx context.Context, pod *v1.Pod, s *slot, record *containers.Container, env []oci.EnvVar, mounts []specs.Mount) (*specs.Spec, error) {
+func (w *worker) spec(ctx context.Context, pod *v1.Pod, s *slot, record *containers.Container, env []oci.EnvVar, mounts []specs.Mount, hidden *secretspec.Hidden) (*specs.Spec, error) {
 	class := QOSClass(pod)
 	ns := oci.Namespaces{Net: w.box.netns, IPC: w.r.pins.path(string(pod.UID), "ipc")}
 	if !pod.Spec.HostNetwork {
@@ -32,6 +33,7 @@ func (w *worker) spec(ctx context.Context, pod *v1.Pod, s *slot, record *contain
 		Host:       w.r.host,
 		OOMScore:   w.r.oom.forContainer(pod, s.spec, hostMemory()),
 		User:       known,
+		Hide:       hidden.Hide,
 	}
 	spec, err := oci.Build(ctx, w.r.Client, in)
 	if err != nil {

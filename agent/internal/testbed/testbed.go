@@ -97,6 +97,9 @@ func (c *Containerd) Start(t testing.TB) {
 	}
 }
 
+// Dir is where all of containerd's state is, on a disk or not.
+func (c *Containerd) Dir() string { return c.dir }
+
 // Kill ends containerd as a crash would.
 func (c *Containerd) Kill(t testing.TB) {
 	t.Helper()
