@@ -38,6 +38,7 @@ import (
 	"shoal/agent/image"
 	"shoal/agent/logwriter"
 	"shoal/agent/runner"
+	"shoal/agent/stats"
 	"shoal/agent/volume"
 )
 
@@ -133,6 +134,7 @@ type Agent struct {
 	node    *node
 	pods    *podIndex
 	refs    *references
+	stats   *stats.Reader
 	listen  net.Listener
 }
 
@@ -214,6 +216,7 @@ func (a *Agent) build() error {
 		return err
 	}
 	a.refs = newReferences(kube, a.runner.Refresh)
+	a.stats = a.newStats()
 	return nil
 }
 

@@ -76,6 +76,7 @@ func (a *Agent) handler() http.Handler {
 		mux.HandleFunc(method+"/portForward/{namespace}/{pod}/{uid}", a.servePortForward)
 	}
 	a.imageRoutes(mux)
+	a.statsRoutes(mux)
 	return mux
 }
 

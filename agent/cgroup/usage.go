@@ -37,6 +37,7 @@ type Memory struct {
 	Peak       uint64 // the most Usage was; 0 where the kernel does not tell
 	Limit      uint64 // 0 is none
 	Failures   uint64 // times the limit was met
+	OOMKills   uint64 // processes the kernel killed for lack of memory
 	PageFaults uint64
 	MajorFault uint64
 }
@@ -147,6 +148,11 @@ func (t *Tree) Memory(group string) (Memory, error) {
 	m.Peak = g.number(t.file("memory", group, "memory.max_usage_in_bytes"))
 	m.Limit = limited(g.number(t.file("memory", group, "memory.limit_in_bytes")))
 	m.Failures = g.number(t.file("memory", group, "memory.failcnt"))
+	g.pairs(t.file("memory", group, "memory.oom_control"), func(key string, n uint64) {
+		if key == "oom_kill" {
+			m.OOMKills = n
+		}
+	})
 	m.WorkingSet = m.Usage - min(inactive, m.Usage)
 	return m, g.done("memory", group)
 }
@@ -183,8 +189,11 @@ func (t *Tree) unifiedMemory(group string) (Memory, error) {
 	m.Peak = g.number(filepath.Join(dir, "memory.peak")) // Linux 5.19
 	m.Limit = g.number(filepath.Join(dir, "memory.max"))
 	g.pairs(filepath.Join(dir, "memory.events"), func(key string, n uint64) {
-		if key == "max" {
+		switch key {
+		case "max":
 			m.Failures = n
+		case "oom_kill":
+			m.OOMKills = n
 		}
 	})
 	m.WorkingSet = m.Usage - min(inactive, m.Usage)
@@ -301,3 +310,19 @@ func (g *reading) pairs(file string, each func(key string, n uint64)) {
 // gone reports whether a file is not there, or its group went while it was
 // read.
 func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoDevice) }
+
+// Processes are the ids of the processes in the group itself.
+func (t *Tree) Processes(group string) ([]int, error) {
+	file := filepath.Join(t.unified, group, "cgroup.procs")
+	if !t.Unified() {
+		file = t.file("memory", group, "cgroup.procs")
+	}
+	var g reading
+	var out []int
+	for line := range strings.Lines(string(g.bytes(file))) {
+		if pid, err := strconv.Atoi(strings.TrimSpace(line)); err == nil {
+			out = append(out, pid)
+		}
+	}
+	return out, g.done("processes", group)
+}

@@ -62,7 +62,7 @@ func TestUsageUnified(t *testing.T) {
 	check("cpu", cpu, err, CPU{Nanoseconds: 1_500_000, User: 1_000_000, System: 500_000, Periods: 7, ThrottledPeriods: 3, ThrottledNanoseconds: 20_000})
 	memory, err := tree.Memory(group)
 	check("memory", memory, err, Memory{Usage: 1_000_000, WorkingSet: 800_000, RSS: 300_000, Cache: 600_000, MappedFile: 5,
-		Swap: 4096, Peak: 2_000_000, Limit: 4_000_000, Failures: 5, PageFaults: 11, MajorFault: 2})
+		Swap: 4096, Peak: 2_000_000, Limit: 4_000_000, Failures: 5, OOMKills: 1, PageFaults: 11, MajorFault: 2})
 	pids, err := tree.PIDs(group)
 	check("pids", pids, err, PIDs{Current: 4})
 	io, err := tree.IO(group)

@@ -1,6 +1,8 @@
 package runner
 
 import (
+	"time"
+
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -10,6 +12,10 @@ type Ref struct {
 	ID      string // containerd's
 	Attempt int32
 	Running bool
+	// PID is of its first process; 0 once it has ended.
+	PID       int
+	StartedAt time.Time
+	Image     string // its name, as the status has it
 }
 
 // view is what a worker shows to other goroutines, renewed with every step.
@@ -23,7 +29,14 @@ func (w *worker) show() {
 	v := &view{netns: w.box.netns, up: w.box.ready}
 	for _, s := range w.slots {
 		if s.current != nil {
-			v.containers = append(v.containers, Ref{s.spec.Name, s.current.id, s.current.attempt, s.running()})
+			ref := Ref{
+				Name: s.spec.Name, ID: s.current.id, Attempt: s.current.attempt, Running: s.running(),
+				StartedAt: s.current.startedAt, Image: s.current.imageName,
+			}
+			if ref.Running {
+				ref.PID = s.current.pid
+			}
+			v.containers = append(v.containers, ref)
 		}
 	}
 	w.view.Store(v)
@@ -49,6 +62,15 @@ func (r *Runner) Container(uid types.UID, name string) (Ref, bool) {
 		}
 	}
 	return Ref{}, false
+}
+
+// Containers are the pod's containers that were started, those that ended
+// included.
+func (r *Runner) Containers(uid types.UID) []Ref {
+	if v := r.look(uid); v != nil {
+		return v.containers
+	}
+	return nil
 }
 
 // Netns is the pod's network namespace; empty is the host's.
