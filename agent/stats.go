@@ -44,7 +44,12 @@ func (a *Agent) statsRoutes(mux *http.ServeMux) {
 func (a *Agent) newStats() *stats.Reader {
 	return stats.New(stats.Options{
 		NodeName: a.o.NodeName, Cgroups: a.cgroups, DataDir: a.o.DataDir, Pods: a.statPods, Upper: a.upper,
-		Volume: a.volumes.Path,
+		Volume: func(pod *v1.Pod, vol *v1.Volume) string {
+			if m, ok := a.volumes.Mounted(pod.UID, vol.Name); ok && !m.Block && vol.Image == nil {
+				return m.Path
+			}
+			return ""
+		},
 		Logs: func(pod *v1.Pod, container string) string {
 			return filepath.Join(runner.LogDir(a.o.LogDir, pod), container)
 		},

@@ -88,7 +88,7 @@ func (r *Reader) podSeries(ctx context.Context, pod Pod) []series {
 			labels: labelsOf(c.Name, g.path, c.Image, c.ID, pod.Namespace, pod.Name),
 		}
 		if spec := specOf(pod.Pod, c.Name); spec != nil {
-			s.limits = cgroup.ForContainer(spec.Resources)
+			s.limits = cgroup.ForContainer(pod.Pod, spec)
 		}
 		if z, ok := r.sizes.of(r.upperOf(ctx, c.ID)); ok {
 			s.fs, s.hasFS = statFS(r.o.DataDir)
