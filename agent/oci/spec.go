@@ -61,7 +61,8 @@ type EnvVar struct {
 // host's.
 type Namespaces struct {
 	Net, IPC, UTS string
-	// PID is "" for one of the container's own, "host" for the host's.
+	// PID is "" for one of the container's own, "host" for the host's, else
+	// the path of another container's.
 	PID string
 }
 
@@ -205,10 +206,13 @@ func withNamespaces(ns Namespaces) oci.SpecOpts {
 				return err
 			}
 		}
-		if ns.PID == HostPID {
+		switch ns.PID {
+		case "":
+			return nil
+		case HostPID:
 			return oci.WithHostNamespace(specs.PIDNamespace)(ctx, c, r, s)
 		}
-		return nil
+		return oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.PIDNamespace, Path: ns.PID})(ctx, c, r, s)
 	}
 }
 

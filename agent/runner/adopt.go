@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
@@ -16,6 +17,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 )
 
 // found is a container of an earlier run.
@@ -72,61 +74,101 @@ func (f found) attempt() int32 {
 // slot is its current one, older ones are cleaned up.
 func (w *worker) adopt(pod *v1.Pod, before []found) {
 	slices.SortFunc(before, func(a, b found) int { return int(a.attempt() - b.attempt()) })
-	mains := false
 	for _, s := range w.slots {
 		w.fromStatus(pod, s)
 		for _, f := range before {
-			if f.record.Labels[labelContainer] != s.spec.Name {
-				continue
+			if f.record.Labels[labelContainer] == s.spec.Name {
+				w.adoptOne(pod, s, f)
 			}
-			if p := f.process; p != nil && p.Status == task.Status_CREATED {
-				// The daemon died between create and start.
-				w.jobs.Go(func() { w.r.killAndPurge(w.r.ctx, f.record.ID) })
-				continue
-			}
-			if s.current != nil {
-				w.retire(s)
-			}
-			s.current = w.instanceOf(pod, s, f)
-			s.restarts = max(s.restarts, f.attempt())
-			mains = mains || s.role == roleMain
 		}
 	}
 	w.admitted = w.admitted || len(before) > 0
+	begun := w.begun()
 	for _, s := range w.slots {
 		w.noteLost(pod, s)
-	}
-	for _, s := range w.slots {
 		// The main containers run only after the init containers are done.
-		if mains && s.role == roleInit && s.current == nil {
+		if begun && s.role == roleInit && s.current == nil {
 			s.done = true
 		}
 	}
 	if terminal(pod.Status.Phase) {
 		sent := pod.Status
 		w.sent = &sent
+		return
 	}
+	w.beginAnew(pod)
+	w.adoptRestart(pod)
+}
+
+func (w *worker) adoptOne(pod *v1.Pod, s *slot, f found) {
+	if p := f.process; p != nil && p.Status == task.Status_CREATED {
+		// The daemon died between create and start.
+		w.jobs.Go(func() { w.r.killAndPurge(w.r.ctx, f.record.ID) })
+		return
+	}
+	if s.current != nil {
+		w.retire(s)
+	}
+	s.current = w.instanceOf(pod, s, f)
+	s.restarts = max(s.restarts, f.attempt())
+	if n, err := strconv.Atoi(f.record.Labels[labelBackoff]); err == nil {
+		s.crash = backoff{time.Duration(n) * time.Second, f.record.CreatedAt}
+	}
+}
+
+// beginAnew is for a sandbox that is no more, as after a reboot: the pod begins
+// with its first init container again, unless it is not restarted at all.
+func (w *worker) beginAnew(pod *v1.Pod) {
+	if w.r.pins.have(string(pod.UID)) || slices.ContainsFunc(w.slots, (*slot).running) || !w.continues(pod) {
+		return
+	}
+	for _, s := range w.slots {
+		switch {
+		case s.role == roleEphemeral:
+		case s.current == nil:
+			if cs := known(pod, s.role, s.spec.Name); cs != nil && cs.State.Terminated != nil {
+				s.done = false
+				s.restarts++
+				s.last = cs.State.Terminated
+			}
+		case s.role == roleMain && !s.restartable(pod):
+			s.current.old = true
+		default:
+			s.retryAt = s.crash.until(s.current.exit.FinishedAt.Time)
+			s.restarts = s.attempt()
+			w.retire(s)
+			s.current = nil
+		}
+	}
+}
+
+// continues reports whether some main container will run again.
+func (w *worker) continues(pod *v1.Pod) bool {
+	if pod.Spec.RestartPolicy == v1.RestartPolicyNever && slices.ContainsFunc(w.slots, func(s *slot) bool { return s.current != nil }) {
+		return false
+	}
+	return slices.ContainsFunc(w.slots, func(s *slot) bool { return s.role == roleMain && s.restartable(pod) })
+}
+
+// adoptRestart goes on with a restart of all containers that was cut short.
+func (w *worker) adoptRestart(pod *v1.Pod) {
+	_, c := podutil.GetPodCondition(&pod.Status, v1.AllContainersRestarting)
+	w.restartingAll = (c != nil && c.Status == v1.ConditionTrue) || slices.ContainsFunc(w.slots, (*slot).restartsAll)
 }
 
 // fromStatus takes over what only the API remembers.
 func (w *worker) fromStatus(pod *v1.Pod, s *slot) {
-	all := pod.Status.ContainerStatuses
-	if s.role != roleMain {
-		all = pod.Status.InitContainerStatuses
+	cs := known(pod, s.role, s.spec.Name)
+	if cs == nil {
+		return
 	}
-	for i := range all {
-		cs := &all[i]
-		if cs.Name != s.spec.Name {
-			continue
-		}
-		s.restarts = cs.RestartCount
-		s.last = cs.LastTerminationState.Terminated
-		if t := cs.State.Terminated; t != nil && t.ExitCode == 0 && s.role == roleInit {
-			s.done = true
-		}
-		if r := cs.State.Running; r != nil || cs.State.Terminated != nil {
-			w.admitted = true
-		}
+	s.restarts = cs.RestartCount
+	s.last = cs.LastTerminationState.Terminated
+	if t := cs.State.Terminated; t != nil && (s.role == roleEphemeral || (t.ExitCode == 0 && s.role == roleInit)) {
+		s.done = true
+	}
+	if cs.State.Running != nil || cs.State.Terminated != nil {
+		w.admitted = true
 	}
 }
 
@@ -136,13 +178,17 @@ func (w *worker) noteLost(pod *v1.Pod, s *slot) {
 	if s.current != nil || pod.DeletionTimestamp != nil {
 		return
 	}
-	for _, cs := range append(append([]v1.ContainerStatus{}, pod.Status.ContainerStatuses...), pod.Status.InitContainerStatuses...) {
-		if cs.Name != s.spec.Name || cs.State.Running == nil {
-			continue
-		}
-		s.restarts++
-		s.last = lost(cs.State.Running.StartedAt, cs.ContainerID)
+	cs := known(pod, s.role, s.spec.Name)
+	if cs == nil || cs.State.Running == nil {
+		return
 	}
+	if s.role == roleEphemeral {
+		// It never runs again.
+		s.current = &instance{id: strings.TrimPrefix(cs.ContainerID, containerID("")), pidfd: -1, cleaned: true, imageName: cs.Image, imageID: cs.ImageID, exit: lost(cs.State.Running.StartedAt, cs.ContainerID)}
+		return
+	}
+	s.restarts++
+	s.last = lost(cs.State.Running.StartedAt, cs.ContainerID)
 }
 
 // lost is the end of a container nobody saw end.
@@ -154,14 +200,22 @@ func lost(started metav1.Time, id string) *v1.ContainerStateTerminated {
 }
 
 func (w *worker) instanceOf(pod *v1.Pod, s *slot, f found) *instance {
+	labels := f.record.Labels
 	inst := &instance{
-		id: f.record.ID, attempt: f.attempt(), pidfd: -1, startedAt: f.record.CreatedAt,
-		imageName: f.record.Labels[labelImage], imageID: f.record.Labels[labelImageID], stopSig: unix.SIGTERM,
+		id: f.record.ID, attempt: f.attempt(), pidfd: -1, startedAt: f.record.CreatedAt, asked: labels[labelAsked],
+		imageName: labels[labelImage], imageID: labels[labelImageID], stopSig: stopSignal(labels[labelStop]),
 	}
-	if at, ok := startedAt(pod, inst.id); ok {
-		inst.startedAt = at
+	cs := known(pod, s.role, s.spec.Name)
+	if cs != nil && cs.ContainerID == containerID(inst.id) {
+		inst.user = cs.User
+		if cs.State.Running != nil {
+			inst.startedAt = cs.State.Running.StartedAt.Time
+		}
 	}
-	if text := f.record.Labels[labelExit]; text != "" {
+	if inst.user == nil {
+		inst.user = recordedUser(f.record.Spec)
+	}
+	if text := labels[labelExit]; text != "" {
 		var t v1.ContainerStateTerminated
 		if json.Unmarshal([]byte(text), &t) == nil {
 			inst.exit = &t
@@ -169,38 +223,23 @@ func (w *worker) instanceOf(pod *v1.Pod, s *slot, f found) *instance {
 	}
 	p := f.process
 	if inst.exit == nil && p == nil {
-		inst.exit = lost(timeOf(inst.startedAt), "containerd://"+inst.id)
+		inst.exit = lost(timeOf(inst.startedAt), containerID(inst.id))
 	}
 	if p != nil && inst.exit == nil {
 		inst.pid = int(p.Pid)
 		if fd, err := unix.PidfdOpen(inst.pid, 0); err == nil && p.Status == task.Status_RUNNING {
 			inst.pidfd = fd
 		}
-		s.started, s.ready = readyBefore(pod, s)
+		s.started, s.ready = s.spec.StartupProbe == nil, s.spec.ReadinessProbe == nil
+		if cs != nil {
+			s.started, s.ready = cs.Started == nil || *cs.Started, cs.Ready
+		}
 	}
 	return inst
 }
 
-// readyBefore is what the API last heard of the container.
-func readyBefore(pod *v1.Pod, s *slot) (started, ready bool) {
-	all := append(append([]v1.ContainerStatus{}, pod.Status.ContainerStatuses...), pod.Status.InitContainerStatuses...)
-	for _, cs := range all {
-		if cs.Name == s.spec.Name {
-			return cs.Started == nil || *cs.Started, cs.Ready
-		}
-	}
-	return s.spec.StartupProbe == nil, s.spec.ReadinessProbe == nil
-}
-
-func startedAt(pod *v1.Pod, id string) (time.Time, bool) {
-	all := append(append([]v1.ContainerStatus{}, pod.Status.ContainerStatuses...), pod.Status.InitContainerStatuses...)
-	for _, cs := range all {
-		if cs.ContainerID == "containerd://"+id && cs.State.Running != nil {
-			return cs.State.Running.StartedAt.Time, true
-		}
-	}
-	return time.Time{}, false
-}
+// containerID is a container's id in a status.
+func containerID(id string) string { return "containerd://" + id }
 
 // resume starts the probes of adopted containers, once the pod's address is
 // known again.

@@ -40,6 +40,9 @@ const (
 	labelImage     = "shoal.container/image"
 	labelImageID   = "shoal.container/image-id"
 	labelGrace     = "shoal.container/grace-seconds"
+	labelAsked     = "shoal.container/image-asked"
+	labelBackoff   = "shoal.container/backoff-seconds"
+	labelStop      = "shoal.container/stop-signal"
 	// labelRoot keeps a snapshot that no container record names yet from
 	// containerd's garbage collector. It is removed with the container.
 	labelRoot = "containerd.io/gc.root"
@@ -96,6 +99,11 @@ func (w *worker) snapshot(ctx context.Context, pod *v1.Pod, s *slot) (*prepared,
 func (w *worker) start(ctx context.Context, pod *v1.Pod, s *slot) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
 	defer cancel()
+	if s.role == roleEphemeral { // the others' were made with the pod's
+		if err := w.makeLogDir(pod, s); err != nil {
+			return &startError{reason: reasonCreateError, err: err}
+		}
+	}
 	p := s.prepared
 	s.prepared = nil
 	if p == nil {
@@ -104,17 +112,22 @@ func (w *worker) start(ctx context.Context, pod *v1.Pod, s *slot) error {
 			return &startError{reason: reasonCreateError, err: err}
 		}
 	}
-	record, err := w.createRecord(ctx, pod, s, p)
+	inst := &instance{
+		id: p.id, attempt: s.attempt(), pidfd: -1, asked: s.spec.Image,
+		imageID: s.image.ID, imageName: s.image.Name, stopSig: stopSignal(s.image.Config.StopSignal),
+	}
+	crash := s.crash
+	if s.current != nil {
+		crash.next(s.current.exit.FinishedAt.Time, now())
+	}
+	record, err := w.createRecord(ctx, pod, s, p, inst, crash)
 	if err != nil {
 		w.discard(ctx, p.id)
 		return err
 	}
 	w.r.Sink.Event(pod, v1.EventTypeNormal, "Created", "Container created")
-	inst := &instance{
-		id: p.id, attempt: w.nextAttempt(s), pidfd: -1,
-		imageID: s.image.ID, imageName: s.image.Name, stopSig: stopSignal(s),
-	}
 	err = w.runTask(ctx, pod, s, record, p, inst)
+	s.restarts, s.crash, s.retries, s.retryAt = inst.attempt, crash, 0, time.Time{}
 	// Ended attempts go only now: while one is there the pod's shim lives,
 	// and this start needed no new one.
 	w.retire(s)
@@ -125,20 +138,21 @@ func (w *worker) start(ctx context.Context, pod *v1.Pod, s *slot) error {
 		return &startError{reason: reasonRunError, err: err, ran: true}
 	}
 	s.current = inst
-	s.waiting = v1.ContainerStateWaiting{}
 	w.watchExit(w.r.ctx, s, inst)
-	w.postStart(pod, s)
-	w.up(pod, s)
 	w.r.Sink.Event(pod, v1.EventTypeNormal, "Started", "Container started")
+	w.postStart(pod, s)
+	if !s.hookPending {
+		s.waiting = v1.ContainerStateWaiting{}
+	}
 	return nil
 }
 
-func (w *worker) nextAttempt(s *slot) int32 {
+// attempt is the number of the slot's next attempt.
+func (s *slot) attempt() int32 {
 	if s.current == nil {
 		return s.restarts
 	}
-	s.restarts++
-	return s.restarts
+	return s.restarts + 1
 }
 
 // retire puts the attempt before away: its record goes, its end stays as the
@@ -164,8 +178,7 @@ func (w *worker) dropEnded() {
 	}
 }
 
-func stopSignal(s *slot) unix.Signal {
-	name := s.image.Config.StopSignal
+func stopSignal(name string) unix.Signal {
 	if n, err := strconv.Atoi(name); err == nil && n > 0 {
 		return unix.Signal(n)
 	}
@@ -179,7 +192,7 @@ func stopSignal(s *slot) unix.Signal {
 }
 
 // createRecord writes the container and its specification to containerd.
-func (w *worker) createRecord(ctx context.Context, pod *v1.Pod, s *slot, p *prepared) (*containers.Container, error) {
+func (w *worker) createRecord(ctx context.Context, pod *v1.Pod, s *slot, p *prepared, inst *instance, crash backoff) (*containers.Container, error) {
 	env, err := w.environment(ctx, pod, s.spec)
 	if err != nil {
 		return nil, &startError{reason: reasonConfigError, err: err}
@@ -188,17 +201,15 @@ func (w *worker) createRecord(ctx context.Context, pod *v1.Pod, s *slot, p *prep
 	if err != nil {
 		return nil, &startError{reason: reasonConfigError, err: err}
 	}
-	attempt := s.restarts
-	if s.current != nil {
-		attempt++
-	}
 	record := &containers.Container{
 		ID: p.id, Image: s.image.Name, Snapshotter: w.r.Snapshotter, SnapshotKey: p.id,
 		Labels: map[string]string{
 			labelPodUID: string(pod.UID), labelPodName: pod.Name, labelPodNS: pod.Namespace,
-			labelContainer: s.spec.Name, labelAttempt: strconv.Itoa(int(attempt)),
+			labelContainer: s.spec.Name, labelAttempt: strconv.Itoa(int(inst.attempt)),
 			labelImage: s.image.Name, labelImageID: s.image.ID,
 			labelGrace: strconv.Itoa(int(grace(pod).Seconds())),
+			labelAsked: s.spec.Image, labelBackoff: strconv.Itoa(int(crash.wait.Seconds())),
+			labelStop: strconv.Itoa(int(inst.stopSig)),
 		},
 	}
 	hidden := secretspec.NewHidden()
@@ -209,6 +220,7 @@ func (w *worker) createRecord(ctx context.Context, pod *v1.Pod, s *slot, p *prep
 	if record.Runtime, err = w.runtime(pod, p.id, spec, hidden); err != nil {
 		return nil, &startError{reason: reasonCreateError, err: err}
 	}
+	inst.user = userOf(spec)
 	if record.Spec, err = typeurl.MarshalAny(spec); err != nil {
 		return nil, &startError{reason: reasonCreateError, err: fmt.Errorf("encode container specification: %w", err)}
 	}
@@ -283,7 +295,7 @@ func (w *worker) failedStart(s *slot, inst *instance, err error) {
 	s.current = inst
 	s.exited(&v1.ContainerStateTerminated{
 		ExitCode: 128, Reason: "StartError", Message: err.Error(),
-		StartedAt: at, FinishedAt: at, ContainerID: "containerd://" + inst.id,
+		StartedAt: at, FinishedAt: at, ContainerID: containerID(inst.id),
 	})
 }
 
@@ -299,15 +311,16 @@ func (w *worker) startFailed(pod *v1.Pod, s *slot, err error) time.Time {
 		w.publish(pod)
 		// The next step starts it again at once, or says that it backs off.
 		w.poke()
-		return s.notBefore
+		return time.Time{}
 	}
-	if s.backoff == 0 {
-		s.backoff = retryFirst
-	}
-	next := now().Add(s.backoff)
-	s.backoff = min(2*s.backoff, retryMax)
-	return next
+	s.retryAt = now().Add(min(retryFirst<<min(s.retries, 10), startRetryMax))
+	s.retries++
+	return s.retryAt
 }
+
+// startRetryMax bounds the wait before a container that could not be made is
+// tried again: what is missing may be there by now.
+const startRetryMax = 10 * time.Second
 
 // watchExit tells the worker when the instance ends. A lost connection to
 // containerd is not an exit: it asks again.
@@ -344,7 +357,7 @@ func (w *worker) onExit(s *slot, inst *instance, code int32, at time.Time) {
 	pod, _, _ := w.peek()
 	t := &v1.ContainerStateTerminated{
 		ExitCode: code, Reason: "Completed", StartedAt: timeOf(inst.startedAt), FinishedAt: timeOf(at),
-		ContainerID: "containerd://" + inst.id,
+		ContainerID: containerID(inst.id),
 	}
 	if code != 0 {
 		t.Reason = "Error"
@@ -359,6 +372,7 @@ func (w *worker) onExit(s *slot, inst *instance, code int32, at time.Time) {
 	if w.stop != nil {
 		return
 	}
+	w.restartingAll = w.restartingAll || s.restartsAll()
 	// The task stays until another container of the pod has started.
 	w.jobs.Go(func() { w.noteExit(w.r.ctx, inst, t) })
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -291,7 +292,7 @@ func (b *bed) container(p *v1.Pod, name, what string, ok func(v1.ContainerStatus
 	b.t.Helper()
 	var found v1.ContainerStatus
 	b.wait(p, name+" "+what, func(s v1.PodStatus) bool {
-		for _, c := range append(append([]v1.ContainerStatus{}, s.ContainerStatuses...), s.InitContainerStatuses...) {
+		for _, c := range slices.Concat(s.ContainerStatuses, s.InitContainerStatuses, s.EphemeralContainerStatuses) {
 			if c.Name == name && ok(c) {
 				found = c
 				return true

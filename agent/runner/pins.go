@@ -112,6 +112,11 @@ func pinned(path string) bool {
 	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
 }
 
+// have reports whether the pod's namespaces are still there.
+func (p *pins) have(podUID string) bool {
+	return pinned(p.path(podUID, "ipc")) || pinned(p.path(podUID, "uts"))
+}
+
 // drop lets the pod's namespaces go.
 func (p *pins) drop(podUID string) error {
 	var errs []error

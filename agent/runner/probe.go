@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -45,7 +46,7 @@ func (w *worker) up(pod *v1.Pod, s *slot) {
 		return
 	}
 	s.started = c.StartupProbe == nil
-	s.ready = s.started && c.ReadinessProbe == nil && !s.hookPending
+	s.ready = s.started && c.ReadinessProbe == nil
 	s.probed = c.ReadinessProbe == nil
 	if c.StartupProbe == nil && c.LivenessProbe == nil && c.ReadinessProbe == nil {
 		return
@@ -159,59 +160,33 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 // onProbe acts on a probe's verdict.
 func (w *worker) onProbe(ctx context.Context, pod *v1.Pod, s *slot, inst *instance, kind probeKind, p *v1.Probe, ok bool) {
-	if s.current != inst || inst.exit != nil || w.stop != nil {
+	if s.current != inst || inst.exit != nil || inst.killing {
 		return
 	}
 	switch {
 	case kind == probeReadiness:
 		s.probed = ok
-		s.ready = ok && s.started && !s.hookPending
+		s.ready = ok && s.started
 	case kind == probeStartup && ok:
 		s.started = true
-		s.ready = s.spec.ReadinessProbe == nil && !s.hookPending
+		s.ready = s.spec.ReadinessProbe == nil
 		w.probeStarted(ctx, pod, s)
-	case !ok && !inst.killing:
+	case !ok:
 		w.unhealthy(pod, s, kind, p)
 	}
 }
 
-// unhealthy ends a container whose liveness or startup probe failed; the
-// restart policy does the rest.
+// unhealthy ends a container whose liveness or startup probe failed.
 func (w *worker) unhealthy(pod *v1.Pod, s *slot, kind probeKind, p *v1.Probe) {
-	seconds := int64(30)
-	if g := pod.Spec.TerminationGracePeriodSeconds; g != nil {
-		seconds = *g
-	}
+	limit := grace(pod)
 	if p.TerminationGracePeriodSeconds != nil {
-		seconds = *p.TerminationGracePeriodSeconds
+		limit = time.Duration(*p.TerminationGracePeriodSeconds) * time.Second
 	}
-	w.r.Sink.Event(pod, v1.EventTypeNormal, "Killing", fmt.Sprintf("Container %s failed %s probe, will be restarted", s.spec.Name, kind))
-	w.killSoon(pod, s, time.Duration(seconds)*time.Second)
-}
-
-// killSoon stops one container: its stop signal now, SIGKILL after grace.
-func (w *worker) killSoon(pod *v1.Pod, s *slot, grace time.Duration) {
-	inst := s.current
-	inst.killAt = now().Add(max(grace, minGrace))
-	w.signal(pod, s, false)
-}
-
-// overdueKills sends SIGKILL to containers whose grace is over and says when
-// the next one is due.
-func (w *worker) overdueKills(pod *v1.Pod) time.Time {
-	var next time.Time
-	for _, s := range w.slots {
-		if !s.running() || s.current.killAt.IsZero() {
-			continue
-		}
-		if now().Before(s.current.killAt) {
-			next = earlier(next, s.current.killAt)
-			continue
-		}
-		s.current.killAt = time.Time{}
-		w.signal(pod, s, true)
+	message := fmt.Sprintf("%s%s failed %s probe", containerWord(s), s.spec.Name, strings.ToLower(kind.String()))
+	if s.current.again = s.restartedAfterKill(pod); s.current.again && s.role == roleMain {
+		message += ", will be restarted"
 	}
-	return next
+	w.kill(pod, s, message, limit)
 }
 
 // probeOnce asks once.

@@ -66,17 +66,20 @@ func (w *worker) startPull(ctx context.Context, pod *v1.Pod, s *slot) {
 	s.pull.running = true
 	s.waiting = v1.ContainerStateWaiting{}
 	w.r.Sink.Event(pod, v1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", s.spec.Image))
-	began := now()
+	began, ref := now(), s.spec.Image
 	w.jobs.Go(func() {
 		ctx, cancel := context.WithTimeout(ctx, pullTimeout)
 		defer cancel()
-		creds, err := w.credentials(ctx, pod, s.spec.Image)
+		creds, err := w.credentials(ctx, pod, ref)
 		var img *image.Image
 		if err == nil {
-			img, err = w.r.Images.Pull(ctx, s.spec.Image, creds, nil)
+			img, err = w.r.Images.Pull(ctx, ref, creds, nil)
 		}
 		w.tell(func(w *worker) {
 			s.pull.running = false
+			if s.spec.Image != ref {
+				return // the specification names another image by now
+			}
 			if err != nil {
 				w.pullFailed(pod, s, err)
 				return
@@ -84,7 +87,7 @@ func (w *worker) startPull(ctx context.Context, pod *v1.Pod, s *slot) {
 			s.image = img
 			s.pull = pullState{always: true}
 			w.r.Sink.Event(pod, v1.EventTypeNormal, "Pulled",
-				fmt.Sprintf("Successfully pulled image %q in %s", s.spec.Image, now().Sub(began).Round(time.Millisecond)))
+				fmt.Sprintf("Successfully pulled image %q in %s", ref, now().Sub(began).Round(time.Millisecond)))
 		})
 	})
 }

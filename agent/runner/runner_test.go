@@ -539,7 +539,8 @@ func lastWordsPod(b *bed) {
 	})
 	b.runner.Set(p)
 	b.phase(p, v1.PodFailed)
-	for i, want := range []string{"goodbye\n", "from the log\n"} {
+	// The statuses are sorted by name.
+	for i, want := range []string{"from the log\n", "goodbye\n"} {
 		if got := b.last(p.UID).ContainerStatuses[i].State.Terminated.Message; got != want {
 			b.t.Errorf("message %q, want %q", got, want)
 		}

@@ -115,7 +115,7 @@ func (w *worker) first() []*slot {
 	var mains []*slot
 	for _, s := range w.slots {
 		switch {
-		case s.running() || s.current != nil || s.succeeded() || s.prepared != nil:
+		case s.current != nil || s.succeeded() || s.prepared != nil || s.role == roleEphemeral:
 		case s.role != roleMain:
 			return []*slot{s}
 		default:
@@ -154,9 +154,16 @@ func (w *worker) makeDirs(pod *v1.Pod) error {
 		return err
 	}
 	for _, s := range w.slots {
-		if err := os.MkdirAll(filepath.Join(LogDir(w.r.LogDir, pod), s.spec.Name), 0o755); err != nil {
-			return fmt.Errorf("make log directory: %w", err)
+		if err := w.makeLogDir(pod, s); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+func (w *worker) makeLogDir(pod *v1.Pod, s *slot) error {
+	if err := os.MkdirAll(filepath.Join(LogDir(w.r.LogDir, pod), s.spec.Name), 0o755); err != nil {
+		return fmt.Errorf("make log directory: %w", err)
 	}
 	return nil
 }

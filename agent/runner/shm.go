@@ -16,7 +16,7 @@ const shmOptions = "mode=1777,size=65536k"
 // makeShm makes the /dev/shm that the pod's containers share. A lone
 // container has one of its own from runc, which saves a mount.
 func (w *worker) makeShm(pod *v1.Pod) error {
-	if len(w.slots) < 2 {
+	if w.lasting() < 2 {
 		return nil
 	}
 	dir := w.shmDir(pod)

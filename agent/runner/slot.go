@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
 	"shoal/agent/image"
 )
@@ -18,22 +19,15 @@ const (
 	roleInit    role = iota // runs to its end before the next starts
 	roleSidecar             // an init container that is kept running
 	roleMain
-)
-
-// The kubelet's back-off for containers that keep dying and for images that
-// cannot be pulled.
-const (
-	backoffFirst = 10 * time.Second
-	backoffMax   = 5 * time.Minute
-	// backoffReset is how long a container must have run to start over.
-	backoffReset = 10 * time.Minute
+	roleEphemeral // added to the running pod to look at it; runs once
 )
 
 // slot is one container of the pod's specification, through all attempts to
 // run it. Only the pod's worker touches it.
 type slot struct {
-	spec *v1.Container
-	role role
+	spec   *v1.Container
+	role   role
+	target string // container whose processes an ephemeral one sees; may be empty
 
 	image    *image.Image
 	pull     pullState
@@ -44,13 +38,14 @@ type slot struct {
 	last     *v1.ContainerStateTerminated // of the attempt before current
 	waiting  v1.ContainerStateWaiting     // why nothing runs; Reason "" is the default
 
-	backoff   time.Duration // before the next restart
-	notBefore time.Time     // earliest next start
-	told      bool          // the BackOff event of this wait was sent
-	done      bool          // an init container that succeeded in an earlier run
-	ready     bool
-	started   bool
-	probed    bool // the readiness probe passes, or there is none
+	crash   backoff
+	told    bool      // the BackOff event of this wait was sent
+	retries int       // starts in a row that failed before anything ran
+	retryAt time.Time // the next such start; zero is at once
+	done    bool      // ended for good in an earlier run, which the API alone remembers
+	ready   bool
+	started bool
+	probed  bool // the readiness probe passes, or there is none
 	// hookPending says that the postStart hook has not ended.
 	hookPending bool
 	resume      bool // adopted: its probes have yet to start again
@@ -79,16 +74,18 @@ type instance struct {
 	startedAt time.Time
 	exit      *v1.ContainerStateTerminated // nil while it runs
 	killing   bool                         // it was told to stop
-	signalled bool                         // the stop signal was sent
-	cleaned   bool                         // its task is deleted
+	end       ending
+	cleaned   bool // its task is deleted
+	old       bool // of a sandbox that is no more
+	again     bool // another attempt follows, however this one ends
 	imageID   string
 	imageName string
+	asked     string // the image as the specification names it
+	user      *v1.ContainerUser
 	stopSig   unix.Signal
 
-	stopProbes  context.CancelFunc // nil without probes
-	killAt      time.Time          // SIGKILL is due then; zero if not
-	hooked      bool               // the preStop hook was begun
-	hookRunning bool
+	stopProbes context.CancelFunc // nil without probes
+	stopHook   context.CancelFunc // nil without a hook that runs
 }
 
 func (s *slot) running() bool { return s.current != nil && s.current.exit == nil }
@@ -96,50 +93,6 @@ func (s *slot) running() bool { return s.current != nil && s.current.exit == nil
 // succeeded reports whether the last attempt ended with 0.
 func (s *slot) succeeded() bool {
 	return s.done || (s.current != nil && s.current.exit != nil && s.current.exit.ExitCode == 0)
-}
-
-// restartable applies the restart policy to a slot whose attempt ended.
-func (s *slot) restartable(pod *v1.Pod) bool {
-	if s.role == roleSidecar {
-		return true
-	}
-	if s.current == nil || s.current.exit == nil {
-		return true
-	}
-	policy := pod.Spec.RestartPolicy
-	if s.spec.RestartPolicy != nil && s.role == roleMain {
-		policy = v1.RestartPolicy(*s.spec.RestartPolicy)
-	}
-	switch policy {
-	case v1.RestartPolicyNever:
-		return false
-	case v1.RestartPolicyOnFailure:
-		return s.current.exit.ExitCode != 0
-	}
-	// An init container is done once it succeeded, whatever the policy.
-	return s.role == roleMain || s.current.exit.ExitCode != 0
-}
-
-// exited notes the end of the current attempt and when the next may start.
-func (s *slot) exited(t *v1.ContainerStateTerminated) {
-	s.current.exit = t
-	s.current.closeFD()
-	s.current.endProbes()
-	s.ready, s.started = false, false
-	ran := t.FinishedAt.Sub(t.StartedAt.Time)
-	switch {
-	case s.backoff == 0 || ran >= backoffReset:
-		// The first restart is immediate, as the kubelet's is.
-		s.backoff = backoffFirst
-		s.notBefore = time.Time{}
-		if s.restarts > 0 {
-			s.notBefore = t.FinishedAt.Add(s.backoff)
-		}
-	default:
-		s.notBefore = t.FinishedAt.Add(s.backoff)
-		s.backoff = min(2*s.backoff, backoffMax)
-	}
-	s.told = false
 }
 
 func (i *instance) endProbes() {
@@ -156,20 +109,66 @@ func (i *instance) closeFD() {
 	}
 }
 
-// slotsOf makes the slots of a pod, in start order.
-func slotsOf(pod *v1.Pod) []*slot {
-	var out []*slot
+// declared are the pod's containers as slots, in start order.
+func declared(pod *v1.Pod) []slot {
+	var out []slot
 	for i := range pod.Spec.InitContainers {
-		s := &slot{spec: &pod.Spec.InitContainers[i], role: roleInit}
-		if p := s.spec.RestartPolicy; p != nil && *p == v1.ContainerRestartPolicyAlways {
+		c := &pod.Spec.InitContainers[i]
+		s := slot{spec: c, role: roleInit}
+		if podutil.IsRestartableInitContainer(c) {
 			s.role = roleSidecar
 		}
 		out = append(out, s)
 	}
 	for i := range pod.Spec.Containers {
-		out = append(out, &slot{spec: &pod.Spec.Containers[i], role: roleMain})
+		out = append(out, slot{spec: &pod.Spec.Containers[i], role: roleMain})
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		c := &pod.Spec.EphemeralContainers[i]
+		out = append(out, slot{spec: (*v1.Container)(&c.EphemeralContainerCommon), role: roleEphemeral, target: c.TargetContainerName})
 	}
 	return out
+}
+
+// follow takes over what the pod's specification says now. Only ephemeral
+// containers are added to a pod; of the others some fields change.
+func (w *worker) follow(pod *v1.Pod) {
+	if w.followed == pod {
+		return
+	}
+	w.followed = pod
+	for _, d := range declared(pod) {
+		s := w.slot(d.spec.Name)
+		if s == nil {
+			w.slots = append(w.slots, &d)
+			continue
+		}
+		if s.spec.Image != d.spec.Image {
+			s.image, s.pull, s.retryAt = nil, pullState{running: s.pull.running}, time.Time{}
+		}
+		s.spec = d.spec
+	}
+}
+
+// slot finds a container of the pod by name.
+func (w *worker) slot(name string) *slot {
+	for _, s := range w.slots {
+		if s.spec.Name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+// lasting counts the containers the pod was made with.
+func (w *worker) lasting() int {
+	n := 0
+	for _, s := range w.slots {
+		if s.role != roleEphemeral {
+			n++
+		}
+	}
+	return n
 }
 
 func timeOf(t time.Time) metav1.Time { return metav1.NewTime(t.Truncate(time.Second)) }

@@ -23,6 +23,13 @@ func (w *worker) spec(ctx context.Context, pod *v1.Pod, s *slot, record *contain
 	if pod.Spec.HostPID {
 		ns.PID = oci.HostPID
 	}
+	if s.target != "" && !pod.Spec.HostPID {
+		path, err := w.processesOf(s.target)
+		if err != nil {
+			return nil, err
+		}
+		ns.PID = path
+	}
 	user := oci.UserString(pod, s.spec, s.image.Config.User)
 	known := w.r.users.get(s.image.ChainID, user)
 	in := oci.Input{

@@ -8,16 +8,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/containerd/containerd/api/services/tasks/v1"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 )
-
-// minGrace is the least time a container gets after its stop signal, as with
-// the kubelet.
-const minGrace = time.Second
 
 // stopping is a pod on its way out.
 type stopping struct {
@@ -28,6 +21,9 @@ type stopping struct {
 	retryAt  time.Time
 }
 
+// graceLeast is the grace of a pod that asks for none.
+const graceLeast = time.Second
+
 // grace is how long the pod's containers get from now.
 func grace(pod *v1.Pod) time.Duration {
 	seconds := int64(30)
@@ -37,7 +33,7 @@ func grace(pod *v1.Pod) time.Duration {
 	if g := pod.DeletionGracePeriodSeconds; g != nil {
 		seconds = *g
 	}
-	return max(time.Duration(seconds)*time.Second, minGrace)
+	return max(time.Duration(seconds)*time.Second, graceLeast)
 }
 
 // stopStep ends the pod's containers, cleans up and reports it gone.
@@ -77,6 +73,7 @@ func (w *worker) releaseStep(ctx context.Context, pod *v1.Pod) time.Time {
 	}
 	switch {
 	case w.stop.clean:
+		w.publish(pod)
 		w.released = true
 		w.stop = nil
 	case w.stop.cleaning:
@@ -88,66 +85,22 @@ func (w *worker) releaseStep(ctx context.Context, pod *v1.Pod) time.Time {
 	return time.Time{}
 }
 
-// stopContainers signals what runs; sidecars only after the main containers.
-// It reports whether something still runs, and when to look again.
+// stopContainers ends what runs. It reports whether something still does, and
+// when to look again.
 func (w *worker) stopContainers(pod *v1.Pod) (time.Time, bool) {
-	var mains, sidecars []*slot
+	running := false
 	for _, s := range w.slots {
-		switch {
-		case !s.running():
-		case s.role == roleSidecar:
-			sidecars = append(sidecars, s)
-		default:
-			mains = append(mains, s)
+		if !s.running() {
+			continue
+		}
+		running = true
+		w.kill(pod, s, "Stopping container "+s.spec.Name, w.stop.deadline.Sub(now()))
+		e := &s.current.end
+		if w.stop.deadline.Before(e.deadline) {
+			e.deadline = w.stop.deadline
 		}
 	}
-	if len(mains)+len(sidecars) == 0 {
-		return time.Time{}, false
-	}
-	overdue := !now().Before(w.stop.deadline)
-	targets := mains
-	if len(mains) == 0 || overdue {
-		targets = append(targets, sidecars...)
-	}
-	for _, s := range targets {
-		w.signal(pod, s, overdue)
-	}
-	if overdue {
-		return time.Time{}, true
-	}
-	return w.stop.deadline, true
-}
-
-func (w *worker) signal(pod *v1.Pod, s *slot, kill bool) {
-	inst := s.current
-	sig := inst.stopSig
-	if kill {
-		sig = unix.SIGKILL
-	} else if inst.signalled {
-		return
-	}
-	if !inst.killing {
-		w.r.Sink.Event(pod, v1.EventTypeNormal, "Killing", "Stopping container "+s.spec.Name)
-	}
-	inst.killing = true
-	inst.endProbes()
-	if !kill && w.preStop(pod, s, grace(pod)) {
-		return
-	}
-	inst.signalled = true
-	// With a process namespace of its own the first process takes all others
-	// with it; without, only runc knows the others.
-	if inst.pidfd >= 0 && !(kill && pod.Spec.HostPID) {
-		if err := unix.PidfdSendSignal(inst.pidfd, sig, nil, 0); err == nil || errors.Is(err, unix.ESRCH) {
-			return
-		}
-	}
-	w.jobs.Go(func() {
-		_, err := w.r.Client.TaskService().Kill(w.r.ctx, &tasks.KillRequest{ContainerID: inst.id, Signal: uint32(sig), All: kill})
-		if err = errgrpc.ToNative(err); err != nil && w.r.ctx.Err() == nil {
-			w.log.Warn("container could not be signalled", "container", inst.id, "signal", sig.String(), "error", err)
-		}
-	})
+	return w.endings(pod, w.inOrder), running
 }
 
 // clean takes everything of the pod away, in the background.
@@ -243,24 +196,32 @@ func (w *worker) finish(pod *v1.Pod) {
 	w.r.Sink.Gone(pod)
 }
 
-// finished reports whether every container has ended for good.
+// finished reports whether every container has ended for good. Sidecars and
+// ephemeral containers do not keep a pod alive.
 func (w *worker) finished(pod *v1.Pod) bool {
-	if pod.Status.Phase == v1.PodFailed || pod.Status.Phase == v1.PodSucceeded {
+	if terminal(pod.Status.Phase) {
 		return true
 	}
+	begun := w.begun()
 	for _, s := range w.slots {
-		switch {
-		case s.role == roleSidecar:
-		case s.role == roleInit:
-			if s.current != nil && s.current.exit != nil && s.current.exit.ExitCode != 0 && !s.restartable(pod) {
+		switch s.role {
+		case roleInit:
+			if s.failed(pod) {
 				return true
 			}
-			if !s.succeeded() {
+			if !begun && !s.succeeded() {
 				return false
 			}
-		case s.current == nil || s.running() || s.restartable(pod):
-			return false
+		case roleMain:
+			if s.current == nil || s.running() || s.restartable(pod) {
+				return false
+			}
 		}
 	}
 	return true
+}
+
+// failed reports whether an init container has ended badly and for good.
+func (s *slot) failed(pod *v1.Pod) bool {
+	return s.current != nil && s.current.exit != nil && s.current.exit.ExitCode != 0 && !s.restartable(pod)
 }

@@ -32,8 +32,6 @@ func (w *worker) checkSupported(pod *v1.Pod) error {
 		return fmt.Errorf("spec.shareProcessNamespace is %w here", volume.ErrUnsupported)
 	case pod.Spec.HostIPC:
 		return fmt.Errorf("spec.hostIPC is %w here", volume.ErrUnsupported)
-	case len(pod.Spec.EphemeralContainers) > 0:
-		return fmt.Errorf("spec.ephemeralContainers is %w here", volume.ErrUnsupported)
 	case len(pod.Spec.ResourceClaims) > 0:
 		return fmt.Errorf("spec.resourceClaims is %w here", volume.ErrUnsupported)
 	case pod.Spec.RuntimeClassName != nil:

@@ -1,9 +1,12 @@
 package runner
 
 import (
+	"encoding/json"
 	"sync"
 
+	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	v1 "k8s.io/api/core/v1"
 )
 
 // userCacheMax bounds remembered users; one entry per image and user string.
@@ -32,4 +35,29 @@ func (u *userCache) put(chain, user string, is specs.User) {
 		u.known = map[string]specs.User{}
 	}
 	u.known[chain+" "+user] = is
+}
+
+// userOf is who the container's first process begins as, in a status's form.
+func userOf(spec *specs.Spec) *v1.ContainerUser {
+	if spec == nil || spec.Process == nil {
+		return nil
+	}
+	u := spec.Process.User
+	linux := &v1.LinuxContainerUser{UID: int64(u.UID), GID: int64(u.GID)}
+	for _, g := range u.AdditionalGids {
+		linux.SupplementalGroups = append(linux.SupplementalGroups, int64(g))
+	}
+	return &v1.ContainerUser{Linux: linux}
+}
+
+// recordedUser is userOf for the specification containerd keeps.
+func recordedUser(recorded typeurl.Any) *v1.ContainerUser {
+	if recorded == nil {
+		return nil
+	}
+	var spec struct{ Process *specs.Process }
+	if json.Unmarshal(recorded.GetValue(), &spec) != nil {
+		return nil
+	}
+	return userOf(&specs.Spec{Process: spec.Process})
 }

@@ -2,7 +2,6 @@ package runner
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -37,6 +36,7 @@ type worker struct {
 
 	// The rest belongs to the worker's goroutine.
 	slots     []*slot
+	followed  *v1.Pod // whose specification the slots have
 	box       sandbox
 	admitted  bool
 	rejected  *rejection
@@ -45,9 +45,11 @@ type worker struct {
 	sent      *v1.PodStatus
 	stop      *stopping
 	refresh   refresh
-	released  bool // a finished pod whose resources are gone
-	over      bool
-	jobs      sync.WaitGroup
+	// restartingAll says that all containers are being ended to begin anew.
+	restartingAll bool
+	released      bool // a finished pod whose resources are gone
+	over          bool
+	jobs          sync.WaitGroup
 }
 
 // rejection is why a pod failed without ever having run here.
@@ -59,8 +61,8 @@ func newWorker(r *Runner, pod *v1.Pod, before []found) *worker {
 		log:   r.Logger.With("pod", pod.Namespace+"/"+pod.Name, "uid", string(pod.UID)),
 		wake:  make(chan struct{}, 1),
 		ended: make(chan struct{}),
-		slots: slotsOf(pod),
 	}
+	w.follow(pod)
 	w.startable, w.giveUp = context.WithCancel(context.Background())
 	w.adopt(pod, before)
 	if pod.DeletionTimestamp != nil {
@@ -155,6 +157,7 @@ func (w *worker) closeFDs() {
 // nothing happens before; zero means no need.
 func (w *worker) step(ctx context.Context) time.Time {
 	pod, removed, inbox := w.wish()
+	w.follow(pod)
 	for _, e := range inbox {
 		e(w)
 	}
@@ -178,7 +181,7 @@ func (w *worker) step(ctx context.Context) time.Time {
 	case !w.admit(pod):
 		next = w.releaseStep(ctx, pod)
 	default:
-		next = earlier(w.startStep(ctx, pod), w.overdueKills(pod))
+		next = w.runStep(ctx, pod)
 		next = earlier(next, w.activeUntil(pod))
 		if w.box.ready {
 			next = earlier(next, w.refreshStep(ctx, pod))
@@ -186,6 +189,17 @@ func (w *worker) step(ctx context.Context) time.Time {
 	}
 	w.publish(pod)
 	return next
+}
+
+// runStep keeps the pod running.
+func (w *worker) runStep(ctx context.Context, pod *v1.Pod) time.Time {
+	if w.restartingAll {
+		if next, done := w.restartAllStep(pod); !done {
+			return next
+		}
+		w.publish(pod)
+	}
+	return earlier(w.startStep(ctx, pod), w.endings(pod, atOnce))
 }
 
 // admit checks once, before anything is made, that the pod can run here.
@@ -223,102 +237,4 @@ func (w *worker) publish(pod *v1.Pod) {
 	}
 	w.sent = &status
 	w.r.Sink.Status(pod, status)
-}
-
-// startStep makes the sandbox and starts what may start now.
-func (w *worker) startStep(ctx context.Context, pod *v1.Pod) time.Time {
-	if err := w.checkSupported(pod); err != nil {
-		w.refuse(pod, err)
-		return time.Time{}
-	}
-	if !w.box.ready {
-		w.publish(pod)
-		if next, ok := w.prepare(ctx, pod); !ok {
-			return next
-		}
-		w.warn(pod)
-		w.beginRefresh(pod)
-	}
-	w.resume(pod)
-	var next time.Time
-	for _, s := range w.slots {
-		if s.role == roleMain {
-			continue
-		}
-		if s.succeeded() && s.role == roleInit {
-			continue
-		}
-		at, up := w.ensure(ctx, pod, s)
-		next = earlier(next, at)
-		if !up || s.role == roleInit {
-			// The next one waits for this one.
-			return next
-		}
-	}
-	for _, s := range w.slots {
-		if s.role == roleMain {
-			at, _ := w.ensure(ctx, pod, s)
-			next = earlier(next, at)
-		}
-	}
-	return next
-}
-
-// refuse says what is not supported, once, and leaves the pod waiting.
-func (w *worker) refuse(pod *v1.Pod, err error) {
-	for _, s := range w.slots {
-		if s.waiting.Message != err.Error() {
-			s.waiting = v1.ContainerStateWaiting{Reason: reasonConfigError, Message: err.Error()}
-			if s == w.slots[0] {
-				w.r.Sink.Event(pod, v1.EventTypeWarning, "Unsupported", err.Error())
-			}
-		}
-	}
-}
-
-// ensure runs the slot if it should run and may. It reports when to look
-// again, and whether the container is up.
-func (w *worker) ensure(ctx context.Context, pod *v1.Pod, s *slot) (time.Time, bool) {
-	if s.running() {
-		return time.Time{}, s.role != roleSidecar || s.started
-	}
-	if s.current != nil && !s.restartable(pod) {
-		return time.Time{}, false
-	}
-	if wait := s.notBefore; now().Before(wait) {
-		w.backOff(pod, s)
-		return wait, false
-	}
-	if next, ok := w.ensureImage(ctx, pod, s); !ok {
-		return next, false
-	}
-	if err := acquire(w.startable, w.r.starts); err != nil {
-		return time.Time{}, false
-	}
-	err := w.start(ctx, pod, s)
-	<-w.r.starts
-	if err != nil {
-		return w.startFailed(pod, s, err), false
-	}
-	return time.Time{}, true
-}
-
-func (w *worker) backOff(pod *v1.Pod, s *slot) {
-	wait := s.backoff
-	if s.current != nil && s.current.exit != nil {
-		wait = s.notBefore.Sub(s.current.exit.FinishedAt.Time).Round(time.Second)
-	}
-	message := fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)", wait, s.spec.Name, pod.Name, pod.Namespace, pod.UID)
-	s.waiting = v1.ContainerStateWaiting{Reason: reasonCrashLoop, Message: message}
-	if !s.told {
-		s.told = true
-		w.r.Sink.Event(pod, v1.EventTypeWarning, "BackOff", fmt.Sprintf("Back-off restarting failed container %s in pod %s", s.spec.Name, pod.Name))
-	}
-}
-
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
-		return b
-	}
-	return a
 }

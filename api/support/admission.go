@@ -2,7 +2,6 @@ package support
 
 import (
 	"context"
-	"errors"
 	"io"
 
 	"k8s.io/apiserver/pkg/admission"
@@ -26,15 +25,8 @@ type plugin struct{ *admission.Handler }
 
 var _ admission.ValidationInterface = (*plugin)(nil)
 
-// errEphemeral refuses what would ruin a pod that runs: the agent of its host
-// does not run a pod it cannot run as written.
-var errEphemeral = errors.New("ephemeral containers are not supported by this version of shoal; use `exec` in a running container")
-
 // Validate implements admission.ValidationInterface.
 func (*plugin) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
-	if a.GetSubresource() == "ephemeralcontainers" {
-		return admission.NewForbidden(a, errEphemeral)
-	}
 	if a.GetSubresource() != "" {
 		return nil
 	}

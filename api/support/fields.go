@@ -89,7 +89,6 @@ func pod(path string, s *api.PodSpec) []string {
 	placement(n, s)
 	n.when(s.RuntimeClassName != nil, "runtimeClassName", refused)
 	n.when(len(s.ResourceClaims) > 0, "resourceClaims", refused)
-	n.when(len(s.EphemeralContainers) > 0, "ephemeralContainers", refused)
 	for i, v := range s.Volumes {
 		n.when(!volumeWorks(&v.VolumeSource), fmt.Sprintf("volumes[%d]", i), "this volume type is "+refused)
 		n.when(v.EmptyDir != nil && v.EmptyDir.SizeLimit != nil && v.EmptyDir.Medium == api.StorageMediumDefault, fmt.Sprintf("volumes[%d].emptyDir.sizeLimit", i), "not enforced on disk by this version of shoal")
@@ -131,7 +130,6 @@ func containers(n *notes, list string, all []api.Container, s *api.PodSpec) {
 		for j, m := range c.VolumeMounts {
 			n.when(m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != api.RecursiveReadOnlyDisabled, field(fmt.Sprintf("volumeMounts[%d].recursiveReadOnly", j)), noEffect)
 		}
-		n.when(len(c.RestartPolicyRules) > 0, field("restartPolicyRules"), noEffect)
 		for name := range c.Resources.Limits {
 			n.when(!resourceWorks(name), field("resources"), fmt.Sprintf("%s counts for placement only", name))
 		}

@@ -1,0 +1,69 @@
+package runner
+
+import (
+	"strings"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// debugged is the pod with an ephemeral container more, as `kubectl debug`
+// changes it.
+func debugged(p *v1.Pod, name, script, target string) *v1.Pod {
+	out := p.DeepCopy()
+	out.Generation++
+	out.Spec.EphemeralContainers = append(out.Spec.EphemeralContainers, v1.EphemeralContainer{
+		EphemeralContainerCommon: v1.EphemeralContainerCommon{
+			Name: name, Image: "box", ImagePullPolicy: v1.PullIfNotPresent, Command: []string{"/bin/sh", "-c", script},
+		},
+		TargetContainerName: target,
+	})
+	return out
+}
+
+// TestEphemeral adds ephemeral containers to a running pod, also over a
+// restart of the daemon.
+func TestEphemeral(t *testing.T) {
+	b := newBed(t)
+	p := pod("looked-at", sleeper)
+	b.runner.Set(p)
+	b.phase(p, v1.PodRunning)
+	p = debugged(p, "once", "echo seen; exit 3", "")
+	b.runner.Set(p)
+	once := b.container(p, "once", "ended", func(c v1.ContainerStatus) bool { return c.State.Terminated != nil })
+	if once.State.Terminated.ExitCode != 3 || once.Ready || once.Started != nil || once.RestartCount != 0 {
+		t.Errorf("an ephemeral container that ended: %+v", once)
+	}
+	// It sees the processes of its target, whose command line has "sleep 3600".
+	p = debugged(p, "look", "cat /proc/1/cmdline; echo; "+sleeper, "main")
+	b.runner.Set(p)
+	b.container(p, "look", "running", func(c v1.ContainerStatus) bool { return c.State.Running != nil })
+	waitFor(t, "the target's command line", func() bool { return strings.Contains(b.logs(p, "look", 0), "sleep 3600") })
+	before := b.last(p.UID)
+	if before.Phase != v1.PodRunning || !before.ContainerStatuses[0].Ready || before.ObservedGeneration != p.Generation {
+		t.Errorf("the pod looked at: %+v", before)
+	}
+	p = debugged(p, "nobody", sleeper, "missing")
+	b.runner.Set(p)
+	c := b.container(p, "nobody", "refused", waitingFor("CreateContainerConfigError"))
+	if !strings.Contains(c.State.Waiting.Message, "unable to find target container missing") {
+		t.Errorf("message: %s", c.State.Waiting.Message)
+	}
+
+	b.stop()
+	p.Status = b.last(p.UID)
+	b.record.mu.Lock()
+	clear(b.status)
+	b.record.mu.Unlock()
+	b.start()
+	b.runner.Set(p)
+	look := b.container(p, "look", "adopted", func(c v1.ContainerStatus) bool { return c.State.Running != nil })
+	if look.ContainerID != before.EphemeralContainerStatuses[0].ContainerID || look.RestartCount != 0 {
+		t.Errorf("adopted: %+v, was %+v", look, before.EphemeralContainerStatuses[0])
+	}
+	again := b.container(p, "once", "adopted", func(c v1.ContainerStatus) bool { return c.State.Terminated != nil })
+	if again.ContainerID != once.ContainerID {
+		t.Errorf("it ran again: %+v", again)
+	}
+	b.remove(p)
+}
