@@ -36,8 +36,8 @@ const (
 )
 
 func badgerOptions(o Options, log *slog.Logger) badger.Options {
-	// No compression: blocks then are read where they are mapped and need no
-	// cache in memory.
+	// No compression: blocks then are read where they are mapped and, unless they
+	// are encrypted, need no cache in memory.
 	opts := badger.DefaultOptions(o.Dir).
 		WithSyncWrites(true).
 		WithNumVersionsToKeep(1).
@@ -62,13 +62,13 @@ func badgerOptions(o Options, log *slog.Logger) badger.Options {
 }
 
 // openBadger also makes an error of a panic over what is in the files.
-func openBadger(o Options, log *slog.Logger) (db *badger.DB, err error) {
+func openBadger(o Options, keys *keyring, log *slog.Logger) (db *badger.DB, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			db, err = nil, &DamagedError{filepath.Join(o.Dir, "*"), fmt.Errorf("%.200s", fmt.Sprint(r))}
 		}
 	}()
-	db, err = badger.OpenManaged(badgerOptions(o, log))
+	db, err = badger.OpenManaged(keys.apply(badgerOptions(o, log)))
 	if err != nil {
 		return nil, fmt.Errorf("open badger in %s: %w", o.Dir, err)
 	}

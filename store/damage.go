@@ -11,6 +11,7 @@ import (
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
+	"github.com/dgraph-io/badger/v4/pb"
 	"github.com/dgraph-io/badger/v4/table"
 	"github.com/dgraph-io/badger/v4/y"
 	"github.com/dgraph-io/ristretto/v2/z"
@@ -39,7 +40,7 @@ const unlistedDir = "unlisted"
 // inspect compares the files of the database before badger opens them, as it
 // takes a manifest that ends early for the whole, removes what that does not
 // name, and panics in a goroutine of its own over a table that ends early.
-func inspect(o Options) error {
+func inspect(o Options, keys *keyring) error {
 	names, err := filesOf(o.Dir)
 	if err != nil {
 		return err
@@ -64,7 +65,11 @@ func inspect(o Options) error {
 	}
 	for id, t := range manifest.Tables {
 		name := table.NewFilename(id, o.Dir)
-		if err := checkTable(name, t.Compression); err != nil {
+		key, err := keys.dataKey(t.KeyID)
+		if err == nil {
+			err = withTable(name, t.Compression, key, func(t *table.Table) error { return t.VerifyChecksum() })
+		}
+		if err != nil {
 			return &DamagedError{name, err}
 		}
 	}
@@ -82,14 +87,9 @@ func filesOf(dir string) (names []string, err error) {
 	return names, nil
 }
 
-// checkTable reads all of a table and compares its checksums.
-func checkTable(name string, compression options.CompressionType) error {
-	return withTable(name, compression, func(t *table.Table) error { return t.VerifyChecksum() })
-}
-
 // withTable opens a table for reading; badger's panics over what it finds there
 // become errors.
-func withTable(name string, compression options.CompressionType, use func(*table.Table) error) (err error) {
+func withTable(name string, compression options.CompressionType, key *pb.DataKey, use func(*table.Table) error) (err error) {
 	if info, err := os.Stat(name); err != nil {
 		return err
 	} else if info.Size() == 0 {
@@ -105,7 +105,12 @@ func withTable(name string, compression options.CompressionType, use func(*table
 		}
 		err = errors.Join(err, z.Munmap(mapped.Data), mapped.Fd.Close())
 	}()
-	t, err := table.OpenTable(mapped, table.Options{ReadOnly: true, Compression: compression, BlockSize: blockBytes, ChkMode: options.NoVerification})
+	o, done, err := forTable(table.Options{ReadOnly: true, Compression: compression, BlockSize: blockBytes, ChkMode: options.NoVerification}, key)
+	if err != nil {
+		return err
+	}
+	defer done()
+	t, err := table.OpenTable(mapped, o)
 	if err != nil {
 		return err
 	}
@@ -144,12 +149,8 @@ func (db *DB) checkUnlisted() error {
 		return fmt.Errorf("look for tables that the manifest does not name: %w", err)
 	}
 	for _, e := range names {
-		var missing string
-		err := withTable(filepath.Join(kept, e.Name()), options.None, func(t *table.Table) error {
-			missing = db.firstMissing(t)
-			return nil
-		})
-		if err != nil {
+		missing, ok := db.missing(filepath.Join(kept, e.Name()))
+		if !ok {
 			continue // a crash while it was being made
 		}
 		if missing != "" {
@@ -157,6 +158,24 @@ func (db *DB) checkUnlisted() error {
 		}
 	}
 	return os.RemoveAll(kept)
+}
+
+// missing looks for what only this table has. Its data key is not noted anywhere:
+// the one that makes its checksums right is it.
+func (db *DB) missing(name string) (key string, ok bool) {
+	for _, dataKey := range db.keys.all() {
+		err := withTable(name, options.None, dataKey, func(t *table.Table) error {
+			if err := t.VerifyChecksum(); err != nil {
+				return err
+			}
+			key = db.firstMissing(t)
+			return nil
+		})
+		if err == nil {
+			return key, true
+		}
+	}
+	return "", false
 }
 
 // firstMissing returns a key of which the table has a newer version than the

@@ -39,6 +39,9 @@ type Options struct {
 	// WatchWindowEvents is how many changes a watcher may lag behind before
 	// it must list again. Default 32,768.
 	WatchWindowEvents int
+	// Keys encrypt what is on disk: the first from now on, the others if it was
+	// not the first until now. Of KeyBytes each; without any, nothing is encrypted.
+	Keys [][]byte
 	// MinFreeBytes of disk are kept free by refusing writes. Default 128 MiB.
 	MinFreeBytes uint64
 }
@@ -58,6 +61,7 @@ type DB struct {
 	opts   Options
 	log    *slog.Logger
 	badger *badger.DB
+	keys   *keyring
 	lock   *dirLock
 	space  *spaceGuard
 	// witness is the committer's.
@@ -128,10 +132,13 @@ func Open(ctx context.Context, o Options) (_ *DB, err error) {
 	if db.space, err = newSpaceGuard(o.Dir, o.MinFreeBytes, o.Logger); err != nil {
 		return nil, err
 	}
-	if err := inspect(o); err != nil {
+	if db.keys, err = openKeyring(o.Dir, o.Keys); err != nil {
 		return nil, err
 	}
-	if db.badger, err = openBadger(o, db.log); err != nil {
+	if err := inspect(o, db.keys); err != nil {
+		return nil, err
+	}
+	if db.badger, err = openBadger(o, db.keys, db.log); err != nil {
 		return nil, db.space.explain(err)
 	}
 	if err := db.space.opened(); err != nil {
