@@ -26,8 +26,9 @@ const (
 	// tableBytes: badger builds a table in a buffer of twice this, and pools
 	// eight of them for some seconds.
 	tableBytes = memTableBytes
-	// blockBytes holds several objects, else badger's buffers grow by copying.
-	blockBytes = 16 << 10
+	// blockBytes holds several objects, else badger's buffers grow by copying; of
+	// an encrypted table each read decrypts one.
+	blockBytes = 8 << 10
 	// baseLevelBytes is so large that there is but one level to merge into.
 	baseLevelBytes = 64 << 30
 	// maxUnmergedTables is when badger holds writes back until new tables have

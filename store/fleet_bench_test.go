@@ -50,7 +50,7 @@ func BenchmarkFleet(b *testing.B) {
 
 func openFleet(b *testing.B, dir string) *DB {
 	b.Helper()
-	db, err := Open(context.Background(), Options{Dir: dir})
+	db, err := Open(context.Background(), Options{Dir: dir, Keys: [][]byte{key(1)}})
 	if err != nil {
 		b.Fatal(err)
 	}
