@@ -81,7 +81,7 @@ func openKeyring(dir string, keys [][]byte) (*keyring, error) {
 		}
 		return ring, nil
 	}
-	return nil, fmt.Errorf("open store in %s: %w; give the file with its key", dir, ErrOtherKey)
+	return nil, fmt.Errorf("open store in %s: %w", dir, ErrOtherKey)
 }
 
 // trimRegistry cuts off a data key that a power failure left half written: its
@@ -113,6 +113,23 @@ func trimRegistry(path string) error {
 		return fmt.Errorf("open store: %w", err)
 	}
 	return nil
+}
+
+// Encrypted reports whether the database in dir is encrypted. One that is not
+// there is not.
+func Encrypted(dir string) (bool, error) {
+	path := filepath.Join(dir, badger.KeyRegistryFileName)
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	_, err := badger.OpenKeyRegistry(badger.KeyRegistryOptions{Dir: dir, ReadOnly: true})
+	if errors.Is(err, badger.ErrEncryptionKeyMismatch) {
+		return true, nil
+	}
+	if err != nil {
+		return false, &DamagedError{path, err}
+	}
+	return false, nil
 }
 
 // apply makes badger encrypt with the ring's first key.

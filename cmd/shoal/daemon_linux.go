@@ -25,6 +25,7 @@ type DaemonCommands struct {
 
 	Doctor  DoctorCmd  `cmd:"" group:"daemon" help:"Check what this host needs to run shoal."`
 	Restore RestoreCmd `cmd:"" group:"daemon" help:"Make a cell from a backup."`
+	Keys    KeysCmd    `cmd:"" group:"cluster" help:"Rotate the keys of gossip and of the records on disk."`
 	Lab     lab.Cmd    `cmd:"" group:"daemon" help:"Run several peers on this machine, to try and to test."`
 }
 
@@ -42,6 +43,7 @@ type StartCmd struct {
 	Join                string `placeholder:"HOST[:PORT],..." help:"Join the cell of this host, given by its gossip address; several are tried in turn."`
 	Token               string `env:"SHOAL_TOKEN" placeholder:"TOKEN" help:"The token to join with, from shoal token create. Others on this host can read a command line; $$SHOAL_TOKEN and --token-file they cannot."`
 	TokenFile           string `placeholder:"FILE" help:"A file with the token to join with."`
+	StoreKeyFile        string `placeholder:"FILE" help:"The key the records on disk are encrypted with; made if missing (default: store.key in the data directory)."`
 	LogFormat           string `enum:"text,json" default:"text" help:"text or json."`
 	Detach              bool   `short:"d" help:"Return once the API answers; the daemon goes on in the background and logs to DIR/shoal.log."`
 	WriteKubeconfig     bool   `help:"Also merge the credentials into your kubeconfig ($$KUBECONFIG or ~/.kube/config)."`
@@ -65,7 +67,7 @@ func (*StartCmd) Help() string {
 func (c *StartCmd) Run() error {
 	config := daemon.Config{
 		Name: c.Name, DataDir: c.DataDir, APIAddr: c.APIAddr, NodeIP: c.NodeIP, AgentPort: c.AgentPort,
-		Containerd: c.Containerd, ContainerdNamespace: c.ContainerdNamespace, CgroupRoot: c.CgroupRoot, LogFormat: c.LogFormat,
+		Containerd: c.Containerd, ContainerdNamespace: c.ContainerdNamespace, CgroupRoot: c.CgroupRoot, LogFormat: c.LogFormat, StoreKeyFile: c.StoreKeyFile,
 		Version:    version,
 		GossipPort: c.GossipPort, Join: c.Join, Token: c.Token,
 	}

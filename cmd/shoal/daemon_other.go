@@ -5,6 +5,8 @@ package main
 import (
 	"fmt"
 	"runtime"
+
+	"shoal/cmd/shoal/internal/cli"
 )
 
 // DaemonCommands stand in for the daemon's where it cannot run.
@@ -14,6 +16,7 @@ type DaemonCommands struct {
 
 	Doctor  onLinuxOnly `cmd:"" group:"daemon" help:"Check this host (on Linux)." passthrough:""`
 	Restore onLinuxOnly `cmd:"" group:"daemon" help:"Make a cell from a backup (on Linux)." passthrough:""`
+	Keys    cli.KeysCmd `cmd:"" group:"cluster" help:"Rotate the key that gossip is encrypted with."`
 	Lab     onLinuxOnly `cmd:"" group:"daemon" help:"Run several peers on one machine (on Linux)." passthrough:""`
 }
 

@@ -13,6 +13,8 @@ import (
 type RestoreCmd struct {
 	File    string `arg:"" help:"The backup."`
 	DataDir string `default:"/var/lib/shoal" placeholder:"DIR" help:"An empty data directory, or one that is not there yet (default ${default})."`
+
+	StoreKeyFile string `placeholder:"FILE" help:"The key to encrypt the records on disk with; made if missing (default: store.key in the data directory)."`
 }
 
 // Help is the detail of `shoal restore --help`.
@@ -23,8 +25,8 @@ it as they were; remove those that are gone with 'shoal delete node NAME'. Other
 hosts join anew, with new tokens: those in the backup are left out, as some may
 have been used since.
 
-The whole file is verified first. Secrets are in it in plain form and end up in
-the data directory.
+The whole file is verified first. Secrets are in it in plain form; the
+store that is made from it is encrypted.
 
 Examples:
 
@@ -38,5 +40,5 @@ Examples:
 func (c *RestoreCmd) Run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	return daemon.Restore(ctx, c.File, c.DataDir, os.Stdout)
+	return daemon.Restore(ctx, c.File, daemon.Config{DataDir: c.DataDir, StoreKeyFile: c.StoreKeyFile}, os.Stdout)
 }

@@ -35,7 +35,6 @@ type Commands struct {
 	Status  StatusCmd  `cmd:"" group:"cluster" help:"Show the peers of the cell, alarms, certificates and disk."`
 	Leave   LeaveCmd   `cmd:"" group:"cluster" help:"Take a host out of the cell for good."`
 	Node    NodeCmd    `cmd:"" group:"cluster" help:"Remove a dead host from the cell."`
-	Keys    KeysCmd    `cmd:"" group:"cluster" help:"Rotate the key that gossip is encrypted with."`
 	Backup  BackupCmd  `cmd:"" group:"cluster" help:"Write all of the cell to a file."`
 	Token   TokenCmd   `cmd:"" group:"cluster" help:"Make, list and revoke the tokens hosts join with."`
 	Help    HelpCmd    `cmd:"" group:"settings" help:"Show the help of a command."`

@@ -17,10 +17,16 @@ import (
 
 var updateScripts = flag.Bool("update", false, "rewrite the expected output in the scripts")
 
+// grammar is the client's commands, with the part of `shoal keys` that is.
+type grammar struct {
+	cli.Commands
+	Keys cli.KeysCmd `cmd:""`
+}
+
 // TestMain lets scripts run this test binary as shoal.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"shoal": func() { os.Exit(cli.Main(&struct{ cli.Commands }{}, "v1.2.3", os.Args[1:])) },
+		"shoal": func() { os.Exit(cli.Main(&grammar{}, "v1.2.3", os.Args[1:])) },
 	})
 }
 

@@ -135,8 +135,8 @@ func hasState(dataDir string) bool {
 
 func (p *peer) openStore(ctx context.Context) error {
 	return p.progress.step("store opened", func() (err error) {
-		p.db, err = store.Open(ctx, store.Options{
-			Dir: filepath.Join(p.config.DataDir, storeDir), Tag: p.identity.Tag, Logger: p.log.With("part", "store"), Clock: p.clock,
+		p.db, err = p.config.openStore(ctx, store.Options{
+			Tag: p.identity.Tag, Logger: p.log.With("part", "store"), Clock: p.clock,
 			Fields: fields.New(clientscheme.Scheme), Published: p.spread, Displaced: p.displaced,
 			Joining: p.identity.Joined,
 		})

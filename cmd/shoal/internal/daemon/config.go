@@ -30,6 +30,9 @@ type Config struct {
 	ContainerdNamespace string `json:"containerdNamespace"`
 	CgroupRoot          string `json:"cgroupRoot"`
 	LogFormat           string `json:"logFormat"`
+	// StoreKeyFile has the key the store is encrypted with; by default it is in
+	// the data directory.
+	StoreKeyFile string `json:"storeKeyFile,omitempty"`
 	// GossipPort is where members hear each other; record streams and hosts
 	// that join are on the next one.
 	GossipPort int `json:"gossipPort"`
@@ -72,6 +75,11 @@ func (c Config) complete() (Config, error) {
 		return c, fmt.Errorf("resolve data directory: %w", err)
 	}
 	c.DataDir = dir
+	if c.StoreKeyFile != "" {
+		if c.StoreKeyFile, err = filepath.Abs(c.StoreKeyFile); err != nil {
+			return c, fmt.Errorf("resolve --store-key-file: %w", err)
+		}
+	}
 	if c.WriteKubeconfig != "" {
 		if c.WriteKubeconfig, err = filepath.Abs(c.WriteKubeconfig); err != nil {
 			return c, fmt.Errorf("resolve the kubeconfig's path: %w", err)

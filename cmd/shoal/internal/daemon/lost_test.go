@@ -137,7 +137,7 @@ func copyDir(t *testing.T, from, to string) {
 // lacks opens a store that no peer runs on and sees that keys are not there.
 func lacks(t *testing.T, dir string, keys ...string) {
 	t.Helper()
-	db, err := store.Open(t.Context(), store.Options{Dir: dir})
+	db, err := Config{DataDir: filepath.Dir(dir)}.openStore(t.Context(), store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

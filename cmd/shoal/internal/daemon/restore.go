@@ -35,16 +35,23 @@ const (
 // a token that was used up since must not be good again.
 var peersOwn = []string{"/shoal/members/", "/shoal/claims/tags/", "/registry/secrets/kube-system/bootstrap-token-"}
 
-// Restore makes a cell of one peer in dataDir from the backup in file. No daemon
+// Restore makes a cell of one peer in the data directory of to from the backup in
+// file; of to its StoreKeyFile counts too. No daemon
 // runs on it; the next start serves the cell. The peer is a new incarnation:
 // its store has an actor of its own, whatever the backup was taken from.
 //
-// What always holds: dataDir is empty before and whole after, or empty still;
+// What always holds: that directory is empty before and whole after, or empty still;
 // nothing is written before all of file was verified.
-func Restore(ctx context.Context, file, dataDir string, out io.Writer) (err error) {
-	dataDir, err = filepath.Abs(orDefault(dataDir, DefaultDataDir))
+func Restore(ctx context.Context, file string, to Config, out io.Writer) (err error) {
+	dataDir, err := filepath.Abs(orDefault(to.DataDir, DefaultDataDir))
 	if err != nil {
 		return fmt.Errorf("resolve data directory: %w", err)
+	}
+	keyFile := to.StoreKeyFile
+	if keyFile != "" {
+		if keyFile, err = filepath.Abs(keyFile); err != nil {
+			return fmt.Errorf("resolve --store-key-file: %w", err)
+		}
 	}
 	source, err := os.Open(file)
 	if err != nil {
@@ -68,11 +75,15 @@ func Restore(ctx context.Context, file, dataDir string, out io.Writer) (err erro
 	defer held.release()
 	building := filepath.Join(dataDir, restoringDir)
 	defer func() { err = errors.Join(err, os.RemoveAll(building)) }()
-	restored, err := build(ctx, source, building)
+	restored, err := build(ctx, source, building, keyFile)
 	if err != nil {
 		return fmt.Errorf("restore %s: %w; %s is as empty as before", file, err, dataDir)
 	}
-	for _, part := range []string{pkiDir, storeDir} {
+	parts := []string{pkiDir, storeDir}
+	if keyFile == "" {
+		parts = append(parts, storeKeyFile)
+	}
+	for _, part := range parts {
 		if err := os.Rename(filepath.Join(building, part), filepath.Join(dataDir, part)); err != nil {
 			return fmt.Errorf("put the restored %s in place: %w", part, err)
 		}
@@ -124,11 +135,11 @@ func checkEmpty(dataDir string) error {
 }
 
 // build writes the parts of a data directory below dir.
-func build(ctx context.Context, source io.Reader, dir string) (records int, err error) {
+func build(ctx context.Context, source io.Reader, dir, keyFile string) (records int, err error) {
 	if err := os.MkdirAll(filepath.Join(dir, pkiDir), 0o700); err != nil {
 		return 0, fmt.Errorf("create directory: %w", err)
 	}
-	db, err := store.Open(ctx, store.Options{Dir: filepath.Join(dir, storeDir), Logger: slog.New(slog.DiscardHandler)})
+	db, err := Config{DataDir: dir, StoreKeyFile: keyFile}.openStore(ctx, store.Options{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return 0, err
 	}

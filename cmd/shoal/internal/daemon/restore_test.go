@@ -42,7 +42,7 @@ func newCell(t *testing.T) *cell {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err := store.Open(t.Context(), store.Options{Dir: filepath.Join(dir, storeDir)})
+	db, err := Config{DataDir: dir}.openStore(t.Context(), store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +145,7 @@ func TestRestore(t *testing.T) {
 
 	dir := filepath.Join(t.TempDir(), "data")
 	var said bytes.Buffer
-	if err := Restore(t.Context(), file, dir, &said); err != nil {
+	if err := Restore(t.Context(), file, Config{DataDir: dir}, &said); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(said.String(), fmt.Sprintf("%d records", len(want))) || !strings.Contains(said.String(), "shoal start --data-dir "+dir) {
@@ -154,7 +154,7 @@ func TestRestore(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, restoringDir)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%s is left: %v", restoringDir, err)
 	}
-	db, err := store.Open(t.Context(), store.Options{Dir: filepath.Join(dir, storeDir)})
+	db, err := Config{DataDir: dir}.openStore(t.Context(), store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +263,7 @@ func TestRestoreRefuses(t *testing.T) {
 			if dir == "" {
 				dir = filepath.Join(t.TempDir(), "data")
 			}
-			err := Restore(t.Context(), test.file, dir, io.Discard)
+			err := Restore(t.Context(), test.file, Config{DataDir: dir}, io.Discard)
 			if err == nil || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("got %v, want %q", err, test.says)
 			}
@@ -296,7 +296,7 @@ func TestRestoreOnAFullDisk(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	err := Restore(t.Context(), file, filepath.Join(disk, "data"), io.Discard)
+	err := Restore(t.Context(), file, Config{DataDir: filepath.Join(disk, "data")}, io.Discard)
 	var full *store.NoSpaceError
 	if !errors.As(err, &full) || errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v, want that the disk is full", err)

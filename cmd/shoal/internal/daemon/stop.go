@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -104,7 +103,7 @@ func (p *peer) clear(ctx context.Context) (err error) {
 		p.identity = *id
 	}
 	// The store tells the pod range, which the datapath's routes go by.
-	if p.db, err = store.Open(ctx, store.Options{Dir: filepath.Join(c.DataDir, storeDir), Tag: p.identity.Tag, Logger: p.log.With("part", "store")}); err != nil {
+	if p.db, err = c.openStore(ctx, store.Options{Tag: p.identity.Tag, Logger: p.log.With("part", "store")}); err != nil {
 		return err
 	}
 	if p.podCIDR, err = api.ClaimPodCIDR(ctx, p.db, c.Name); err != nil {
