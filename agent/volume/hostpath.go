@@ -8,9 +8,11 @@ import (
 	"os"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/kubernetes/pkg/volume/validation"
 )
 
-// hostPath is the Driver of paths of the host, also behind claims.
+// hostPath is the Driver of paths of the host, also behind claims. It never
+// changes or removes what is there.
 type hostPath struct{}
 
 func (hostPath) Teardown(context.Context, string, string, string) error { return nil }
@@ -20,47 +22,96 @@ func (hostPath) Setup(_ context.Context, r *Request) (Mounted, error) {
 	if r.PV != nil {
 		src = r.PV.Spec.HostPath
 	}
-	return Mounted{Path: src.Path}, checkHostPath(src)
-}
-
-// checkHostPath checks or makes the path as its type asks.
-func checkHostPath(src *v1.HostPathVolumeSource) error {
+	if err := validation.ValidatePathNoBacksteps(src.Path); err != nil {
+		return Mounted{}, fmt.Errorf("invalid HostPath `%s`: %w", src.Path, err)
+	}
 	kind := v1.HostPathUnset
 	if src.Type != nil {
 		kind = *src.Type
 	}
-	switch kind {
-	case v1.HostPathDirectoryOrCreate:
-		return os.MkdirAll(src.Path, 0o755)
-	case v1.HostPathFileOrCreate:
-		f, err := os.OpenFile(src.Path, os.O_CREATE|os.O_RDONLY, 0o644)
-		if err != nil {
-			return err
+	if kind == v1.HostPathUnset && r.PV != nil {
+		// Its data vanished: an empty directory in its place would hide that.
+		if _, err := os.Stat(src.Path); err != nil {
+			return Mounted{}, fmt.Errorf("path %q does not exist; make it again, or set the volume's hostPath.type to DirectoryOrCreate", src.Path)
 		}
-		return f.Close()
 	}
-	info, err := os.Stat(src.Path)
-	if kind == v1.HostPathUnset {
-		if errors.Is(err, fs.ErrNotExist) {
-			return os.MkdirAll(src.Path, 0o755)
+	return Mounted{Path: src.Path}, checkHostPath(src.Path, kind)
+}
+
+// checkHostPath checks or makes the path as its type asks, in the kubelet's
+// words. A path of no type that is not there becomes a directory, as CRI
+// runtimes make it.
+func checkHostPath(path string, kind v1.HostPathType) error {
+	info, err := os.Stat(path)
+	missing := errors.Is(err, fs.ErrNotExist)
+	switch kind {
+	case v1.HostPathUnset:
+		if missing {
+			return os.MkdirAll(path, 0o755)
 		}
 		return err
+	case v1.HostPathDirectoryOrCreate:
+		if missing {
+			return os.MkdirAll(path, 0o755)
+		}
+	case v1.HostPathFileOrCreate:
+		if missing {
+			return makeFile(path)
+		}
 	}
+	want, ok := hostPathNames[kind]
+	switch {
+	case !ok:
+		return fmt.Errorf("%s is an invalid volume type", kind)
+	case missing:
+		return fmt.Errorf("hostPath type check failed, %s is not a %s, unable to determine its type: path %q does not exist", path, want.name, path)
+	case err != nil:
+		return fmt.Errorf("hostPath type check failed, %s is not a %s, unable to determine its type: %w", path, want.name, err)
+	}
+	is := typeOf(info.Mode())
+	if is == "" {
+		return fmt.Errorf("hostPath type check failed, %s is not a %s, unable to determine its type: only recognise file, directory, socket, block device and character device", path, want.name)
+	}
+	if is != want.is {
+		return fmt.Errorf("hostPath type check failed: %s is not a %s, it's a %s", path, want.name, is)
+	}
+	return nil
+}
+
+// hostPathNames are what each type must be, and what users call it.
+var hostPathNames = map[v1.HostPathType]struct {
+	is   v1.HostPathType
+	name string
+}{
+	v1.HostPathDirectoryOrCreate: {v1.HostPathDirectory, "directory"},
+	v1.HostPathDirectory:         {v1.HostPathDirectory, "directory"},
+	v1.HostPathFileOrCreate:      {v1.HostPathFile, "file"},
+	v1.HostPathFile:              {v1.HostPathFile, "file"},
+	v1.HostPathSocket:            {v1.HostPathSocket, "socket file"},
+	v1.HostPathCharDev:           {v1.HostPathCharDev, "character device"},
+	v1.HostPathBlockDev:          {v1.HostPathBlockDev, "block device"},
+}
+
+func typeOf(mode fs.FileMode) v1.HostPathType {
+	switch mode.Type() {
+	case 0:
+		return v1.HostPathFile
+	case fs.ModeDir:
+		return v1.HostPathDirectory
+	case fs.ModeSocket:
+		return v1.HostPathSocket
+	case fs.ModeDevice:
+		return v1.HostPathBlockDev
+	case fs.ModeDevice | fs.ModeCharDevice:
+		return v1.HostPathCharDev
+	}
+	return ""
+}
+
+func makeFile(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE, 0o644)
 	if err != nil {
 		return err
 	}
-	want, known := map[v1.HostPathType]fs.FileMode{
-		v1.HostPathDirectory: fs.ModeDir,
-		v1.HostPathFile:      0,
-		v1.HostPathSocket:    fs.ModeSocket,
-		v1.HostPathCharDev:   fs.ModeDevice | fs.ModeCharDevice,
-		v1.HostPathBlockDev:  fs.ModeDevice,
-	}[kind]
-	if !known {
-		return fmt.Errorf("hostPath type %q is %w", kind, ErrUnsupported)
-	}
-	if info.Mode().Type() != want {
-		return fmt.Errorf("hostPath %s is not a %s", src.Path, kind)
-	}
-	return nil
+	return f.Close()
 }

@@ -22,10 +22,13 @@ func (v *Volumes) Teardown(ctx context.Context, podUID string) error {
 	v.mu.Lock()
 	delete(v.mounted, types.UID(podUID))
 	v.mu.Unlock()
-	base := filepath.Join(v.dir, podUID, volumesDir)
-	err := v.teardownDisk(ctx, podUID, base)
-	if err == nil {
-		err = errors.Join(os.RemoveAll(base), os.RemoveAll(filepath.Join(v.secrets, podUID)))
+	v.config.forget(types.UID(podUID))
+	pod := filepath.Join(v.dir, podUID)
+	made := []string{filepath.Join(pod, subPathsDir), filepath.Join(pod, volumesDir)}
+	err := v.teardownDisk(ctx, podUID, made)
+	made = append(made, filepath.Join(v.secrets, podUID))
+	for i := 0; err == nil && i < len(made); i++ {
+		err = os.RemoveAll(made[i])
 	}
 	if err != nil {
 		return fmt.Errorf("take down volumes of pod %s: %w", podUID, err)
@@ -33,38 +36,62 @@ func (v *Volumes) Teardown(ctx context.Context, podUID string) error {
 	return nil
 }
 
-func (v *Volumes) teardownDisk(ctx context.Context, podUID, base string) error {
-	kinds, err := os.ReadDir(base)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+// Leftovers are the uids of pods that have secrets here, perhaps without
+// anything else of them being left.
+func (v *Volumes) Leftovers() []string {
+	entries, _ := os.ReadDir(v.secrets) // made by Open
+	var out []string
+	for _, e := range entries {
+		out = append(out, e.Name())
 	}
-	if err != nil {
+	return out
+}
+
+func (v *Volumes) teardownDisk(ctx context.Context, podUID string, made []string) error {
+	var errs []error
+	found := false
+	for _, dir := range made {
+		if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+			found = true
+		}
+	}
+	if !found {
+		return nil // nothing was mounted either
+	}
+	base := filepath.Join(v.dir, podUID, volumesDir)
+	kinds, err := os.ReadDir(base)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	var errs []error
 	for _, kind := range kinds {
 		driver := v.drivers[Kind(kind.Name())]
+		if driver == nil {
+			continue
+		}
 		names, err := os.ReadDir(filepath.Join(base, kind.Name()))
 		errs = append(errs, err)
 		for _, name := range names {
-			if driver == nil {
-				continue
-			}
 			dir := filepath.Join(base, kind.Name(), name.Name())
 			errs = append(errs, driver.Teardown(ctx, podUID, name.Name(), dir))
 		}
 	}
-	return errors.Join(append(errs, detachBelow(base))...)
+	return errors.Join(append(errs, detachBelow(made))...)
 }
 
-// detachBelow detaches every mount at and below dir, the deepest first. It is
-// an error if one stays: whoever removes dir then would remove what is mounted.
-func detachBelow(dir string) error {
+// detachBelow detaches every mount at and below the directories, the deepest
+// first. It is an error if one stays: whoever removes them then would remove
+// what is mounted.
+func detachBelow(dirs []string) error {
 	mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
-		return m.Mountpoint != dir && !strings.HasPrefix(m.Mountpoint, dir+"/"), false
+		for _, dir := range dirs {
+			if m.Mountpoint == dir || strings.HasPrefix(m.Mountpoint, dir+"/") {
+				return false, false
+			}
+		}
+		return true, false
 	})
 	if err != nil {
-		return fmt.Errorf("list mounts below %s: %w", dir, err)
+		return fmt.Errorf("list mounts of volumes: %w", err)
 	}
 	// Later ones lie over or below earlier ones.
 	for _, m := range slices.Backward(mounts) {

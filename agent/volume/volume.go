@@ -44,6 +44,10 @@ type Volumes struct {
 	secrets string // the one tmpfs for all secrets
 	source  Source
 	drivers map[Kind]Driver
+	config  *configuration
+	// Allocatable is what this node has for pods; nil means that nobody
+	// knows. It is set before the first Setup.
+	Allocatable func() v1.ResourceList
 
 	mu sync.Mutex
 	// mounted is what Setup made, by pod and volume. Guarded by mu.
@@ -57,9 +61,16 @@ func Open(dataDir string, source Source) (*Volumes, error) {
 		dir: filepath.Join(dataDir, "pods"), secrets: filepath.Join(dataDir, "secrets"), source: source,
 		mounted: map[types.UID]map[string]Mounted{},
 	}
-	config := &configuration{source: source}
+	allocatable := func() v1.ResourceList {
+		if v.Allocatable == nil {
+			return nil
+		}
+		return v.Allocatable()
+	}
+	config := &configuration{source: source, allocatable: allocatable}
+	v.config = config
 	v.drivers = map[Kind]Driver{
-		KindEmptyDir: emptyDir{}, KindHostPath: hostPath{},
+		KindEmptyDir: emptyDir{allocatable}, KindHostPath: hostPath{},
 		KindConfigMap: config, KindSecret: config, KindDownward: config, KindProjected: config,
 	}
 	for _, d := range []string{v.dir, v.secrets} {
