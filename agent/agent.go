@@ -205,6 +205,7 @@ func (a *Agent) build() error {
 	a.events = newEvents(kube, a.o.NodeName)
 	a.status = newStatusWriter(kube, a.log)
 	a.node = newNode(a.o, kube, a.client)
+	a.volumes.Allocatable = a.node.allocatable
 	a.runner, err = runner.New(runner.Options{
 		Client: a.client, Namespace: a.o.ContainerdNamespace, Snapshotter: snapshotter,
 		Images: a.images, Cgroups: a.cgroups, Volumes: a.volumes, Network: a.o.Network,

@@ -236,11 +236,28 @@ func withMounts(in Input) oci.SpecOpts {
 		})
 		kept = append(kept, in.Mounts...)
 		s.Mounts = kept
+		s.Linux.RootfsPropagation = rootPropagation(in.Mounts)
 		if in.Namespaces.Net == "" {
 			bindSysfs(s)
 		}
 		return nil
 	}
+}
+
+// rootPropagation is what the container's root must be for its mounts to hear
+// of those made outside, or to tell of those made inside. The default, "", is
+// private.
+func rootPropagation(mounts []specs.Mount) string {
+	out := ""
+	for _, m := range mounts {
+		switch {
+		case slices.Contains(m.Options, "rshared"):
+			return "rshared"
+		case slices.Contains(m.Options, "rslave"):
+			out = "rslave"
+		}
+	}
+	return out
 }
 
 // bindSysfs mounts the host's sysfs: a new one needs a network namespace of

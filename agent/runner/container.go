@@ -62,6 +62,14 @@ type startError struct {
 func (e *startError) Error() string { return e.err.Error() }
 func (e *startError) Unwrap() error { return e.err }
 
+// asStartError keeps a reason that err has already.
+func asStartError(reason string, err error) error {
+	if failed := (*startError)(nil); errors.As(err, &failed) {
+		return failed
+	}
+	return &startError{reason: reason, err: err}
+}
+
 func newID() string {
 	var b [32]byte
 	_, _ = rand.Read(b[:]) // never fails
@@ -199,7 +207,7 @@ func (w *worker) createRecord(ctx context.Context, pod *v1.Pod, s *slot, p *prep
 	}
 	mounts, err := w.mounts(pod, s.spec, env)
 	if err != nil {
-		return nil, &startError{reason: reasonConfigError, err: err}
+		return nil, asStartError(reasonConfigError, err)
 	}
 	record := &containers.Container{
 		ID: p.id, Image: s.image.Name, Snapshotter: w.r.Snapshotter, SnapshotKey: p.id,

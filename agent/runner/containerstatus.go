@@ -11,7 +11,7 @@ const exitKilled = 137
 // convertToAPIContainerStatuses makes it.
 func (w *worker) containerStatus(pod *v1.Pod, s *slot) v1.ContainerStatus {
 	before := known(pod, s.role, s.spec.Name)
-	cs := v1.ContainerStatus{Name: s.spec.Name, Image: s.spec.Image, RestartCount: s.restarts, VolumeMounts: mountStatuses(s.spec)}
+	cs := v1.ContainerStatus{Name: s.spec.Name, Image: s.spec.Image, RestartCount: s.restarts, VolumeMounts: w.mountStatus(s)}
 	if s.role != roleEphemeral {
 		started := s.started
 		cs.Started, cs.Ready = &started, s.ready && s.started
@@ -69,22 +69,6 @@ func (w *worker) waitingState(s *slot) *v1.ContainerStateWaiting {
 		}
 	}
 	return &v1.ContainerStateWaiting{Reason: reasonCreating}
-}
-
-// mountStatuses say how the container's volumes are mounted (KEP-3857).
-func mountStatuses(c *v1.Container) []v1.VolumeMountStatus {
-	if len(c.VolumeMounts) == 0 {
-		return nil
-	}
-	out := make([]v1.VolumeMountStatus, len(c.VolumeMounts))
-	for i, m := range c.VolumeMounts {
-		out[i] = v1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
-		if m.ReadOnly {
-			disabled := v1.RecursiveReadOnlyDisabled
-			out[i].RecursiveReadOnly = &disabled
-		}
-	}
-	return out
 }
 
 // known is what the API last heard of a container; nil if nothing.

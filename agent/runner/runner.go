@@ -103,14 +103,15 @@ const stopsPerCPU = 6
 // Runner runs the pods of one host.
 type Runner struct {
 	Options
-	pins   *pins
-	logs   *logIndex
-	oom    oomScore
-	host   oci.Host
-	users  userCache
-	vault  *secretspec.Vault
-	starts chan struct{}
-	stops  chan struct{}
+	pins     *pins
+	logs     *logIndex
+	oom      oomScore
+	host     oci.Host
+	users    userCache
+	readOnly readOnlyMounts
+	vault    *secretspec.Vault
+	starts   chan struct{}
+	stops    chan struct{}
 
 	mu      sync.Mutex
 	workers map[types.UID]*worker // guarded by mu

@@ -48,7 +48,8 @@ type slot struct {
 	probed  bool // the readiness probe passes, or there is none
 	// hookPending says that the postStart hook has not ended.
 	hookPending bool
-	resume      bool // adopted: its probes have yet to start again
+	mounts      []v1.VolumeMountStatus // of its status
+	resume      bool                   // adopted: its probes have yet to start again
 }
 
 // pullState is where the image of a slot stands.

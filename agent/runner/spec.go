@@ -46,6 +46,9 @@ func (w *worker) spec(ctx context.Context, pod *v1.Pod, s *slot, record *contain
 	if err != nil {
 		return nil, err
 	}
+	if err := w.addBlockDevices(pod, s.spec, spec); err != nil {
+		return nil, err
+	}
 	if known == nil {
 		w.r.users.put(s.image.ChainID, user, spec.Process.User)
 	}

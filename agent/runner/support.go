@@ -37,18 +37,5 @@ func (w *worker) checkSupported(pod *v1.Pod) error {
 	case pod.Spec.RuntimeClassName != nil:
 		return fmt.Errorf("spec.runtimeClassName is %w here", volume.ErrUnsupported)
 	}
-	if err := w.r.Volumes.Check(pod); err != nil {
-		return err
-	}
-	return checkContainers(pod)
-}
-
-func checkContainers(pod *v1.Pod) error {
-	all := append(append([]v1.Container{}, pod.Spec.InitContainers...), pod.Spec.Containers...)
-	for _, c := range all {
-		if len(c.VolumeDevices) > 0 {
-			return fmt.Errorf("container %s: volumeDevices is %w here", c.Name, volume.ErrUnsupported)
-		}
-	}
-	return nil
+	return w.r.Volumes.Check(pod)
 }

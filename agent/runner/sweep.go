@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -135,7 +136,7 @@ func (r *Runner) sweepSandboxes(ctx context.Context, known map[string]bool) erro
 	if err != nil {
 		return err
 	}
-	for _, uid := range append(attached, pinned...) {
+	for _, uid := range slices.Concat(attached, pinned, r.Volumes.Leftovers()) {
 		left[uid] = true
 	}
 	for uid := range r.Cgroups.Pods() {

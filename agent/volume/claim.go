@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/storage/ephemeral"
@@ -53,8 +54,31 @@ func (v *Volumes) bound(ctx context.Context, r *Request, name string) error {
 		}
 	}
 	r.Claim, r.PV = claim, pv
+	if err := checkMode(r); err != nil {
+		return err
+	}
 	if p := r.Volume.PersistentVolumeClaim; p != nil && p.ReadOnly {
 		r.ReadOnly = true
+	}
+	return nil
+}
+
+// checkMode refuses a directory used as a device, and the other way round.
+func checkMode(r *Request) error {
+	mode := v1.PersistentVolumeFilesystem
+	if r.Block() {
+		mode = v1.PersistentVolumeBlock
+	}
+	name := r.Volume.Name
+	for _, c := range slices.Concat(r.Pod.Spec.InitContainers, r.Pod.Spec.Containers) {
+		mounted := slices.ContainsFunc(c.VolumeMounts, func(m v1.VolumeMount) bool { return m.Name == name })
+		used := slices.ContainsFunc(c.VolumeDevices, func(d v1.VolumeDevice) bool { return d.Name == name })
+		switch {
+		case mounted && mode != v1.PersistentVolumeFilesystem:
+			return fmt.Errorf("volume %s has volumeMode %s, but is specified in volumeMounts", name, mode)
+		case used && mode != v1.PersistentVolumeBlock:
+			return fmt.Errorf("volume %s has volumeMode %s, but is specified in volumeDevices", name, mode)
+		}
 	}
 	return nil
 }

@@ -42,7 +42,9 @@ func (v *Volumes) Leftovers() []string {
 	entries, _ := os.ReadDir(v.secrets) // made by Open
 	var out []string
 	for _, e := range entries {
-		out = append(out, e.Name())
+		if !strings.HasPrefix(e.Name(), ".") {
+			out = append(out, e.Name())
+		}
 	}
 	return out
 }
