@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	summary "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+	metricsclient "k8s.io/metrics/pkg/client/clientset/versioned"
 
 	"shoal/agent/stats"
 )
@@ -78,6 +79,7 @@ func TestStats(t *testing.T) {
 	})
 
 	h.seesUsage()
+	h.seesTop()
 	h.seesSummary(pod)
 	const container, where, ns = "container", "pod", "namespace"
 	families := h.scrape("/metrics/resource")
@@ -139,6 +141,27 @@ func (h *host) seesUsage() {
 			h.t.Errorf("node: %+v", u.Node)
 		}
 		h.t.Logf("answered in %s, window %s", time.Since(began), u.Node.Window.Duration)
+	}
+}
+
+// seesTop asks as kubectl top does, of the API server that asks the agent.
+func (h *host) seesTop() {
+	h.t.Helper()
+	config, _ := h.admin()
+	client, err := metricsclient.NewForConfig(config)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	pods, err := client.MetricsV1beta1().PodMetricses("default").List(context.Background(), metav1.ListOptions{LabelSelector: "app=seen"})
+	if err != nil || len(pods.Items) != 1 || pods.Items[0].Containers[0].Usage.Cpu().IsZero() {
+		h.t.Errorf("pods: %+v, %v", pods, err)
+	}
+	if _, err := client.MetricsV1beta1().PodMetricses("default").Get(context.Background(), "seen", metav1.GetOptions{}); err != nil {
+		h.t.Errorf("one pod: %v", err)
+	}
+	nodes, err := client.MetricsV1beta1().NodeMetricses().List(context.Background(), metav1.ListOptions{LabelSelector: v1.LabelHostname + "=" + h.name})
+	if err != nil || len(nodes.Items) != 1 || nodes.Items[0].Usage.Memory().IsZero() {
+		h.t.Errorf("nodes: %+v, %v", nodes, err)
 	}
 }
 

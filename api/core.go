@@ -44,6 +44,9 @@ type coreGroup struct {
 	slices        proxy.EndpointSliceGetter
 	clusterIPs    ipallocator.Interface
 	nodePorts     portallocator.Interface
+
+	// connections finds the agents of nodes; set by NewRESTStorage.
+	connections kubeletclient.ConnectionInfoGetter
 }
 
 // resources collects the storage of one group version, skipping what the
@@ -97,6 +100,7 @@ func (g *coreGroup) addPodsAndNodes(r resources, getter generic.RESTOptionsGette
 	if err != nil {
 		return podstore.PodStorage{}, nil, err
 	}
+	g.connections = nodes.KubeletConnectionInfo
 	budgets, err := policyclient.NewForConfig(g.LoopbackClientConfig)
 	if err != nil {
 		return podstore.PodStorage{}, nil, err

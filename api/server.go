@@ -19,12 +19,14 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	aggregatorapiserver "k8s.io/kube-aggregator/pkg/apiserver"
+	aggregatorclient "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/typed/apiregistration/v1"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 	"k8s.io/kubernetes/pkg/controlplane"
 	controlplaneapiserver "k8s.io/kubernetes/pkg/controlplane/apiserver"
 	"k8s.io/kubernetes/pkg/controlplane/controller/defaultservicecidr"
 	"k8s.io/kubernetes/pkg/controlplane/controller/kubernetesservice"
 
+	"shoal/api/metrics"
 	"shoal/api/pki"
 	"shoal/api/preconditions"
 	apistorage "shoal/api/storage"
@@ -156,8 +158,25 @@ func (s *Server) build(config *app.Config, o Options) (*aggregatorapiserver.APIA
 	if err := s.addHooks(server, kube, publisher, client, o); err != nil {
 		return nil, err
 	}
-	return controlplaneapiserver.CreateAggregatorServer(config.Aggregator.Complete(), server.GenericAPIServer,
+	chain, err := controlplaneapiserver.CreateAggregatorServer(config.Aggregator.Complete(), server.GenericAPIServer,
 		extensions.Informers.Apiextensions().V1().CustomResourceDefinitions(), true, priorities())
+	if err != nil {
+		return nil, err
+	}
+	return chain, s.registerMetrics(chain, client)
+}
+
+// registerMetrics keeps metrics.k8s.io among the groups this server tells of.
+func (s *Server) registerMetrics(chain *aggregatorapiserver.APIAggregator, client kubernetes.Interface) error {
+	services, err := aggregatorclient.NewForConfig(s.ClientConfig("shoal-apiserver"))
+	if err != nil {
+		return err
+	}
+	informer := chain.APIRegistrationInformers.Apiregistration().V1().APIServices().Informer()
+	return chain.GenericAPIServer.AddPostStartHook("register-metrics", func(hook genericapiserver.PostStartHookContext) error {
+		s.cell.Go(func() { metrics.Register(hook, services, informer, client, s.log) })
+		return nil
+	})
 }
 
 func (s *Server) buildKube(kube controlplane.CompletedConfig, extensions genericapiserver.DelegationTarget, client kubernetes.Interface) (*controlplaneapiserver.Server, error) {
@@ -181,6 +200,12 @@ func (s *Server) buildKube(kube controlplane.CompletedConfig, extensions generic
 	}
 	if err := server.InstallAPIs(groups(kube, core, client)...); err != nil {
 		return nil, err
+	}
+	shared := kube.ControlPlane.VersionedInformers.Core().V1()
+	if err := server.GenericAPIServer.InstallAPIGroup(metrics.Group(metrics.Options{
+		Nodes: shared.Nodes().Lister(), Pods: shared.Pods().Lister(), Agents: core.connections, Logger: s.log,
+	})); err != nil {
+		return nil, fmt.Errorf("install metrics.k8s.io: %w", err)
 	}
 	return server, nil
 }
