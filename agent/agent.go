@@ -38,6 +38,7 @@ import (
 	"shoal/agent/image"
 	"shoal/agent/logwriter"
 	"shoal/agent/runner"
+	"shoal/agent/runtimes"
 	"shoal/agent/stats"
 	"shoal/agent/volume"
 )
@@ -61,6 +62,7 @@ type Options struct {
 	DataDir             string       // shoal's data; ours is agent/ in it; default /var/lib/shoal
 	LogDir              string       // pod logs; default /var/log/pods
 	Network             Network
+	Runtimes            *runtimes.Set // for RuntimeClasses; default runc alone
 	NodeIPs             []netip.Addr
 	PodCIDR             string
 	ClusterDNS          []netip.Addr // servers for pods with dnsPolicy ClusterFirst; the host's when empty
@@ -96,6 +98,9 @@ func (o *Options) fill() {
 	set(&o.LogDir, "/var/log/pods")
 	set(&o.ListenAddr, ":10250")
 	o.Resources.fill()
+	if o.Runtimes == nil {
+		o.Runtimes, _ = runtimes.Parse(nil) // nothing to go wrong
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -209,7 +214,7 @@ func (a *Agent) build() error {
 	a.runner, err = runner.New(runner.Options{
 		Client: a.client, Namespace: a.o.ContainerdNamespace, Snapshotter: snapshotter,
 		Images: a.images, Cgroups: a.cgroups, Volumes: a.volumes, Network: a.o.Network,
-		Source: a.source, Sink: a, Admit: a.admit, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir),
+		Runtimes: a.o.Runtimes, Source: a.source, Sink: a, Admit: a.admit, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir),
 		LogWriter: binary, NodeName: a.o.NodeName, NodeIPs: a.o.NodeIPs, Logger: a.log,
 		ClusterDNS: a.o.ClusterDNS, ClusterDomain: a.o.ClusterDomain, PodPIDs: a.o.Resources.PodPIDs,
 	})

@@ -248,6 +248,8 @@ func (n *node) object(ctx context.Context, problem string) *v1.Node {
 			Addresses:       n.addresses(),
 			DaemonEndpoints: v1.NodeDaemonEndpoints{KubeletEndpoint: v1.DaemonEndpoint{Port: n.port()}},
 			NodeInfo:        n.info(ctx),
+			RuntimeHandlers: n.o.Runtimes.Status(ctx, false),
+			Features:        nodeFeatures(),
 		},
 	}
 	if n.o.PodCIDR != "" {

@@ -59,6 +59,15 @@ func (s *source) Token(ctx context.Context, namespace, serviceAccount string, re
 	})
 }
 
+// RuntimeHandler reads the handler that a RuntimeClass names.
+func (s *source) RuntimeHandler(ctx context.Context, class string) (string, error) {
+	c, err := s.kube.NodeV1().RuntimeClasses().Get(ctx, class, metav1.GetOptions{})
+	if err != nil {
+		return "", err
+	}
+	return c.Handler, nil
+}
+
 const (
 	// relatedWithin is how long the Node authorizer, which hears of a pod from
 	// an informer of its own, may be behind this agent. Beyond it a refusal is

@@ -225,7 +225,7 @@ func (w *worker) createRecord(ctx context.Context, pod *v1.Pod, s *slot, p *prep
 	if err != nil {
 		return nil, &startError{reason: reasonConfigError, err: err}
 	}
-	if record.Runtime, err = w.runtime(pod, p.id, spec, hidden); err != nil {
+	if record.Runtime, err = w.runtimeOf(ctx, pod, p.id, spec, hidden); err != nil {
 		return nil, &startError{reason: reasonCreateError, err: err}
 	}
 	inst.user = userOf(spec)
@@ -258,7 +258,7 @@ func (w *worker) runTask(ctx context.Context, pod *v1.Pod, s *slot, record *cont
 		ContainerID: record.ID, Rootfs: rootfs, Stdout: uri, Stderr: uri, Terminal: s.spec.TTY,
 	})
 	if err != nil {
-		return fmt.Errorf("create task: %w", err)
+		return w.explain(ctx, fmt.Errorf("create task: %w", err))
 	}
 	inst.pid = int(created.Pid)
 	// Taken before the process can end, so the number cannot be another's.

@@ -26,6 +26,7 @@ import (
 	"shoal/agent/cgroup"
 	"shoal/agent/image"
 	"shoal/agent/internal/testbed"
+	"shoal/agent/runtimes"
 	"shoal/agent/volume"
 )
 
@@ -38,6 +39,7 @@ const testImage = "docker.io/library/box:latest"
 type objects struct {
 	configMaps map[string]*v1.ConfigMap
 	secrets    map[string]*v1.Secret
+	handlers   map[string]string // of runtime classes
 }
 
 func (o *objects) ConfigMap(_ context.Context, namespace, name string) (*v1.ConfigMap, error) {
@@ -61,6 +63,13 @@ func (o *objects) Token(_ context.Context, _, account string, req *authv1.TokenR
 
 func (o *objects) Claim(_ context.Context, namespace, name string) (*v1.PersistentVolumeClaim, *v1.PersistentVolume, error) {
 	return nil, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "persistentvolumeclaims"}, name)
+}
+
+func (o *objects) RuntimeHandler(_ context.Context, class string) (string, error) {
+	if h, ok := o.handlers[class]; ok {
+		return h, nil
+	}
+	return "", apierrors.NewNotFound(schema.GroupResource{Group: "node.k8s.io", Resource: "runtimeclasses"}, class)
 }
 
 func (o *objects) ServiceEnv(context.Context, string, bool) (map[string]string, error) {
@@ -133,15 +142,16 @@ func (r *record) last(uid types.UID) v1.PodStatus {
 // bed is one host: containerd, network and a runner on them.
 type bed struct {
 	*record
-	t       testing.TB
-	ctrd    *testbed.Containerd
-	network *testbed.Network
-	objects *objects
-	dir     string
-	cgroup  string
-	runner  *Runner
-	cancel  context.CancelFunc
-	done    chan error
+	t        testing.TB
+	ctrd     *testbed.Containerd
+	network  *testbed.Network
+	runtimes []string // as given to runtimes.Parse
+	objects  *objects
+	dir      string
+	cgroup   string
+	runner   *Runner
+	cancel   context.CancelFunc
+	done     chan error
 }
 
 func newBed(t testing.TB) *bed {
@@ -177,8 +187,13 @@ func (b *bed) start() {
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	others, err := runtimes.Parse(b.runtimes)
+	if err != nil {
+		b.t.Fatal(err)
+	}
 	b.runner, err = New(Options{
-		Client: b.ctrd.Client, Namespace: testbed.Namespace, Images: image.New(b.ctrd.Client, "overlayfs"),
+		Runtimes: others,
+		Client:   b.ctrd.Client, Namespace: testbed.Namespace, Images: image.New(b.ctrd.Client, "overlayfs"),
 		Cgroups: groups, Volumes: volumes, Network: b.network, Source: b.objects, Sink: b.record,
 		DataDir: b.dir, LogDir: filepath.Join(b.dir, "logs"), LogWriter: self, NodeName: "n1",
 		NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, PodPIDs: podPIDs,

@@ -34,6 +34,7 @@ import (
 	"shoal/agent/cgroup"
 	"shoal/agent/image"
 	"shoal/agent/oci"
+	"shoal/agent/runtimes"
 	"shoal/agent/secretspec"
 	"shoal/agent/volume"
 )
@@ -49,6 +50,8 @@ type Network interface {
 // Source gives the objects pods refer to.
 type Source interface {
 	volume.Source
+	// RuntimeHandler is the handler that a RuntimeClass names.
+	RuntimeHandler(ctx context.Context, class string) (string, error)
 	// ServiceEnv is the environment that tells of the services of a
 	// namespace, or only of the API's when links is false.
 	ServiceEnv(ctx context.Context, namespace string, links bool) (map[string]string, error)
@@ -77,6 +80,7 @@ type Options struct {
 	Cgroups     *cgroup.Tree
 	Volumes     *volume.Volumes
 	Network     Network
+	Runtimes    *runtimes.Set // runc alone if nil
 	Source      Source
 	Sink        Sink
 	Admit       Admitter
@@ -134,6 +138,9 @@ func New(o Options) (*Runner, error) {
 	}
 	if o.ClusterDomain == "" {
 		o.ClusterDomain = "cluster.local"
+	}
+	if o.Runtimes == nil {
+		o.Runtimes, _ = runtimes.Parse(nil) // nothing to go wrong
 	}
 	p, err := openPins(filepath.Join(o.DataDir, "ns"))
 	if err != nil {

@@ -1,34 +1,85 @@
 package runner
 
 import (
+	"context"
 	"fmt"
+	"os"
+	"strings"
 
-	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/core/containers"
-	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	v1 "k8s.io/api/core/v1"
 
 	"shoal/agent/secretspec"
 )
 
-// runcShim is containerd's shim for runtimes with runc's command line.
-const runcShim = "io.containerd.runc.v2"
-
-// runtime says what runs a container: runc directly, or by way of what puts
-// hidden into its specification.
-func (w *worker) runtime(_ *v1.Pod, id string, spec *specs.Spec, hidden *secretspec.Hidden) (containers.RuntimeInfo, error) {
-	info := containers.RuntimeInfo{Name: runcShim}
-	if hidden.Empty() {
-		return info, nil
+// findRuntime learns what runs the pod's containers, as its RuntimeClass says.
+// A pod that already runs is not held up by a class that is gone: it is asked
+// for again when the next container is made.
+func (w *worker) findRuntime(ctx context.Context, pod *v1.Pod) error {
+	if w.box.runtime != nil {
+		return nil
 	}
-	link, err := w.r.vault.Store(id, "runc", hidden)
+	handler := ""
+	if class := pod.Spec.RuntimeClassName; class != nil && *class != "" {
+		var err error
+		if handler, err = w.r.Source.RuntimeHandler(ctx, *class); err != nil {
+			return fmt.Errorf("look up RuntimeClass %s: %w", *class, err)
+		}
+	}
+	found, err := w.r.Runtimes.Get(handler)
 	if err != nil {
-		return info, err
+		return err
 	}
-	spec.Root.Path = hidden.RootPath()
-	if info.Options, err = typeurl.MarshalAny(&options.Options{BinaryName: link}); err != nil {
-		return info, fmt.Errorf("encode options of the runtime: %w", err)
+	w.box.runtime = &found
+	return nil
+}
+
+// prepareRuntime is findRuntime for a sandbox in the making.
+func (w *worker) prepareRuntime(ctx context.Context, pod *v1.Pod) error {
+	err := w.findRuntime(ctx, pod)
+	if err == nil || ctx.Err() != nil {
+		return err
 	}
-	return info, nil
+	for _, s := range w.slots {
+		if s.current != nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("Failed to create pod sandbox: %w", err) //nolint:staticcheck // the kubelet's words, shown as they are
+}
+
+// runtimeOf says what runs a container, directly or by way of what puts
+// hidden into its specification.
+func (w *worker) runtimeOf(ctx context.Context, pod *v1.Pod, id string, spec *specs.Spec, hidden *secretspec.Hidden) (containers.RuntimeInfo, error) {
+	if err := w.findRuntime(ctx, pod); err != nil {
+		return containers.RuntimeInfo{}, err
+	}
+	r := *w.box.runtime
+	info := containers.RuntimeInfo{Name: r.Shim}
+	var link string
+	var err error
+	if !hidden.Empty() {
+		if !r.Runc() {
+			return info, fmt.Errorf("the environment has values of Secrets, which %s would write to disk; mount them as files", r.Shim)
+		}
+		if link, err = w.r.vault.Store(id, r.Binary, hidden); err != nil {
+			return info, err
+		}
+		spec.Root.Path = hidden.RootPath()
+	}
+	info.Options, err = r.Options(link)
+	return info, err
+}
+
+// explain adds to the error of a runtime what is known to be behind it.
+func (w *worker) explain(ctx context.Context, err error) error {
+	if w.box.runtime == nil || w.r.Cgroups.Unified() {
+		return err
+	}
+	version := w.r.Runtimes.Features(ctx, *w.box.runtime).Version
+	if _, statErr := os.Stat("/sys/fs/cgroup/unified/cgroup.procs"); statErr != nil || !strings.HasPrefix(version, "crun ") {
+		return err
+	}
+	return fmt.Errorf("%w (%s cannot use this host's hybrid cgroups, v1 with v2 beside it: use runc, or boot with systemd.unified_cgroup_hierarchy=1)", err, version)
 }

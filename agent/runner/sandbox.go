@@ -13,6 +13,7 @@ import (
 	"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos"
 
 	"shoal/agent/cgroup"
+	"shoal/agent/runtimes"
 )
 
 // sandbox is what the containers of a pod share.
@@ -21,6 +22,7 @@ type sandbox struct {
 	netns    string
 	ips      []netip.Addr
 	failures int
+	runtime  *runtimes.Runtime // of the pod's containers; nil until found
 }
 
 // retryFirst and retryMax bound the wait before a failed step is tried again.
@@ -72,6 +74,7 @@ func (w *worker) prepareAll(ctx context.Context, pod *v1.Pod) error {
 		}
 		return w.r.pins.make(string(pod.UID), name, !pod.Spec.HostNetwork)
 	})
+	g.Go(func() error { return w.prepareRuntime(ctx, pod) })
 	g.Go(func() error { return w.makeGroup(pod) })
 	g.Go(func() error { return w.r.Volumes.Setup(ctx, pod) })
 	g.Go(func() error { return w.makeDirs(pod) })

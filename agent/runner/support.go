@@ -34,8 +34,6 @@ func (w *worker) checkSupported(pod *v1.Pod) error {
 		return fmt.Errorf("spec.hostIPC is %w here", volume.ErrUnsupported)
 	case len(pod.Spec.ResourceClaims) > 0:
 		return fmt.Errorf("spec.resourceClaims is %w here", volume.ErrUnsupported)
-	case pod.Spec.RuntimeClassName != nil:
-		return fmt.Errorf("spec.runtimeClassName is %w here", volume.ErrUnsupported)
 	}
 	return w.r.Volumes.Check(pod)
 }

@@ -87,7 +87,6 @@ func pod(path string, s *api.PodSpec) []string {
 	n.when(s.SecurityContext != nil && s.SecurityContext.SupplementalGroupsPolicy != nil, "securityContext.supplementalGroupsPolicy", noEffect)
 	n.when(s.DNSPolicy == api.DNSClusterFirstWithHostNet, "dnsPolicy", "there is no cluster DNS in this version of shoal; the host's resolver is used")
 	placement(n, s)
-	n.when(s.RuntimeClassName != nil, "runtimeClassName", refused)
 	n.when(len(s.ResourceClaims) > 0, "resourceClaims", refused)
 	for i, v := range s.Volumes {
 		n.when(!volumeWorks(&v.VolumeSource), fmt.Sprintf("volumes[%d]", i), "this volume type is "+refused)

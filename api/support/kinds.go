@@ -18,7 +18,6 @@ var idleKinds = map[schema.GroupResource]string{
 	{Group: "storage.k8s.io", Resource: "volumeattachments"}:                         "stored, but nothing attaches volumes in this version of shoal",
 	{Group: "", Resource: "persistentvolumes"}:                                       "stored, but nothing binds it in this version of shoal; use hostPath or emptyDir",
 	{Group: "", Resource: "persistentvolumeclaims"}:                                  "stored, but nothing binds it in this version of shoal; use hostPath or emptyDir",
-	{Group: "node.k8s.io", Resource: "runtimeclasses"}:                               "stored, but pods that name one are refused in this version of shoal",
 	{Group: "resource.k8s.io", Resource: "resourceclaims"}:                           "stored, but nothing allocates devices in this version of shoal",
 	{Group: "resource.k8s.io", Resource: "resourceclaimtemplates"}:                   "stored, but nothing allocates devices in this version of shoal",
 	{Group: "resource.k8s.io", Resource: "deviceclasses"}:                            "stored, but nothing allocates devices in this version of shoal",

@@ -13,9 +13,8 @@ import (
 )
 
 func TestWarningsNameTheField(t *testing.T) {
-	yes, class := true, "gvisor"
+	yes := true
 	bad := api.PodSpec{
-		RuntimeClassName:      &class,
 		ShareProcessNamespace: &yes,
 		Volumes:               []api.Volume{{Name: "ok", VolumeSource: api.VolumeSource{EmptyDir: &api.EmptyDirVolumeSource{}}}, {Name: "claim", VolumeSource: api.VolumeSource{PersistentVolumeClaim: &api.PersistentVolumeClaimVolumeSource{}}}},
 		Containers:            []api.Container{{Ports: []api.ContainerPort{{HostPort: 80}}}},
@@ -26,7 +25,7 @@ func TestWarningsNameTheField(t *testing.T) {
 		fields []string
 	}{
 		{"a plain pod", &api.Pod{Spec: api.PodSpec{Containers: []api.Container{{Name: "c"}}}}, nil},
-		{"a pod", &api.Pod{Spec: bad}, []string{"spec.shareProcessNamespace", "spec.runtimeClassName", "spec.volumes[1]", "spec.containers[0].ports[0].hostPort"}},
+		{"a pod", &api.Pod{Spec: bad}, []string{"spec.shareProcessNamespace", "spec.volumes[1]", "spec.containers[0].ports[0].hostPort"}},
 		{"a template", &apps.Deployment{Spec: apps.DeploymentSpec{Template: api.PodTemplateSpec{Spec: bad}}}, []string{"spec.template.spec.shareProcessNamespace"}},
 		{"a controller without a template", &api.ReplicationController{}, nil},
 		{"a plain service", &api.Service{Spec: api.ServiceSpec{Type: api.ServiceTypeNodePort, SessionAffinity: api.ServiceAffinityNone}}, nil},

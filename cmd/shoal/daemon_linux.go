@@ -47,6 +47,8 @@ type StartCmd struct {
 	LogFormat           string `enum:"text,json" default:"text" help:"text or json."`
 	Detach              bool   `short:"d" help:"Return once the API answers; the daemon goes on in the background and logs to DIR/shoal.log."`
 	WriteKubeconfig     bool   `help:"Also merge the credentials into your kubeconfig ($$KUBECONFIG or ~/.kube/config)."`
+
+	PodFlags
 }
 
 // Help is the detail of `shoal start --help`.
@@ -69,6 +71,7 @@ func (c *StartCmd) Run() error {
 		Name: c.Name, DataDir: c.DataDir, APIAddr: c.APIAddr, NodeIP: c.NodeIP, AgentPort: c.AgentPort,
 		Containerd: c.Containerd, ContainerdNamespace: c.ContainerdNamespace, CgroupRoot: c.CgroupRoot, LogFormat: c.LogFormat, StoreKeyFile: c.StoreKeyFile,
 		Version:    version,
+		Runtimes:   c.Runtime,
 		GossipPort: c.GossipPort, Join: c.Join, Token: c.Token,
 	}
 	if c.TokenFile != "" {

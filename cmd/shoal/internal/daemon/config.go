@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"shoal/agent/runtimes"
 	"shoal/api/pki"
 )
 
@@ -33,6 +34,8 @@ type Config struct {
 	// StoreKeyFile has the key the store is encrypted with; by default it is in
 	// the data directory.
 	StoreKeyFile string `json:"storeKeyFile,omitempty"`
+	// Runtimes are OCI runtimes beside runc, as runtimes.Parse reads them.
+	Runtimes []string `json:"runtimes,omitempty"`
 	// GossipPort is where members hear each other; record streams and hosts
 	// that join are on the next one.
 	GossipPort int `json:"gossipPort"`
@@ -99,6 +102,9 @@ func (c Config) complete() (Config, error) {
 		if _, err := streamAddresses(c.Join); err != nil {
 			return c, err
 		}
+	}
+	if _, err := runtimes.Parse(c.Runtimes); err != nil {
+		return c, fmt.Errorf("--runtime: %w", err)
 	}
 	c.Containerd = orDefault(c.Containerd, DefaultContainerd)
 	c.ContainerdNamespace = orDefault(c.ContainerdNamespace, DefaultContainerdNamespace)
@@ -260,6 +266,9 @@ func Planned(dataDir string) (Config, error) {
 	}
 	c.DataDir = orDefault(c.DataDir, DefaultDataDir)
 	c.APIAddr = orDefault(c.APIAddr, DefaultAPIAddr)
+	if _, err := runtimes.Parse(c.Runtimes); err != nil {
+		return c, fmt.Errorf("--runtime: %w", err)
+	}
 	c.Containerd = orDefault(c.Containerd, DefaultContainerd)
 	if c.AgentPort == 0 {
 		c.AgentPort = DefaultAgentPort

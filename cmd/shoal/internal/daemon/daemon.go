@@ -35,6 +35,7 @@ import (
 	componentversion "k8s.io/component-base/version"
 
 	"shoal/agent"
+	"shoal/agent/runtimes"
 	"shoal/api"
 	"shoal/api/pki"
 	"shoal/gossip"
@@ -326,7 +327,12 @@ func (p *peer) newAgent(config *rest.Config) (*agent.Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	others, err := runtimes.Parse(p.config.Runtimes)
+	if err != nil {
+		return nil, err
+	}
 	a, err := agent.New(agent.Options{
+		Runtimes:            others,
 		NodeName:            p.config.Name,
 		Config:              config,
 		ContainerdSocket:    p.config.Containerd,

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -91,12 +92,12 @@ func TestCertificatesCoverEveryNameClientsUse(t *testing.T) {
 
 func TestConfigurationIsFoundAgain(t *testing.T) {
 	dir := t.TempDir()
-	want := Config{Name: "n", DataDir: dir, Containerd: "/run/other.sock", AgentPort: 1}
+	want := Config{Name: "n", DataDir: dir, Containerd: "/run/other.sock", AgentPort: 1, Runtimes: []string{"a=/bin/true"}}
 	if err := want.save(); err != nil {
 		t.Fatal(err)
 	}
 	got, err := Load(dir)
-	if err != nil || got != want {
+	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if _, err := Load(filepath.Join(dir, "nothing")); err == nil || !strings.Contains(err.Error(), "no daemon has run") {
