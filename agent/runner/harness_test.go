@@ -39,7 +39,8 @@ const testImage = "docker.io/library/box:latest"
 type objects struct {
 	configMaps map[string]*v1.ConfigMap
 	secrets    map[string]*v1.Secret
-	handlers   map[string]string // of runtime classes
+	handlers   map[string]string    // of runtime classes
+	pv         *v1.PersistentVolume // every claim is bound to it
 }
 
 func (o *objects) ConfigMap(_ context.Context, namespace, name string) (*v1.ConfigMap, error) {
@@ -62,6 +63,9 @@ func (o *objects) Token(_ context.Context, _, account string, req *authv1.TokenR
 }
 
 func (o *objects) Claim(_ context.Context, namespace, name string) (*v1.PersistentVolumeClaim, *v1.PersistentVolume, error) {
+	if o.pv != nil {
+		return &v1.PersistentVolumeClaim{}, o.pv, nil
+	}
 	return nil, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "persistentvolumeclaims"}, name)
 }
 

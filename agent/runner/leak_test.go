@@ -85,8 +85,11 @@ func TestNothingLeaks(t *testing.T) {
 			p.Spec.Volumes = []v1.Volume{
 				{Name: "mem", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: v1.StorageMediumMemory}}},
 				{Name: "sec", VolumeSource: v1.VolumeSource{Secret: &v1.SecretVolumeSource{SecretName: "s"}}},
+				{Name: "img", VolumeSource: v1.VolumeSource{Image: &v1.ImageVolumeSource{Reference: "box", PullPolicy: v1.PullIfNotPresent}}},
 			}
-			p.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "mem", MountPath: "/mem"}, {Name: "sec", MountPath: "/sec"}}
+			p.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{
+				{Name: "mem", MountPath: "/mem"}, {Name: "sec", MountPath: "/sec"}, {Name: "mem", MountPath: "/sub", SubPath: "a/b"}, {Name: "img", MountPath: "/img"},
+			}
 			second := *p.Spec.Containers[0].DeepCopy()
 			second.Name = "other"
 			p.Spec.Containers = append(p.Spec.Containers, second)

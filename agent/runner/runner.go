@@ -107,15 +107,16 @@ const stopsPerCPU = 6
 // Runner runs the pods of one host.
 type Runner struct {
 	Options
-	pins     *pins
-	logs     *logIndex
-	oom      oomScore
-	host     oci.Host
-	users    userCache
-	readOnly readOnlyMounts
-	vault    *secretspec.Vault
-	starts   chan struct{}
-	stops    chan struct{}
+	pins         *pins
+	logs         *logIndex
+	oom          oomScore
+	host         oci.Host
+	users        userCache
+	readOnly     readOnlyMounts
+	imageVolumes imageVolumes
+	vault        *secretspec.Vault
+	starts       chan struct{}
+	stops        chan struct{}
 
 	mu      sync.Mutex
 	workers map[types.UID]*worker // guarded by mu
@@ -164,6 +165,8 @@ func New(o Options) (*Runner, error) {
 		workers: map[types.UID]*worker{},
 		found:   map[types.UID][]found{},
 	}
+	r.imageVolumes = imageVolumes{o.Client, o.Snapshotter}
+	o.Volumes.Register(volume.KindImage, r.imageVolumes)
 	r.oom.probe(o.Logger)
 	r.host = oci.HostOf(o.Cgroups)
 	return r, nil

@@ -23,6 +23,9 @@ func TestRunner(t *testing.T) {
 		"status of a running pod":        runningPod,
 		"environment and identity":       environmentPod,
 		"volumes":                        volumesPod,
+		"ways to mount":                  mountedPod,
+		"what cannot be mounted":         unmountablePods,
+		"block devices":                  blockPod,
 		"containers share a pod":         sharingPod,
 		"init containers":                initPod,
 		"restart and back-off":           restartPod,
@@ -559,3 +562,5 @@ func sidecarPod(b *bed) {
 	b.phase(p, v1.PodSucceeded)
 	b.remove(p)
 }
+
+func TestImageVolumes(t *testing.T) { imageVolumePods(newBed(t)) }

@@ -127,6 +127,9 @@ func (w *worker) ensure(ctx context.Context, pod *v1.Pod, s *slot) (time.Time, b
 	if next, ok := w.ensureImage(ctx, pod, s); !ok {
 		return next, false
 	}
+	if next, ok := w.ensureImageVolumes(ctx, pod, s); !ok {
+		return next, false
+	}
 	if err := acquire(w.startable, w.r.starts); err != nil {
 		return time.Time{}, false
 	}

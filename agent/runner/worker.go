@@ -45,6 +45,7 @@ type worker struct {
 	sent      *v1.PodStatus
 	stop      *stopping
 	refresh   refresh
+	imageVols map[string]*imageVolume // by name; nil without any
 	// restartingAll says that all containers are being ended to begin anew.
 	restartingAll bool
 	released      bool // a finished pod whose resources are gone

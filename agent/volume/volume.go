@@ -108,7 +108,7 @@ func (v *Volumes) Check(pod *v1.Pod) error {
 	for i := range pod.Spec.Volumes {
 		vol := &pod.Spec.Volumes[i]
 		if claimOf(pod, vol) == "" && v.drivers[kindOf(vol)] == nil {
-			return fmt.Errorf("spec.volumes[%d] (%s): this volume type is %w here; use emptyDir, hostPath, configMap, secret, downwardAPI, projected or persistentVolumeClaim", i, vol.Name, ErrUnsupported)
+			return fmt.Errorf("spec.volumes[%d] (%s): this volume type is %w here; use emptyDir, hostPath, configMap, secret, downwardAPI, projected, image or persistentVolumeClaim", i, vol.Name, ErrUnsupported)
 		}
 		if vol.Projected == nil {
 			continue

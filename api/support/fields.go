@@ -83,7 +83,6 @@ func pod(path string, s *api.PodSpec) []string {
 	n.when(s.SecurityContext != nil && s.SecurityContext.SELinuxOptions != nil, "securityContext.seLinuxOptions", noEffect)
 	n.when(s.SecurityContext != nil && s.SecurityContext.AppArmorProfile != nil, "securityContext.appArmorProfile", noEffect)
 	n.when(s.SecurityContext != nil && s.SecurityContext.WindowsOptions != nil, "securityContext.windowsOptions", noEffect)
-	n.when(s.SecurityContext != nil && s.SecurityContext.FSGroupChangePolicy != nil, "securityContext.fsGroupChangePolicy", noEffect)
 	n.when(s.SecurityContext != nil && s.SecurityContext.SupplementalGroupsPolicy != nil, "securityContext.supplementalGroupsPolicy", noEffect)
 	n.when(s.DNSPolicy == api.DNSClusterFirstWithHostNet, "dnsPolicy", "there is no cluster DNS in this version of shoal; the host's resolver is used")
 	placement(n, s)
@@ -110,13 +109,12 @@ func placement(n *notes, s *api.PodSpec) {
 }
 
 func volumeWorks(v *api.VolumeSource) bool {
-	return v.EmptyDir != nil || v.HostPath != nil || v.ConfigMap != nil || v.Secret != nil || v.DownwardAPI != nil || v.Projected != nil
+	return v.EmptyDir != nil || v.HostPath != nil || v.ConfigMap != nil || v.Secret != nil || v.DownwardAPI != nil || v.Projected != nil || v.Image != nil
 }
 
 func containers(n *notes, list string, all []api.Container, s *api.PodSpec) {
 	for i, c := range all {
 		field := func(name string) string { return fmt.Sprintf("%s[%d].%s", list, i, name) }
-		n.when(len(c.VolumeDevices) > 0, field("volumeDevices"), refused)
 		n.when(c.Stdin, field("stdin"), "not connected; use exec for input")
 		for j, p := range c.Ports {
 			n.when(p.HostPort != 0 && !s.HostNetwork, field(fmt.Sprintf("ports[%d].hostPort", j)), noEffect+"; use a NodePort service or hostNetwork")
@@ -125,9 +123,6 @@ func containers(n *notes, list string, all []api.Container, s *api.PodSpec) {
 			n.when(sc.SELinuxOptions != nil, field("securityContext.seLinuxOptions"), noEffect)
 			n.when(sc.AppArmorProfile != nil, field("securityContext.appArmorProfile"), noEffect)
 			n.when(sc.WindowsOptions != nil, field("securityContext.windowsOptions"), noEffect)
-		}
-		for j, m := range c.VolumeMounts {
-			n.when(m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != api.RecursiveReadOnlyDisabled, field(fmt.Sprintf("volumeMounts[%d].recursiveReadOnly", j)), noEffect)
 		}
 		for name := range c.Resources.Limits {
 			n.when(!resourceWorks(name), field("resources"), fmt.Sprintf("%s counts for placement only", name))
