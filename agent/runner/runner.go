@@ -112,7 +112,6 @@ type Runner struct {
 	oom          oomScore
 	host         oci.Host
 	users        userCache
-	readOnly     readOnlyMounts
 	imageVolumes imageVolumes
 	vault        *secretspec.Vault
 	starts       chan struct{}

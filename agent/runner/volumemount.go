@@ -27,7 +27,7 @@ func (w *worker) volumeMount(pod *v1.Pod, c *v1.Container, i int, env map[string
 	if err != nil {
 		return specs.Mount{}, err
 	}
-	recursive, err := w.r.recursiveReadOnly(m)
+	recursive, err := w.recursiveReadOnly(m)
 	if err != nil {
 		return specs.Mount{}, fmt.Errorf("failed to resolve recursive read-only mode: %w", err)
 	}
