@@ -69,7 +69,7 @@ type Options struct {
 	ClusterDomain       string       // default cluster.local
 	Resources           Resources
 	ListenAddr          string      // host:port of the kubelet API; default :10250
-	TLS                 *tls.Config // must demand and verify client certificates
+	TLS                 *tls.Config // must ask for client certificates and verify those given
 	Version             string      // shown as the node's kubelet version
 	Logger              *slog.Logger
 }
@@ -140,6 +140,7 @@ type Agent struct {
 	pods    *podIndex
 	refs    *references
 	stats   *stats.Reader
+	callers *callers
 	listen  net.Listener
 }
 
@@ -223,6 +224,7 @@ func (a *Agent) build() error {
 	}
 	a.refs = newReferences(kube, a.runner.Refresh)
 	a.stats = a.newStats()
+	a.callers = newCallers(kube, a.o.NodeName)
 	return nil
 }
 

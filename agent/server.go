@@ -33,7 +33,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	server := &http.Server{
-		Handler: a.handler(), TLSConfig: a.o.TLS, ReadHeaderTimeout: headerTimeout,
+		Handler: a.callers.guard(a.handler()), TLSConfig: a.o.TLS, ReadHeaderTimeout: headerTimeout,
 		BaseContext: func(net.Listener) context.Context { return requests },
 	}
 	done := make(chan error, 1)
