@@ -252,12 +252,9 @@ func (w *worker) resume(pod *v1.Pod) {
 		if !s.running() {
 			continue
 		}
-		ready, started := s.ready, s.started
-		w.up(pod, s)
 		// What was ready stays so until its probe says otherwise. What the API had
-		// not heard of, because the daemon died in between, is as up says: without
-		// a probe nothing would ever say it again.
-		s.ready, s.started, s.probed = s.ready || ready, s.started || started, s.probed || ready
+		// not heard of, because the daemon died in between, has no probe to say it.
+		w.beginProbes(pod, s, true)
 	}
 }
 

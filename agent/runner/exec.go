@@ -25,6 +25,7 @@ type ExecRequest struct {
 	Out, Err io.Writer // may be nil
 	TTY      bool
 	Resize   <-chan [2]uint16 // width and height; may be nil
+	Started  func()           // called when the command runs; may be nil
 }
 
 // execEnd bounds the removal of a command's process after its end or its
@@ -58,6 +59,9 @@ func (r *Runner) Exec(ctx context.Context, req ExecRequest) (int, error) {
 	if err := process.Start(ctx); err != nil {
 		return 0, fmt.Errorf("start command: %w", err)
 	}
+	if req.Started != nil {
+		req.Started()
+	}
 	var wg sync.WaitGroup
 	running, stop := context.WithCancel(ctx)
 	defer wg.Wait()
@@ -70,10 +74,33 @@ func (r *Runner) Exec(ctx context.Context, req ExecRequest) (int, error) {
 	}
 	select {
 	case status := <-exited:
-		process.IO().Wait()
+		if err := outputEnd(ctx, process.IO()); err != nil {
+			killSession(int(process.Pid()))
+			return 0, err
+		}
 		return int(status.ExitCode()), status.Error()
 	case <-ctx.Done():
+		killSession(int(process.Pid()))
 		return 0, ctx.Err()
+	}
+}
+
+// outputEnd waits until the output is closed: what the command left running may
+// hold it open for longer than anybody listens.
+func outputEnd(ctx context.Context, streams cio.IO) error {
+	closed := make(chan struct{})
+	go func() {
+		streams.Wait()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+		return nil
+	case <-ctx.Done():
+		streams.Cancel()
+		_ = streams.Close()
+		<-closed
+		return ctx.Err()
 	}
 }
 
@@ -166,17 +193,22 @@ func (r *Runner) execOutput(ctx context.Context, id string, command []string, ti
 	return code, out.String(), err
 }
 
-// boundedBuffer keeps the first outputMax bytes and drops the rest.
+// boundedBuffer keeps the first bytes and drops the rest.
 type boundedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer // guarded by mu
+	limit int // zero is outputMax
+	mu    sync.Mutex
+	buf   bytes.Buffer // guarded by mu
 }
 
 // Write keeps what fits.
 func (b *boundedBuffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.buf.Write(p[:min(len(p), outputMax-b.buf.Len())])
+	limit := b.limit
+	if limit == 0 {
+		limit = outputMax
+	}
+	b.buf.Write(p[:min(len(p), limit-b.buf.Len())])
 	return len(p), nil
 }
 

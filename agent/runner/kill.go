@@ -44,7 +44,7 @@ func (w *worker) kill(pod *v1.Pod, s *slot, message string, grace time.Duration)
 	}
 	inst.killing = true
 	inst.end.deadline = now().Add(grace)
-	inst.endProbes()
+	inst.endHealth()
 	inst.endHook()
 	w.r.Sink.Event(pod, v1.EventTypeNormal, "Killing", message)
 	if grace > 0 {

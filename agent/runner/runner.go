@@ -34,6 +34,7 @@ import (
 	"shoal/agent/cgroup"
 	"shoal/agent/image"
 	"shoal/agent/oci"
+	"shoal/agent/prober"
 	"shoal/agent/runtimes"
 	"shoal/agent/secretspec"
 	"shoal/agent/volume"
@@ -104,6 +105,9 @@ const startsPerCPU = 3
 // stopsPerCPU bounds clean-ups at once, for the same reason.
 const stopsPerCPU = 6
 
+// execsPerCPU bounds commands of probes being started at once, likewise.
+const execsPerCPU = 2
+
 // Runner runs the pods of one host.
 type Runner struct {
 	Options
@@ -123,6 +127,9 @@ type Runner struct {
 	ctx     context.Context       // of Run; guarded by mu
 	closed  bool                  // StopAll was called: nothing starts any more; guarded by mu
 	wg      sync.WaitGroup
+
+	probes *prober.Prober
+	execs  chan struct{} // commands of probes being started
 }
 
 // New prepares a Runner. Nothing runs before Run.
@@ -160,6 +167,8 @@ func New(o Options) (*Runner, error) {
 		pins:    p,
 		logs:    logs,
 		starts:  make(chan struct{}, startsPerCPU*runtime.GOMAXPROCS(0)),
+		execs:   make(chan struct{}, execsPerCPU*runtime.GOMAXPROCS(0)),
+		probes:  prober.New(),
 		stops:   make(chan struct{}, stopsPerCPU*runtime.GOMAXPROCS(0)),
 		workers: map[types.UID]*worker{},
 		found:   map[types.UID][]found{},
@@ -184,6 +193,7 @@ func (r *Runner) Run(ctx context.Context, ready func()) error {
 	r.mu.Lock()
 	r.ctx = ctx
 	r.mu.Unlock()
+	r.wg.Go(func() { r.probes.Run(ctx) })
 	ready()
 	<-ctx.Done()
 	r.wg.Wait()

@@ -10,6 +10,7 @@ import (
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
 	"shoal/agent/image"
+	"shoal/agent/prober"
 )
 
 // role is what a container is to its pod.
@@ -45,7 +46,6 @@ type slot struct {
 	done    bool      // ended for good in an earlier run, which the API alone remembers
 	ready   bool
 	started bool
-	probed  bool // the readiness probe passes, or there is none
 	// hookPending says that the postStart hook has not ended.
 	hookPending bool
 	mounts      []v1.VolumeMountStatus // of its status
@@ -85,8 +85,8 @@ type instance struct {
 	user      *v1.ContainerUser
 	stopSig   unix.Signal
 
-	stopProbes context.CancelFunc // nil without probes
-	stopHook   context.CancelFunc // nil without a hook that runs
+	probes   []*prober.Probe
+	stopHook context.CancelFunc // nil without a hook that runs
 }
 
 func (s *slot) running() bool { return s.current != nil && s.current.exit == nil }
@@ -94,13 +94,6 @@ func (s *slot) running() bool { return s.current != nil && s.current.exit == nil
 // succeeded reports whether the last attempt ended with 0.
 func (s *slot) succeeded() bool {
 	return s.done || (s.current != nil && s.current.exit != nil && s.current.exit.ExitCode == 0)
-}
-
-func (i *instance) endProbes() {
-	if i.stopProbes != nil {
-		i.stopProbes()
-		i.stopProbes = nil
-	}
 }
 
 func (i *instance) closeFD() {

@@ -1,0 +1,67 @@
+package runner
+
+import (
+	"strings"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+func execProbe(script string) v1.ProbeHandler {
+	return v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"sh", "-c", script}}}
+}
+
+// TestProbesGone: what a probe's command starts ends with its timeout, also
+// what holds its output open.
+func TestProbesGone(t *testing.T) {
+	b := newBed(t)
+	p := pod("hangs", sleeper, func(p *v1.Pod) {
+		c := &p.Spec.Containers[0]
+		c.ReadinessProbe = &v1.Probe{PeriodSeconds: 1, FailureThreshold: 1, ProbeHandler: execProbe("sleep 7654 & sleep 8765")}
+		other := *c.DeepCopy()
+		other.Name = "other"
+		other.ReadinessProbe = &v1.Probe{PeriodSeconds: 1, FailureThreshold: 1, ProbeHandler: execProbe("sleep 6543 & exit 0")}
+		p.Spec.Containers = append(p.Spec.Containers, other)
+	})
+	b.runner.Set(p)
+	b.phase(p, v1.PodRunning)
+	count := func(command string) int { return strings.Count(b.run(p, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"), command) }
+	waitFor(t, "the probe's processes", func() bool { return count("sleep 7654") > 0 })
+	for range 2 {
+		// An event for each: "timed out after 1s". The recorder of this test
+		// keeps them all.
+		b.record.mu.Lock()
+		before := len(b.events)
+		b.record.mu.Unlock()
+		b.until(t, "a probe that timed out", func() bool {
+			for _, e := range b.events[before:] {
+				if strings.Contains(e, "sleep 8765\" timed out after 1s") {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	if n := count("sleep 7654"); n > 1 {
+		t.Errorf("%d processes of earlier probes", n)
+	}
+	b.remove(p)
+}
+
+// TestProbeGrace: a container that failed its liveness probe gets that probe's
+// grace, not the pod's.
+func TestProbeGrace(t *testing.T) {
+	b := newBed(t)
+	p := pod("deaf", `trap '' TERM; while :; do sleep 1; done`, func(p *v1.Pod) {
+		p.Spec.TerminationGracePeriodSeconds = ptr(int64(3600))
+		p.Spec.RestartPolicy = v1.RestartPolicyNever
+		p.Spec.Containers[0].LivenessProbe = &v1.Probe{PeriodSeconds: 1, FailureThreshold: 1, TerminationGracePeriodSeconds: ptr(int64(1)), ProbeHandler: execProbe("exit 1")}
+	})
+	b.runner.Set(p)
+	b.phase(p, v1.PodFailed)
+	if e := b.event(p, "Killing"); !strings.HasSuffix(e, ": Container main failed liveness probe") {
+		t.Errorf("event %q", e)
+	}
+	p.Spec.TerminationGracePeriodSeconds = ptr(int64(1))
+	b.remove(p)
+}
