@@ -25,7 +25,9 @@ func TestProbesGone(t *testing.T) {
 	})
 	b.runner.Set(p)
 	b.phase(p, v1.PodRunning)
-	count := func(command string) int { return strings.Count(b.run(p, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"), command) }
+	count := func(command string) int {
+		return strings.Count(b.run(p, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"), command)
+	}
 	waitFor(t, "the probe's processes", func() bool { return count("sleep 7654") > 0 })
 	for range 2 {
 		// An event for each: "timed out after 1s". The recorder of this test
