@@ -49,6 +49,7 @@ type StartCmd struct {
 	WriteKubeconfig     bool   `help:"Also merge the credentials into your kubeconfig ($$KUBECONFIG or ~/.kube/config)."`
 
 	PodFlags
+	ResourceFlags
 }
 
 // Help is the detail of `shoal start --help`.
@@ -72,6 +73,7 @@ func (c *StartCmd) Run() error {
 		Containerd: c.Containerd, ContainerdNamespace: c.ContainerdNamespace, CgroupRoot: c.CgroupRoot, LogFormat: c.LogFormat, StoreKeyFile: c.StoreKeyFile,
 		Version:    version,
 		Runtimes:   c.Runtime,
+		Resources:  c.ResourceFlags.config(),
 		GossipPort: c.GossipPort, Join: c.Join, Token: c.Token,
 	}
 	if c.TokenFile != "" {
