@@ -39,6 +39,7 @@ import (
 	"shoal/agent/eviction"
 	"shoal/agent/image"
 	"shoal/agent/logwriter"
+	"shoal/agent/reserve"
 	"shoal/agent/runner"
 	"shoal/agent/runtimes"
 	"shoal/agent/stats"
@@ -74,6 +75,8 @@ type Options struct {
 	TLS                 *tls.Config // must ask for client certificates and verify those given
 	Version             string      // shown as the node's kubelet version
 	Logger              *slog.Logger
+
+	plan reserve.Plan // of Resources
 }
 
 // The kubelet's client limits scaled to a host that starts 100 pods at once.
@@ -152,7 +155,11 @@ type Agent struct {
 // a taken port is an error here, and runs nothing.
 func New(o Options) (*Agent, error) {
 	o.fill()
-	if err := errors.Join(o.Resources.fill(), o.check()); err != nil {
+	var err error
+	if o.plan, err = o.Resources.fill(); err != nil {
+		return nil, fmt.Errorf("create agent: %w", err)
+	}
+	if err := o.check(); err != nil {
 		return nil, err
 	}
 	listener, err := net.Listen("tcp", o.ListenAddr)

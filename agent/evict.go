@@ -10,7 +10,7 @@ import (
 
 func (a *Agent) newMonitor() *eviction.Monitor {
 	return eviction.New(eviction.Options{
-		Node: a.o.NodeName, Thresholds: a.o.Resources.plan.Thresholds, Transition: a.o.Resources.EvictionTransition,
+		Node: a.o.NodeName, Thresholds: a.o.plan.Thresholds, Transition: a.o.Resources.EvictionTransition,
 		Groups: a.cgroups, NodeFS: a.o.DataDir, ImageFS: a.imageRoot,
 		Pods: a.running, PodStats: a.stats.PodStats,
 		Kill: a.runner.Evict, Gone: a.runner.Released,

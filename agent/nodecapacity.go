@@ -19,7 +19,7 @@ func (n *node) resources(live *v1.Node) (capacity, allocatable v1.ResourceList) 
 			}
 		}
 	}
-	allocatable = n.o.Resources.plan.Allocatable(capacity)
+	allocatable = n.o.plan.Allocatable(capacity)
 	return capacity, allocatable
 }
 
@@ -62,10 +62,10 @@ func (n *node) self() *v1.Node {
 // While they use more, the kernel refuses, and it is tried again with the next
 // look at the node; eviction brings the use down meanwhile.
 func (n *node) limitPods(capacity v1.ResourceList) {
-	if n.o.KeepCgroupRoot && len(n.o.Resources.plan.Reserved) == 0 {
+	if n.o.KeepCgroupRoot && len(n.o.plan.Reserved) == 0 {
 		return // it is somebody else's group, with limits of theirs
 	}
-	limits := n.o.Resources.plan.Group(capacity)
+	limits := n.o.plan.Group(capacity)
 	now := [3]int64{int64(limits.CPUShares), limits.MemoryBytes, limits.PIDs}
 	if n.limited == now {
 		return

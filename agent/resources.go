@@ -20,28 +20,25 @@ type Resources struct {
 	// EvictionTransition is how long a condition of pressure stays after it was
 	// last met; default eviction.DefaultTransition.
 	EvictionTransition time.Duration `json:"evictionTransition,omitempty"`
-
-	plan reserve.Plan // of the texts above
 }
 
 // Check reports a text that cannot be read, or that leaves nothing for pods.
 func (r Resources) Check(dataDir string) error {
-	if err := r.fill(); err != nil {
+	plan, err := r.fill()
+	if err != nil {
 		return err
 	}
-	return r.plan.Check(reserve.Capacity(dataDir, MaxPods))
+	return plan.Check(reserve.Capacity(dataDir, MaxPods))
 }
 
 // fill sets what was left out and reads the texts.
-func (r *Resources) fill() (err error) {
+func (r *Resources) fill() (plan reserve.Plan, err error) {
 	if r.PodPIDs == 0 {
 		r.PodPIDs = cgroup.DefaultPodPIDs
 	}
-	if r.plan.Reserved, err = reserve.ParseReserved(r.Reserved); err != nil {
-		return err
+	if plan.Reserved, err = reserve.ParseReserved(r.Reserved); err != nil {
+		return plan, err
 	}
-	if r.plan.Thresholds, err = reserve.ParseThresholds(r.EvictionHard); err != nil {
-		return err
-	}
-	return nil
+	plan.Thresholds, err = reserve.ParseThresholds(r.EvictionHard)
+	return plan, err
 }

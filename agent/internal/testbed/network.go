@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -19,7 +20,7 @@ import (
 // end stays, unconfigured, on the host.
 type Network struct {
 	Dir    string // namespaces are pinned here
-	Prefix string // of host link names, at most 4 characters
+	Prefix string // of host link names, at most 4 characters; the process's number follows
 
 	mu   sync.Mutex
 	next byte
@@ -44,7 +45,7 @@ func (n *Network) Attach(_ context.Context, uid, _, _ string) (string, []netip.A
 		return n.path(uid), []netip.Addr{a.ip}, nil
 	}
 	n.next++
-	a := attachment{link: fmt.Sprintf("%s%d", n.Prefix, n.next), ip: netip.AddrFrom4([4]byte{10, 99, 0, n.next})}
+	a := attachment{link: n.Prefix + strconv.FormatInt(int64(os.Getpid()), 36) + "-" + strconv.Itoa(int(n.next)), ip: netip.AddrFrom4([4]byte{10, 99, 0, n.next})}
 	if err := os.MkdirAll(n.Dir, 0o755); err != nil {
 		return "", nil, err
 	}
