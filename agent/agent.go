@@ -24,7 +24,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
@@ -36,10 +35,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"shoal/agent/cgroup"
-	"shoal/agent/eviction"
 	"shoal/agent/image"
 	"shoal/agent/logwriter"
-	"shoal/agent/reserve"
 	"shoal/agent/runner"
 	"shoal/agent/runtimes"
 	"shoal/agent/stats"
@@ -71,12 +68,11 @@ type Options struct {
 	ClusterDNS          []netip.Addr // servers for pods with dnsPolicy ClusterFirst; the host's when empty
 	ClusterDomain       string       // default cluster.local
 	Resources           Resources
+	Images              Images
 	ListenAddr          string      // host:port of the kubelet API; default :10250
 	TLS                 *tls.Config // must ask for client certificates and verify those given
 	Version             string      // shown as the node's kubelet version
 	Logger              *slog.Logger
-
-	plan reserve.Plan // of Resources
 }
 
 // The kubelet's client limits scaled to a host that starts 100 pods at once.
@@ -99,9 +95,11 @@ func (o *Options) fill() {
 	set(&o.ContainerdNamespace, "shoal")
 	set(&o.CgroupRoot, "/shoal")
 	set(&o.DataDir, "/var/lib/shoal")
+	o.Images.fill(o.DataDir)
 	o.DataDir = filepath.Join(o.DataDir, "agent")
 	set(&o.LogDir, "/var/log/pods")
 	set(&o.ListenAddr, ":10250")
+	o.Resources.fill()
 	if o.Runtimes == nil {
 		o.Runtimes, _ = runtimes.Parse(nil) // nothing to go wrong
 	}
@@ -146,19 +144,12 @@ type Agent struct {
 	stats   *stats.Reader
 	callers *callers
 	listen  net.Listener
-	monitor *eviction.Monitor
-
-	imageDir atomic.Pointer[string]
 }
 
 // New checks what the host offers and prepares an Agent. It listens, so that
 // a taken port is an error here, and runs nothing.
 func New(o Options) (*Agent, error) {
 	o.fill()
-	var err error
-	if o.plan, err = o.Resources.fill(); err != nil {
-		return nil, fmt.Errorf("create agent: %w", err)
-	}
 	if err := o.check(); err != nil {
 		return nil, err
 	}
@@ -218,11 +209,12 @@ func (a *Agent) build() error {
 	if a.volumes, err = volume.Open(a.o.DataDir, a.source); err != nil {
 		return err
 	}
-	a.images = image.New(a.client, snapshotter)
+	a.images = a.newImages()
 	a.events = newEvents(kube, a.o.NodeName)
 	a.status = newStatusWriter(kube, a.log)
-	a.node = newNode(a.o, kube, a.client, a.cgroups)
+	a.node = newNode(a.o, kube, a.client)
 	a.volumes.Allocatable = a.node.allocatable
+	a.node.images = a.images
 	a.runner, err = runner.New(runner.Options{
 		Client: a.client, Namespace: a.o.ContainerdNamespace, Snapshotter: snapshotter,
 		Images: a.images, Cgroups: a.cgroups, Volumes: a.volumes, Network: a.o.Network,
@@ -236,8 +228,6 @@ func (a *Agent) build() error {
 	a.refs = newReferences(kube, a.runner.Refresh)
 	a.stats = a.newStats()
 	a.callers = newCallers(kube, a.o.NodeName)
-	a.monitor = a.newMonitor()
-	a.node.pressure = a.monitor.Conditions
 	return nil
 }
 
@@ -257,7 +247,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.refs.run(ctx) })
 	g.Go(func() error { return a.node.run(ctx) })
 	g.Go(func() error { return a.node.follow(ctx) })
-	g.Go(func() error { return a.monitor.Run(ctx) })
+	g.Go(func() error { return a.keepImages(ctx) })
 	g.Go(func() error { return a.serve(ctx) })
 	g.Go(func() error {
 		select {

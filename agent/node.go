@@ -12,17 +12,20 @@ import (
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
-	"shoal/agent/cgroup"
+	"shoal/agent/image"
 )
 
 // MaxPods is the number of pods a host takes. A host has a /24 for them.
@@ -41,16 +44,13 @@ type node struct {
 	o      Options
 	kube   kubernetes.Interface
 	client *containerd.Client
-	groups *cgroup.Tree
-	// pressure gives the conditions of pressure.
-	pressure func() []v1.NodeCondition
+	images *image.Store // nil: its images are not told
 
 	mu             sync.Mutex
-	alloc          v1.ResourceList // guarded by mu
-	live           *v1.Node        // as the API last told; nil before; guarded by mu
-	limited        [3]int64        // what all pods are held to; only touched by run
-	runtimeVersion string          // as last heard; only touched by run
-	renewed        time.Time       // when the lease was; only touched by run
+	alloc          v1.ResourceList     // guarded by mu
+	runtimeVersion string              // as last heard; only touched by run
+	renewed        time.Time           // when the lease was; only touched by run
+	imageList      []v1.ContainerImage // as last heard; only touched by run
 
 	// said has a token when somebody else said something of this node that may
 	// not be so.
@@ -68,11 +68,13 @@ const nodeAnswerGap = 200 * time.Millisecond
 // are answered at once.
 func (n *node) follow(ctx context.Context) error {
 	tell := func(obj any) {
-		live, ok := obj.(*v1.Node)
-		if known := ok && n.note(live); known && n.agrees(live) {
+		if live, ok := obj.(*v1.Node); ok && n.agrees(live) {
 			return
 		}
-		n.poke()
+		select {
+		case n.said <- struct{}{}:
+		default:
+		}
 	}
 	lw := cache.NewListWatchFromClient(n.kube.CoreV1().RESTClient(), "nodes", v1.NamespaceAll, fields.OneTermEqualSelector(metav1.ObjectNameField, n.o.NodeName))
 	_, informer := cache.NewInformerWithOptions(cache.InformerOptions{
@@ -83,14 +85,6 @@ func (n *node) follow(ctx context.Context) error {
 	})
 	informer.RunWithContext(ctx)
 	return nil
-}
-
-// poke has the node looked at soon.
-func (n *node) poke() {
-	select {
-	case n.said <- struct{}{}:
-	default:
-	}
 }
 
 // agrees reports whether live says of the node's readiness what this agent
@@ -106,9 +100,9 @@ func (n *node) agrees(live *v1.Node) bool {
 	return n.ready == ""
 }
 
-func newNode(o Options, kube kubernetes.Interface, client *containerd.Client, groups *cgroup.Tree) *node {
-	n := &node{o: o, kube: kube, client: client, groups: groups, said: make(chan struct{}, 1)}
-	_, n.alloc = n.resources(nil)
+func newNode(o Options, kube kubernetes.Interface, client *containerd.Client) *node {
+	n := &node{o: o, kube: kube, client: client, said: make(chan struct{}, 1)}
+	n.alloc = capacity(o.DataDir)
 	return n
 }
 
@@ -210,9 +204,6 @@ func (n *node) sync(ctx context.Context, problem string) error {
 		return err
 	}
 	status := want.Status
-	status.Capacity, status.Allocatable = n.resources(live)
-	n.note(live)
-	n.limitPods(status.Capacity)
 	status.Conditions = stampConditions(live.Status.Conditions, status.Conditions)
 	if equality.Semantic.DeepEqual(live.Status, status) {
 		return nil
@@ -248,25 +239,43 @@ func (n *node) syncMeta(ctx context.Context, live, want *v1.Node) (*v1.Node, err
 }
 
 func (n *node) object(ctx context.Context, problem string) *v1.Node {
-	capacity, allocatable := n.resources(nil)
+	list := capacity(n.o.DataDir)
+	n.mu.Lock()
+	n.alloc = list
+	n.mu.Unlock()
 	obj := &v1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: n.o.NodeName, Labels: map[string]string{
 			v1.LabelHostname: n.o.NodeName, v1.LabelOSStable: runtime.GOOS, v1.LabelArchStable: runtime.GOARCH,
 		}},
 		Status: v1.NodeStatus{
-			Capacity: capacity, Allocatable: allocatable,
-			Conditions:      n.conditions(problem),
+			Capacity: list, Allocatable: list,
+			Conditions:      nodeConditions(problem),
 			Addresses:       n.addresses(),
 			DaemonEndpoints: v1.NodeDaemonEndpoints{KubeletEndpoint: v1.DaemonEndpoint{Port: n.port()}},
 			NodeInfo:        n.info(ctx),
 			RuntimeHandlers: n.o.Runtimes.Status(ctx, false),
 			Features:        nodeFeatures(),
+			Images:          n.listImages(ctx),
 		},
 	}
 	if n.o.PodCIDR != "" {
 		obj.Spec.PodCIDR, obj.Spec.PodCIDRs = n.o.PodCIDR, []string{n.o.PodCIDR}
 	}
 	return obj
+}
+
+// listImages is what the status says of images; when containerd does not
+// answer, what it said last.
+func (n *node) listImages(ctx context.Context) []v1.ContainerImage {
+	if n.images == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(ctx, n.o.ContainerdNamespace), containerdTimeout)
+	defer cancel()
+	if list, err := n.images.NodeImages(ctx); err == nil {
+		n.imageList = list
+	}
+	return n.imageList
 }
 
 func (n *node) port() int32 {
@@ -286,12 +295,17 @@ func (n *node) addresses() []v1.NodeAddress {
 	return append(out, v1.NodeAddress{Type: v1.NodeHostName, Address: n.o.NodeName})
 }
 
-func (n *node) conditions(problem string) []v1.NodeCondition {
+func nodeConditions(problem string) []v1.NodeCondition {
 	ready := v1.NodeCondition{Type: v1.NodeReady, Status: v1.ConditionTrue, Reason: "KubeletReady", Message: "agent and container runtime are ready"}
 	if problem != "" {
 		ready.Status, ready.Reason, ready.Message = v1.ConditionFalse, "KubeletNotReady", problem
 	}
-	return append(n.pressure(), ready)
+	return []v1.NodeCondition{
+		{Type: v1.NodeMemoryPressure, Status: v1.ConditionFalse, Reason: "KubeletHasSufficientMemory", Message: "agent has sufficient memory available"},
+		{Type: v1.NodeDiskPressure, Status: v1.ConditionFalse, Reason: "KubeletHasNoDiskPressure", Message: "agent has no disk pressure"},
+		{Type: v1.NodePIDPressure, Status: v1.ConditionFalse, Reason: "KubeletHasSufficientPID", Message: "agent has sufficient PID available"},
+		ready,
+	}
 }
 
 // stampConditions keeps the times of conditions that did not change.
@@ -318,6 +332,23 @@ func stampConditions(before, now []v1.NodeCondition) []v1.NodeCondition {
 		if !known {
 			out = append(out, old)
 		}
+	}
+	return out
+}
+
+// capacity is what the host has; all of it may go to pods.
+func capacity(dataDir string) v1.ResourceList {
+	out := v1.ResourceList{
+		v1.ResourceCPU:  *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI),
+		v1.ResourcePods: *resource.NewQuantity(MaxPods, resource.DecimalSI),
+	}
+	var mem unix.Sysinfo_t
+	if unix.Sysinfo(&mem) == nil {
+		out[v1.ResourceMemory] = *resource.NewQuantity(int64(mem.Totalram)*int64(mem.Unit), resource.BinarySI)
+	}
+	var fs unix.Statfs_t
+	if unix.Statfs(dataDir, &fs) == nil {
+		out[v1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(fs.Blocks)*fs.Bsize, resource.BinarySI)
 	}
 	return out
 }

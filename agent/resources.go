@@ -1,44 +1,15 @@
 package agent
 
-import (
-	"time"
-
-	"shoal/agent/cgroup"
-	"shoal/agent/reserve"
-)
+import "shoal/agent/cgroup"
 
 // Resources say what of this host pods may have. Zero values have the defaults
 // named.
 type Resources struct {
-	PodPIDs int64 `json:"podPIDs,omitempty"` // bound on the tasks of one pod; default cgroup.DefaultPodPIDs, negative is none
-	// Reserved is what the host keeps for itself, as reserve.ParseReserved reads
-	// it; default nothing.
-	Reserved string `json:"reserved,omitempty"`
-	// EvictionHard are the thresholds at which pods are evicted, as
-	// reserve.ParseThresholds reads them; default the kubelet's.
-	EvictionHard string `json:"evictionHard,omitempty"`
-	// EvictionTransition is how long a condition of pressure stays after it was
-	// last met; default eviction.DefaultTransition.
-	EvictionTransition time.Duration `json:"evictionTransition,omitempty"`
+	PodPIDs int64 // bound on the tasks of one pod; default cgroup.DefaultPodPIDs, negative is none
 }
 
-// Check reports a text that cannot be read, or that leaves nothing for pods.
-func (r Resources) Check(dataDir string) error {
-	plan, err := r.fill()
-	if err != nil {
-		return err
-	}
-	return plan.Check(reserve.Capacity(dataDir, MaxPods))
-}
-
-// fill sets what was left out and reads the texts.
-func (r *Resources) fill() (plan reserve.Plan, err error) {
+func (r *Resources) fill() {
 	if r.PodPIDs == 0 {
 		r.PodPIDs = cgroup.DefaultPodPIDs
 	}
-	if plan.Reserved, err = reserve.ParseReserved(r.Reserved); err != nil {
-		return plan, err
-	}
-	plan.Thresholds, err = reserve.ParseThresholds(r.EvictionHard)
-	return plan, err
 }

@@ -1,78 +1,84 @@
 package image
 
 import (
-	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"net/url"
-	"strings"
+	"io/fs"
+	"os"
 
+	"github.com/distribution/reference"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/kubernetes/pkg/credentialprovider"
+	pullsecrets "k8s.io/kubernetes/pkg/credentialprovider/secrets"
 )
 
-// dockerAuth is one registry's entry in Docker's configuration file.
-type dockerAuth struct {
-	Username string `json:"username"`
-	Password string `json:"password"`
-	Auth     string `json:"auth"` // base64 of username:password
+// Credentials log in to a registry; the zero value is anonymous.
+type Credentials struct {
+	Username string
+	Password string
+
+	secret secret // where they are from; zero: good for every pod of this host
+	hash   string // of all that the entry says, as upstream counts it
 }
 
-// FromSecret gives the credentials in a pull secret that are for registry.
-// Errors never quote the secret's content.
-func FromSecret(s *v1.Secret, registry string) ([]Credentials, error) {
-	var auths map[string]dockerAuth
-	switch s.Type {
-	case v1.SecretTypeDockerConfigJson:
-		var file struct {
-			Auths map[string]dockerAuth `json:"auths"`
-		}
-		if json.Unmarshal(s.Data[v1.DockerConfigJsonKey], &file) != nil {
-			return nil, fmt.Errorf("secret %s/%s: key %s is not Docker's JSON", s.Namespace, s.Name, v1.DockerConfigJsonKey)
-		}
-		auths = file.Auths
-	case v1.SecretTypeDockercfg:
-		if json.Unmarshal(s.Data[v1.DockerConfigKey], &auths) != nil {
-			return nil, fmt.Errorf("secret %s/%s: key %s is not Docker's JSON", s.Namespace, s.Name, v1.DockerConfigKey)
-		}
-	default:
+// secret names a pull secret; name is namespace/name.
+type secret struct{ uid, name string }
+
+// FromSecret gives the credentials in a pull secret that fit the image,
+// the most specific first. Errors never quote the secret's content.
+func FromSecret(s *v1.Secret, ref string) ([]Credentials, error) {
+	repository, err := Repository(ref)
+	if err != nil {
+		return nil, err
+	}
+	if s.Type != v1.SecretTypeDockerConfigJson && s.Type != v1.SecretTypeDockercfg {
 		return nil, fmt.Errorf("secret %s/%s has type %s; a pull secret has type %s", s.Namespace, s.Name, s.Type, v1.SecretTypeDockerConfigJson)
 	}
-	var out []Credentials
-	for server, a := range auths {
-		if serverHost(server) != serverHost(registry) {
-			continue
-		}
-		if c, ok := a.credentials(); ok {
-			out = append(out, c)
-		}
-	}
-	return out, nil
-}
-
-// serverHost reduces the spellings of a registry ("https://index.docker.io/v1/",
-// "docker.io", "host:5000/") to its host.
-func serverHost(server string) string {
-	if strings.Contains(server, "://") {
-		if u, err := url.Parse(server); err == nil {
-			server = u.Host
-		}
-	}
-	host, _, _ := strings.Cut(server, "/")
-	switch host {
-	case "index.docker.io", "registry-1.docker.io":
-		return "docker.io"
-	}
-	return host
-}
-
-func (a dockerAuth) credentials() (Credentials, bool) {
-	if a.Username != "" {
-		return Credentials{Username: a.Username, Password: a.Password}, true
-	}
-	data, err := base64.StdEncoding.DecodeString(a.Auth)
+	ring, err := pullsecrets.MakeDockerKeyring([]v1.Secret{*s}, credentialprovider.UnionDockerKeyring{})
 	if err != nil {
-		return Credentials{}, false
+		return nil, fmt.Errorf("secret %s/%s does not hold Docker's JSON; make it with `kubectl create secret docker-registry`", s.Namespace, s.Name)
 	}
-	user, password, ok := strings.Cut(string(data), ":")
-	return Credentials{Username: user, Password: password}, ok && user != ""
+	return fromRing(ring, repository, secret{string(s.UID), s.Namespace + "/" + s.Name}), nil
+}
+
+func fromRing(ring credentialprovider.DockerKeyring, repository string, from secret) []Credentials {
+	found, _ := ring.Lookup(repository)
+	var out []Credentials
+	for _, f := range found {
+		out = append(out, Credentials{Username: f.Username, Password: f.Password, secret: from, hash: f.AuthConfigHash})
+	}
+	return out
+}
+
+// fileCredentials are those in the host's own file that fit a repository. The
+// file is read each time: it may change, and a pull is rare.
+func (s *Store) fileCredentials(repository string) []Credentials {
+	if s.o.AuthFile == "" {
+		return nil
+	}
+	data, err := os.ReadFile(s.o.AuthFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var file credentialprovider.DockerConfigJSON
+	if err == nil {
+		err = json.Unmarshal(data, &file)
+	}
+	if err != nil {
+		s.o.Logger.Warn("registry credentials of this host cannot be read; write them as docker login does", "file", s.o.AuthFile, "error", err)
+		return nil
+	}
+	ring := &credentialprovider.BasicDockerKeyring{}
+	ring.Add(nil, file.Auths)
+	return fromRing(ring, repository, secret{})
+}
+
+// Repository is ref's name without tag and digest, for finding credentials.
+func Repository(ref string) (string, error) {
+	named, err := reference.ParseDockerRef(ref)
+	if err != nil {
+		return "", fmt.Errorf("parse image name %q: %w", ref, err)
+	}
+	return named.Name(), nil
 }

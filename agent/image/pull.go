@@ -4,33 +4,31 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
-	"net/http"
+	"io"
+	"strings"
+	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes"
-	"github.com/containerd/containerd/v2/core/remotes/docker"
-	"github.com/containerd/platforms"
+	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Credentials log in to a registry; the zero value is anonymous.
-type Credentials struct {
-	Username string
-	Password string
-}
-
 // fingerprint keys pulls in flight so that one caller's rights are never
 // lent to another.
 func (c Credentials) fingerprint() string {
-	sum := sha256.Sum256([]byte(c.Username + "\x00" + c.Password))
+	sum := sha256.Sum256([]byte(c.Username + "\x00" + c.Password + "\x00" + c.secret.uid))
 	return hex.EncodeToString(sum[:])
 }
 
-// Pull fetches and unpacks ref, trying each of creds in turn (none means
-// anonymous). report may be nil.
+// Pull fetches and unpacks ref as its registry has it now, trying each of
+// creds in turn, then those of this host, and without any where there are
+// none. Blobs come from peers where they have them. report may be nil; it is
+// called by this goroutine, about twice a second while something moves.
 func (s *Store) Pull(ctx context.Context, ref string, creds []Credentials, report func(Progress)) (*Image, error) {
 	name, err := Normalize(ref)
 	if err != nil {
@@ -39,97 +37,116 @@ func (s *Store) Pull(ctx context.Context, ref string, creds []Credentials, repor
 	if report == nil {
 		report = func(Progress) {}
 	}
-	if len(creds) == 0 {
-		creds = []Credentials{{}}
-	}
-	var last error
-	for _, c := range creds {
-		img, err := s.pullShared(ctx, name, c, report)
-		if err == nil {
-			return img, nil
-		}
-		last = err
-	}
-	return nil, fmt.Errorf("pull image %s: %w", name, last)
-}
-
-// pullShared joins a pull of the same name and rights that is running. A
-// caller that gives up leaves the pull to the others.
-func (s *Store) pullShared(ctx context.Context, name string, c Credentials, report func(Progress)) (*Image, error) {
-	result := s.pulls.DoChan("pull "+name+" "+c.fingerprint(), func() (any, error) {
-		return s.pull(ctx, name, c, report)
-	})
-	select {
-	case r := <-result:
-		if r.Err != nil {
-			return nil, r.Err
-		}
-		return r.Val.(*Image), nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-func (s *Store) pull(ctx context.Context, name string, c Credentials, report func(Progress)) (*Image, error) {
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	report(Progress{Image: name, Status: "resolving"})
-	handle, err := s.client.Pull(ctx, name,
-		containerd.WithResolver(resolver(c)),
-		containerd.WithPullUnpack,
-		containerd.WithPullSnapshotter(s.snapshotter),
-		containerd.WithPullLabel(labelSource, sourcePull),
-		containerd.WithPlatformMatcher(s.platform()),
-		containerd.WithImageHandlerWrapper(reporting(name, report)))
+	repository, err := Repository(name)
 	if err != nil {
 		return nil, err
 	}
-	return s.load(ctx, handle.Metadata())
-}
-
-func (s *Store) platform() platforms.MatchComparer { return platforms.Default() }
-
-// reporting tells of every blob as its fetch begins and ends.
-func reporting(name string, report func(Progress)) func(images.Handler) images.Handler {
-	return func(h images.Handler) images.Handler {
-		return images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-			short := desc.Digest.Encoded()[:12]
-			report(Progress{Image: name, Status: "fetching " + short, Total: desc.Size})
-			children, err := h.Handle(ctx, desc)
-			if err == nil {
-				report(Progress{Image: name, Status: "fetched " + short, Bytes: desc.Size, Total: desc.Size})
-			}
-			return children, err
+	creds = append(creds[:len(creds):len(creds)], s.fileCredentials(repository)...)
+	if len(creds) == 0 {
+		creds = []Credentials{{}}
+	}
+	var failures []string
+	for _, c := range creds {
+		var img *Image
+		img, err = s.join(ctx, "pull "+name+" "+c.fingerprint(), name, report, func(ctx context.Context, p *progress) (*Image, error) {
+			return s.pull(ctx, name, c, p)
 		})
+		if err == nil {
+			return img, nil
+		}
+		if text := err.Error(); len(failures) == 0 || failures[len(failures)-1] != text {
+			failures = append(failures, text)
+		}
+		if !mayBeRights(err) {
+			break
+		}
 	}
+	if len(failures) > 1 {
+		err = fmt.Errorf("%s; with other credentials: %w", strings.Join(failures[:len(failures)-1], "; "), err)
+	}
+	return nil, fmt.Errorf("failed to pull and unpack image %q: %w", name, explain(err))
 }
 
-// transport is shared by all pulls, so that connections are reused and idle
-// ones end.
-var transport = docker.DefaultHTTPTransport(nil)
-
-// resolver speaks plain http to registries on loopback, as Docker does.
-func resolver(c Credentials) remotes.Resolver {
-	authorizer := docker.NewDockerAuthorizer(docker.WithAuthCreds(func(string) (string, string, error) {
-		return c.Username, c.Password, nil
-	}))
-	return docker.NewResolver(docker.ResolverOptions{
-		Hosts: docker.ConfigureDefaultRegistries(
-			docker.WithPlainHTTP(docker.MatchLocalhost),
-			docker.WithAuthorizer(authorizer),
-			docker.WithClient(&http.Client{Transport: transport})),
-	})
-}
-
-// Registry is the host of ref's registry, for finding credentials.
-func Registry(ref string) (string, error) {
-	named, err := reference.ParseDockerRef(ref)
+func (s *Store) pull(ctx context.Context, name string, c Credentials, p *progress) (*Image, error) {
+	p.set("resolving")
+	named, err := reference.ParseDockerRef(name)
 	if err != nil {
-		return "", fmt.Errorf("parse image name %q: %w", ref, err)
+		return nil, err
 	}
-	return reference.Domain(named), nil
+	registry := s.registry(ctx, named, c)
+	target, err := s.resolve(ctx, registry, name)
+	if err != nil {
+		return nil, err
+	}
+	before := s.grantsBefore(ctx, name, target.Digest)
+	remote, err := registry.Fetcher(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	f := &fetch{s: s, remote: remote, registry: reference.Domain(named), progress: p}
+	record, err := s.fetchAll(ctx, f, name, target, map[string]string{labelSource: sourcePull})
+	if err != nil {
+		return nil, err
+	}
+	if record, err = s.noteAccess(ctx, record, before, c); err != nil {
+		return nil, err
+	}
+	return s.load(ctx, record)
 }
+
+// resolveTimeout bounds asking a registry what a name means.
+const resolveTimeout = time.Minute
+
+func (s *Store) resolve(ctx context.Context, registry remotes.Resolver, name string) (ocispec.Descriptor, error) {
+	limited, cancel := context.WithTimeoutCause(ctx, resolveTimeout, errStalled)
+	defer cancel()
+	_, target, err := registry.Resolve(limited, name)
+	if err == nil {
+		return target, nil
+	}
+	if ctx.Err() == nil && limited.Err() != nil {
+		err = fmt.Errorf("no answer for %s: %w", resolveTimeout, errStalled)
+	}
+	return target, fmt.Errorf("failed to resolve reference %q: %w", name, err)
+}
+
+// fetchAll brings an image whose digest is known here, unpacked, under name.
+func (s *Store) fetchAll(ctx context.Context, f *fetch, name string, target ocispec.Descriptor, labels map[string]string) (images.Image, error) {
+	f.progress.set("pulling")
+	l, err := s.lease(ctx, name)
+	if err != nil {
+		return images.Image{}, err
+	}
+	handle, err := s.client.Pull(l.ctx, name,
+		containerd.WithResolver(resolved{target}),
+		containerd.WithImageHandler(images.HandlerFunc(f.handle)),
+		containerd.WithPullUnpack,
+		containerd.WithPullSnapshotter(s.snapshotter),
+		containerd.WithPullLabels(labels),
+		containerd.WithPlatformMatcher(platform))
+	if err != nil {
+		l.failed(f, err)
+		return images.Image{}, err
+	}
+	l.done()
+	f.progress.set("pulled")
+	return handle.Metadata(), nil
+}
+
+// resolved answers for a name whose digest is known, and fetches nothing: the
+// fetch, which goes first, has brought every blob by then.
+type resolved struct{ target ocispec.Descriptor }
+
+func (r resolved) Resolve(_ context.Context, name string) (string, ocispec.Descriptor, error) {
+	return name, r.target, nil
+}
+
+func (r resolved) Fetcher(context.Context, string) (remotes.Fetcher, error) {
+	return remotes.FetcherFunc(func(context.Context, ocispec.Descriptor) (io.ReadCloser, error) { return nil, errNotBrought }), nil
+}
+
+func (r resolved) Pusher(context.Context, string) (remotes.Pusher, error) {
+	return nil, errdefs.ErrNotImplemented
+}
+
+var errNotBrought = errors.New("blob was collected while its image was being pulled; the pull is tried again")

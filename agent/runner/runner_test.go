@@ -36,6 +36,7 @@ func TestRunner(t *testing.T) {
 		"failed start":                   startErrorPod,
 		"missing configuration":          configErrorPod,
 		"missing images":                 imagePods,
+		"pulls":                          pullPods,
 		"unsupported volume":             unsupportedPod,
 		"grace and hooks":                gracePod,
 		"probes":                         probedPod,
@@ -351,7 +352,7 @@ func imagePods(b *bed) {
 	b.container(never, "main", "never pulled", waitingFor("ErrImageNeverPull"))
 	b.event(missing, "Failed")
 	c := b.container(missing, "main", "pull back-off", func(c v1.ContainerStatus) bool {
-		return waitingFor("ErrImagePull")(c) || waitingFor("ImagePullBackOff")(c)
+		return waitingFor("RegistryUnavailable")(c) || waitingFor("ImagePullBackOff")(c)
 	})
 	if !strings.Contains(c.State.Waiting.Message, "127.0.0.1:1/no/image:1") {
 		b.t.Errorf("message: %s", c.State.Waiting.Message)

@@ -52,14 +52,6 @@ type slot struct {
 	resume      bool                   // adopted: its probes have yet to start again
 }
 
-// pullState is where the image of a slot stands.
-type pullState struct {
-	running   bool
-	failures  int
-	notBefore time.Time
-	always    bool // a pull was done for this pod, as policy Always asks
-}
-
 // prepared is a container id with its root file system, waiting to be used.
 type prepared struct {
 	id     string

@@ -48,9 +48,7 @@ type worker struct {
 	imageVols map[string]*imageVolume // by name; nil without any
 	// restartingAll says that all containers are being ended to begin anew.
 	restartingAll bool
-	released      bool        // a finished pod whose resources are gone
-	freed         atomic.Bool // released, for other goroutines
-	evicted       *eviction   // nil but while the host takes back what it uses
+	released      bool // a finished pod whose resources are gone
 	over          bool
 	jobs          sync.WaitGroup
 }
@@ -179,8 +177,6 @@ func (w *worker) step(ctx context.Context) time.Time {
 		return time.Time{}
 	case removed || pod.DeletionTimestamp != nil:
 		next = w.stopStep(ctx, pod)
-	case w.evicted != nil:
-		next = w.evictStep(ctx, pod)
 	case w.rejected != nil || w.finished(pod) || w.expire(pod):
 		next = w.releaseStep(ctx, pod)
 	case !w.admit(pod):

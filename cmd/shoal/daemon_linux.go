@@ -44,12 +44,13 @@ type StartCmd struct {
 	Token               string `env:"SHOAL_TOKEN" placeholder:"TOKEN" help:"The token to join with, from shoal token create. Others on this host can read a command line; $$SHOAL_TOKEN and --token-file they cannot."`
 	TokenFile           string `placeholder:"FILE" help:"A file with the token to join with."`
 	StoreKeyFile        string `placeholder:"FILE" help:"The key the records on disk are encrypted with; made if missing (default: store.key in the data directory)."`
+	ImageDir            string `placeholder:"DIR" help:"Archives put here are imported (default: images in the data directory)."`
+	ImageShareMbit      int    `default:"1000" placeholder:"MBIT" help:"How much of images to give to other hosts of the cell per second; 0 gives none (default ${default})."`
 	LogFormat           string `enum:"text,json" default:"text" help:"text or json."`
 	Detach              bool   `short:"d" help:"Return once the API answers; the daemon goes on in the background and logs to DIR/shoal.log."`
 	WriteKubeconfig     bool   `help:"Also merge the credentials into your kubeconfig ($$KUBECONFIG or ~/.kube/config)."`
 
 	PodFlags
-	ResourceFlags
 }
 
 // Help is the detail of `shoal start --help`.
@@ -71,10 +72,13 @@ func (c *StartCmd) Run() error {
 	config := daemon.Config{
 		Name: c.Name, DataDir: c.DataDir, APIAddr: c.APIAddr, NodeIP: c.NodeIP, AgentPort: c.AgentPort,
 		Containerd: c.Containerd, ContainerdNamespace: c.ContainerdNamespace, CgroupRoot: c.CgroupRoot, LogFormat: c.LogFormat, StoreKeyFile: c.StoreKeyFile,
-		Version:    version,
-		Runtimes:   c.Runtime,
-		Resources:  c.ResourceFlags.config(),
+		Version:  version,
+		Runtimes: c.Runtime,
+		ImageDir: c.ImageDir, ImageShareMbit: c.ImageShareMbit,
 		GossipPort: c.GossipPort, Join: c.Join, Token: c.Token,
+	}
+	if c.ImageShareMbit == 0 {
+		config.ImageShareMbit = -1
 	}
 	if c.TokenFile != "" {
 		data, err := os.ReadFile(c.TokenFile)

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -20,7 +19,7 @@ import (
 // end stays, unconfigured, on the host.
 type Network struct {
 	Dir    string // namespaces are pinned here
-	Prefix string // of host link names, at most 4 characters; the process's number follows
+	Prefix string // of host link names, at most 4 characters
 
 	mu   sync.Mutex
 	next byte
@@ -45,7 +44,8 @@ func (n *Network) Attach(_ context.Context, uid, _, _ string) (string, []netip.A
 		return n.path(uid), []netip.Addr{a.ip}, nil
 	}
 	n.next++
-	a := attachment{link: n.Prefix + strconv.FormatInt(int64(os.Getpid()), 36) + "-" + strconv.Itoa(int(n.next)), ip: netip.AddrFrom4([4]byte{10, 99, 0, n.next})}
+	// With the process in its name: several test at once on one machine.
+	a := attachment{link: fmt.Sprintf("%s%x.%d", n.Prefix, os.Getpid(), n.next), ip: netip.AddrFrom4([4]byte{10, 99, 0, n.next})}
 	if err := os.MkdirAll(n.Dir, 0o755); err != nil {
 		return "", nil, err
 	}

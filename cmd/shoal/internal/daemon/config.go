@@ -16,7 +16,6 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"shoal/agent"
 	"shoal/agent/runtimes"
 	"shoal/api/pki"
 )
@@ -32,13 +31,16 @@ type Config struct {
 	ContainerdNamespace string `json:"containerdNamespace"`
 	CgroupRoot          string `json:"cgroupRoot"`
 	LogFormat           string `json:"logFormat"`
-	// Resources say what of this host pods may have.
-	Resources agent.Resources `json:"resources"`
 	// StoreKeyFile has the key the store is encrypted with; by default it is in
 	// the data directory.
 	StoreKeyFile string `json:"storeKeyFile,omitempty"`
 	// Runtimes are OCI runtimes beside runc, as runtimes.Parse reads them.
 	Runtimes []string `json:"runtimes,omitempty"`
+	// ImageDir has archives that are imported; empty is images in the data
+	// directory. ImageShareMbit is what other hosts are given of images per
+	// second; 0 is the default, negative nothing.
+	ImageDir       string `json:"imageDir,omitempty"`
+	ImageShareMbit int    `json:"imageShareMbit,omitempty"`
 	// GossipPort is where members hear each other; record streams and hosts
 	// that join are on the next one.
 	GossipPort int `json:"gossipPort"`
@@ -86,6 +88,11 @@ func (c Config) complete() (Config, error) {
 			return c, fmt.Errorf("resolve --store-key-file: %w", err)
 		}
 	}
+	if c.ImageDir != "" {
+		if c.ImageDir, err = filepath.Abs(c.ImageDir); err != nil {
+			return c, fmt.Errorf("resolve the image directory: %w", err)
+		}
+	}
 	if c.WriteKubeconfig != "" {
 		if c.WriteKubeconfig, err = filepath.Abs(c.WriteKubeconfig); err != nil {
 			return c, fmt.Errorf("resolve the kubeconfig's path: %w", err)
@@ -123,9 +130,6 @@ func (c Config) complete() (Config, error) {
 		}
 		c.NodeIP = ip.String()
 	} else if err := checkNodeIP(c.NodeIP); err != nil {
-		return c, err
-	}
-	if err := c.Resources.Check(c.DataDir); err != nil {
 		return c, err
 	}
 	return c, nil

@@ -331,6 +331,10 @@ func (p *peer) newAgent(config *rest.Config) (*agent.Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	peers, err := p.imagePeers()
+	if err != nil {
+		return nil, err
+	}
 	a, err := agent.New(agent.Options{
 		Runtimes:            others,
 		NodeName:            p.config.Name,
@@ -344,9 +348,9 @@ func (p *peer) newAgent(config *rest.Config) (*agent.Agent, error) {
 		Network:             p.datapath,
 		NodeIPs:             []netip.Addr{netip.MustParseAddr(p.config.NodeIP)},
 		PodCIDR:             p.podCIDR.String(),
-		Resources:           p.config.Resources,
 		ListenAddr:          p.config.agentAddr(),
 		TLS:                 tlsConfig,
+		Images:              p.config.images(peers),
 		Version:             componentversion.Get().GitVersion,
 		Logger:              p.log.With("part", "agent"),
 	})
