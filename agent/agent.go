@@ -218,7 +218,7 @@ func (a *Agent) build() error {
 	a.runner, err = runner.New(runner.Options{
 		Client: a.client, Namespace: a.o.ContainerdNamespace, Snapshotter: snapshotter,
 		Images: a.images, Cgroups: a.cgroups, Volumes: a.volumes, Network: a.o.Network,
-		Runtimes: a.o.Runtimes, Source: a.source, Sink: a, Admit: a.admit, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir),
+		Runtimes: a.o.Runtimes, Source: a.source, Sink: a, Admit: a.admit, Await: a.await, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir),
 		LogWriter: binary, NodeName: a.o.NodeName, NodeIPs: a.o.NodeIPs, Logger: a.log,
 		ClusterDNS: a.o.ClusterDNS, ClusterDomain: a.o.ClusterDomain, PodPIDs: a.o.Resources.PodPIDs,
 	})
@@ -319,6 +319,9 @@ func (a *Agent) OnDelete(obj any) {
 	a.refs.drop(pod.UID)
 	a.runner.Remove(pod.UID)
 }
+
+// await takes from the runner that something a pod's containers need is missing.
+func (a *Agent) await(pod *v1.Pod) { a.refs.await(pod) }
 
 // Status takes a pod's new status from the runner.
 func (a *Agent) Status(pod *v1.Pod, status v1.PodStatus) { a.status.put(pod, status) }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
@@ -10,11 +11,13 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 )
 
 // references watches the config maps and secrets that pods here have as
 // volumes, each object once, and tells which pods to renew. Whoever has many
-// pods of one workload has one watch for all of them.
+// pods of one workload has one watch for all of them. What a pod has in its
+// environment is read once, so it is watched only for a pod that waits for it.
 type references struct {
 	kube    kubernetes.Interface
 	changed func(types.UID)
@@ -31,6 +34,8 @@ type objectKey struct{ resource, namespace, name string }
 type objectWatch struct {
 	pods   map[types.UID]bool
 	cancel context.CancelFunc
+	// awaited says that it was missing: it may have come before the watch.
+	awaited bool
 }
 
 func newReferences(kube kubernetes.Interface, changed func(types.UID)) *references {
@@ -57,16 +62,34 @@ func (r *references) set(pod *v1.Pod) {
 	if _, known := r.pods[pod.UID]; known || pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed {
 		return
 	}
-	keys := referencesOf(pod)
-	r.pods[pod.UID] = keys
+	r.follow(pod.UID, referencesOf(pod), false)
+}
+
+// await watches what the pod has in its environment too: something of it is
+// missing.
+func (r *references) await(pod *v1.Pod) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.follow(pod.UID, environmentOf(pod), true)
+}
+
+// follow is called with mu held. It leaves out what the pod follows already.
+func (r *references) follow(uid types.UID, keys []objectKey, awaited bool) {
 	for _, key := range keys {
+		if slices.Contains(r.pods[uid], key) {
+			continue
+		}
+		r.pods[uid] = append(r.pods[uid], key)
 		o := r.objects[key]
 		if o == nil {
-			o = &objectWatch{pods: map[types.UID]bool{}}
+			o = &objectWatch{pods: map[types.UID]bool{}, awaited: awaited}
 			r.objects[key] = o
 			r.begin(key, o)
 		}
-		o.pods[pod.UID] = true
+		o.pods[uid] = true
+	}
+	if r.pods[uid] == nil {
+		r.pods[uid] = []objectKey{}
 	}
 }
 
@@ -107,7 +130,7 @@ func (r *references) begin(key objectKey, o *objectWatch) {
 		ListerWatcher: lw, ObjectType: kind,
 		Handler: cache.ResourceEventHandlerDetailedFuncs{
 			AddFunc: func(_ any, first bool) {
-				if !first {
+				if !first || o.awaited {
 					r.tell(key)
 				}
 			},
@@ -156,6 +179,39 @@ func referencesOf(pod *v1.Pod) []objectKey {
 				if s.Secret != nil {
 					add("secrets", s.Secret.Name)
 				}
+			}
+		}
+	}
+	return out
+}
+
+// environmentOf lists the objects that the environment of the pod's containers
+// is made of.
+func environmentOf(pod *v1.Pod) []objectKey {
+	var out []objectKey
+	add := func(resource, name string) {
+		if key := (objectKey{resource, pod.Namespace, name}); !slices.Contains(out, key) {
+			out = append(out, key)
+		}
+	}
+	for c := range podutil.ContainerIter(&pod.Spec, podutil.AllContainers) {
+		for _, from := range c.EnvFrom {
+			if from.ConfigMapRef != nil {
+				add("configmaps", from.ConfigMapRef.Name)
+			}
+			if from.SecretRef != nil {
+				add("secrets", from.SecretRef.Name)
+			}
+		}
+		for _, e := range c.Env {
+			if e.ValueFrom == nil {
+				continue
+			}
+			if ref := e.ValueFrom.ConfigMapKeyRef; ref != nil {
+				add("configmaps", ref.Name)
+			}
+			if ref := e.ValueFrom.SecretKeyRef; ref != nil {
+				add("secrets", ref.Name)
 			}
 		}
 	}

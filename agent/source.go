@@ -40,16 +40,27 @@ func (s *source) run(ctx context.Context) error {
 
 // ConfigMap reads a config map.
 func (s *source) ConfigMap(ctx context.Context, namespace, name string) (*v1.ConfigMap, error) {
-	return whenRelated(ctx, func() (*v1.ConfigMap, error) {
+	cm, err := whenRelated(ctx, func() (*v1.ConfigMap, error) {
 		return s.kube.CoreV1().ConfigMaps(namespace).Get(ctx, name, metav1.GetOptions{})
 	})
+	return cm, missing(err, "configmap", name)
 }
 
 // Secret reads a secret.
 func (s *source) Secret(ctx context.Context, namespace, name string) (*v1.Secret, error) {
-	return whenRelated(ctx, func() (*v1.Secret, error) {
+	secret, err := whenRelated(ctx, func() (*v1.Secret, error) {
 		return s.kube.CoreV1().Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
 	})
+	return secret, missing(err, "secret", name)
+}
+
+// missing says that an object is not there as the kubelet does, which names its
+// kind and not the API's resource.
+func missing(err error, kind, name string) error {
+	if apierrors.IsNotFound(err) {
+		return apierrors.NewNotFound(v1.Resource(kind), name)
+	}
+	return err
 }
 
 // Token asks for a service account's token.

@@ -321,6 +321,9 @@ func (w *worker) startFailed(pod *v1.Pod, s *slot, err error) time.Time {
 		w.poke()
 		return time.Time{}
 	}
+	if failed.reason == reasonConfigError {
+		w.r.Await(pod)
+	}
 	s.retryAt = now().Add(min(retryFirst<<min(s.retries, 10), startRetryMax))
 	s.retries++
 	return s.retryAt

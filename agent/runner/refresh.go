@@ -22,7 +22,7 @@ type refresh struct {
 }
 
 // Refresh tells the runner that an object a pod's volumes are filled from
-// has changed.
+// has changed, or that what a container waited for may be there.
 func (r *Runner) Refresh(uid types.UID) {
 	r.mu.Lock()
 	w := r.workers[uid]
@@ -31,6 +31,11 @@ func (r *Runner) Refresh(uid types.UID) {
 		w.tell(func(w *worker) {
 			w.refresh.due = now()
 			w.refresh.again = true
+			for _, s := range w.slots {
+				if s.waiting.Reason == reasonConfigError {
+					s.retryAt = time.Time{}
+				}
+			}
 		})
 	}
 }

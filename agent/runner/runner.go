@@ -71,7 +71,7 @@ type Sink interface {
 // Admitter says whether a pod fits; reason and message are empty if so.
 type Admitter func(pod *v1.Pod) (reason, message string)
 
-// Options are what a Runner needs; all fields but Admit and Logger are
+// Options are what a Runner needs; all fields but Admit, Await and Logger are
 // required.
 type Options struct {
 	Client      *containerd.Client
@@ -85,11 +85,14 @@ type Options struct {
 	Source      Source
 	Sink        Sink
 	Admit       Admitter
-	DataDir     string
-	LogDir      string // such as /var/log/pods
-	LogWriter   string // binary that links agent/logwriter and agent/secretspec
-	NodeName    string
-	NodeIPs     []netip.Addr
+	// Await is told of a pod that cannot start for want of an object; Refresh
+	// answers when it may be there. It must not block.
+	Await     func(pod *v1.Pod)
+	DataDir   string
+	LogDir    string // such as /var/log/pods
+	LogWriter string // binary that links agent/logwriter and agent/secretspec
+	NodeName  string
+	NodeIPs   []netip.Addr
 	// ClusterDNS are the servers of pods with dnsPolicy ClusterFirst; with none
 	// these get the host's. ClusterDomain is by default "cluster.local".
 	ClusterDNS    []netip.Addr
@@ -139,6 +142,9 @@ func New(o Options) (*Runner, error) {
 	}
 	if o.Admit == nil {
 		o.Admit = func(*v1.Pod) (string, string) { return "", "" }
+	}
+	if o.Await == nil {
+		o.Await = func(*v1.Pod) {}
 	}
 	if o.Snapshotter == "" {
 		o.Snapshotter = "overlayfs"
