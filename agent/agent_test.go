@@ -83,7 +83,7 @@ func newHost(t testing.TB, name string) *host {
 	t.Helper()
 	h := &host{t: t, ctrd: testbed.StartContainerd(t), name: name}
 	dir := t.TempDir()
-	h.network = &testbed.Network{Dir: filepath.Join(dir, "net"), Prefix: "sag"}
+	h.network = &testbed.Network{Dir: filepath.Join(dir, "net"), Prefix: fmt.Sprintf("sa%d.", os.Getpid()%100000)}
 	config, err := peer.AsNode(name)
 	if err != nil {
 		t.Fatal(err)

@@ -22,8 +22,9 @@ import (
 // streams carries exec, attach and port-forward of one request.
 type streams struct {
 	a     *Agent
-	logs  string // log file to follow, for attach
-	netns string // for port-forward; empty is the host's
+	ref   runner.Ref // for attach
+	logs  string     // log file to follow, for attach without a console
+	netns string     // for port-forward; empty is the host's
 }
 
 // ExecInContainer runs cmd in the container and returns when it has ended.
@@ -82,19 +83,18 @@ func sizes(ctx context.Context, from <-chan remotecommand.TerminalSize) <-chan [
 	return out
 }
 
-// AttachContainer follows what the container writes from now on.
-func (s *streams) AttachContainer(ctx context.Context, _, _, id string, _ io.Reader, out, errOut io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize) error {
+// AttachContainer joins the client to the container's console. A container
+// without one has no input, and its log is followed from now on.
+func (s *streams) AttachContainer(ctx context.Context, _, _, id string, in io.Reader, out, errOut io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) error {
 	defer closeStreams(out, errOut)
+	if s.ref.Console != "" {
+		ctx, stop := context.WithCancel(ctx)
+		defer stop()
+		return s.a.runner.Attach(ctx, runner.AttachRequest{Ref: s.ref, In: in, Out: out, Err: errOut, Resize: sizes(ctx, resize)})
+	}
 	none := int64(0)
 	opts := &logs.LogOptions{TailLines: &none, Follow: true}
-	var o, e io.Writer
-	if out != nil {
-		o = out
-	}
-	if errOut != nil {
-		e = errOut
-	}
-	return logs.ReadLogs(ctx, s.logs, id, opts, &runState{a: s.a}, o, e)
+	return logs.ReadLogs(ctx, s.logs, id, opts, &runState{a: s.a}, out, errOut)
 }
 
 // PortForward joins a stream to a port on the pod's loopback.

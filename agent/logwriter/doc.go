@@ -1,5 +1,7 @@
 // Package logwriter writes container output to log files in the kubelet's
-// line format, in a process of its own that outlives the daemon.
+// line format, in a process of its own that outlives the daemon. Where the
+// container has input or a terminal, that process is a console: clients of
+// `attach` connect to it through a socket.
 //
 // The containerd shim starts the shoal binary itself as its `binary://`
 // logger. A C constructor looks at the arguments before the Go runtime
@@ -11,7 +13,8 @@
 // cannot be stored is dropped rather than allowed to block the container;
 // the writer ends when its shim tells it to, after draining what is left.
 //
-// The agent calls URI when it creates a task. Nothing here reads logs.
+// The agent calls URI or StartConsole when it creates a task, and Attach for
+// each client. Nothing here reads logs.
 package logwriter
 
 import (
@@ -44,10 +47,15 @@ func URI(binary, path string, limits Limits) (string, error) {
 	if !filepath.IsAbs(binary) || !filepath.IsAbs(path) {
 		return "", fmt.Errorf("build log address: %q and %q must be absolute paths", binary, path)
 	}
+	// One query key only: the shim hands keys over in map order.
+	query := url.Values{Arg: {target(path, limits)}}
+	return (&url.URL{Scheme: "binary", Path: binary, RawQuery: query.Encode()}).String(), nil
+}
+
+// target is a log's limits and path as one argument.
+func target(path string, limits Limits) string {
 	if limits.MaxBytes <= 0 || limits.MaxFiles <= 0 {
 		limits = DefaultLimits
 	}
-	// One query key only: the shim hands keys over in map order.
-	query := url.Values{Arg: {fmt.Sprintf("%d:%d:%s", limits.MaxBytes, limits.MaxFiles, path)}}
-	return (&url.URL{Scheme: "binary", Path: binary, RawQuery: query.Encode()}).String(), nil
+	return fmt.Sprintf("%d:%d:%s", limits.MaxBytes, limits.MaxFiles, path)
 }

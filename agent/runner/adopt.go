@@ -204,6 +204,7 @@ func (w *worker) instanceOf(pod *v1.Pod, s *slot, f found) *instance {
 	inst := &instance{
 		id: f.record.ID, attempt: f.attempt(), pidfd: -1, startedAt: f.record.CreatedAt, asked: labels[labelAsked],
 		imageName: labels[labelImage], imageID: labels[labelImageID], stopSig: stopSignal(labels[labelStop]),
+		console: w.consoleDir(pod, s, f.record.ID),
 	}
 	cs := known(pod, s.role, s.spec.Name)
 	if cs != nil && cs.ContainerID == containerID(inst.id) {
@@ -260,11 +261,16 @@ func (w *worker) resume(pod *v1.Pod) {
 
 // watchAdopted waits for the exits of what was adopted running.
 func (w *worker) watchAdopted() {
+	pod, _, _ := w.peek()
 	for _, s := range w.slots {
 		if !s.running() {
 			continue
 		}
 		w.watchExit(w.r.ctx, s, s.current)
 		s.resume = true
+		if interactive(s.spec) {
+			c := w.console(pod, s, s.current)
+			w.jobs.Go(func() { w.adoptConsole(w.r.ctx, c) })
+		}
 	}
 }

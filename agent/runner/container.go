@@ -21,8 +21,6 @@ import (
 	"github.com/containerd/typeurl/v2"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
-
-	"shoal/agent/logwriter"
 	"shoal/agent/secretspec"
 )
 
@@ -143,6 +141,7 @@ func (w *worker) start(ctx context.Context, pod *v1.Pod, s *slot) error {
 	if err != nil {
 		w.failedStart(s, inst, err)
 		w.discard(ctx, p.id)
+		w.dropConsole(inst)
 		return &startError{reason: reasonRunError, err: err, ran: true}
 	}
 	s.current = inst
@@ -171,7 +170,10 @@ func (w *worker) retire(s *slot) {
 		return
 	}
 	s.last = old.exit
-	w.jobs.Go(func() { w.cleanInstance(w.r.ctx, old) })
+	w.jobs.Go(func() {
+		w.cleanInstance(w.r.ctx, old)
+		w.dropConsole(old)
+	})
 }
 
 // dropEnded deletes the tasks of other containers that have ended.
@@ -245,7 +247,7 @@ func LogPath(base string, pod *v1.Pod, container string, attempt int32) string {
 
 // runTask creates the task and starts it.
 func (w *worker) runTask(ctx context.Context, pod *v1.Pod, s *slot, record *containers.Container, p *prepared, inst *instance) error {
-	uri, err := logwriter.URI(w.r.LogWriter, LogPath(w.r.LogDir, pod, s.spec.Name, inst.attempt), logwriter.DefaultLimits)
+	streams, err := w.openStdio(pod, s, inst)
 	if err != nil {
 		return err
 	}
@@ -255,7 +257,7 @@ func (w *worker) runTask(ctx context.Context, pod *v1.Pod, s *slot, record *cont
 	}
 	service := w.r.Client.TaskService()
 	created, err := createTask(ctx, service, &tasks.CreateTaskRequest{
-		ContainerID: record.ID, Rootfs: rootfs, Stdout: uri, Stderr: uri, Terminal: s.spec.TTY,
+		ContainerID: record.ID, Rootfs: rootfs, Stdin: streams.in, Stdout: streams.out, Stderr: streams.err, Terminal: s.spec.TTY,
 	})
 	if err != nil {
 		return w.explain(ctx, fmt.Errorf("create task: %w", err))

@@ -3,6 +3,7 @@ package runner
 import (
 	"time"
 
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -12,6 +13,8 @@ type Ref struct {
 	ID      string // containerd's
 	Attempt int32
 	Running bool
+	Spec    *v1.Container // not to be changed
+	Console string        // directory of its console; empty without one
 	// PID is of its first process; 0 once it has ended.
 	PID       int
 	StartedAt time.Time
@@ -32,6 +35,7 @@ func (w *worker) show() {
 			ref := Ref{
 				Name: s.spec.Name, ID: s.current.id, Attempt: s.current.attempt, Running: s.running(),
 				StartedAt: s.current.startedAt, Image: s.current.imageName,
+				Spec: s.spec, Console: s.current.console,
 			}
 			if ref.Running {
 				ref.PID = s.current.pid

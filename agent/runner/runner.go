@@ -33,6 +33,7 @@ import (
 
 	"shoal/agent/cgroup"
 	"shoal/agent/image"
+	"shoal/agent/logwriter"
 	"shoal/agent/oci"
 	"shoal/agent/prober"
 	"shoal/agent/runtimes"
@@ -97,7 +98,8 @@ type Options struct {
 	// these get the host's. ClusterDomain is by default "cluster.local".
 	ClusterDNS    []netip.Addr
 	ClusterDomain string
-	PodPIDs       int64 // bound on the tasks of one pod; 0 is none
+	LogLimits     logwriter.Limits // of each container; default logwriter.DefaultLimits
+	PodPIDs       int64            // bound on the tasks of one pod; 0 is none
 	Logger        *slog.Logger
 }
 

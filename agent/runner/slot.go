@@ -73,6 +73,7 @@ type instance struct {
 	again     bool // another attempt follows, however this one ends
 	imageID   string
 	imageName string
+	console   string // directory of its console; empty without one
 	asked     string // the image as the specification names it
 	user      *v1.ContainerUser
 	stopSig   unix.Signal

@@ -17,9 +17,6 @@ func (w *worker) warn(pod *v1.Pod) {
 					fmt.Sprintf("container %s: ports[].hostPort %d has no effect here; use a NodePort service or hostNetwork", c.Name, p.HostPort))
 			}
 		}
-		if c.Stdin {
-			w.r.Sink.Event(pod, v1.EventTypeWarning, "Unsupported", fmt.Sprintf("container %s: stdin is not connected; use exec for input", c.Name))
-		}
 	}
 }
 

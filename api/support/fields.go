@@ -115,7 +115,6 @@ func volumeWorks(v *api.VolumeSource) bool {
 func containers(n *notes, list string, all []api.Container, s *api.PodSpec) {
 	for i, c := range all {
 		field := func(name string) string { return fmt.Sprintf("%s[%d].%s", list, i, name) }
-		n.when(c.Stdin, field("stdin"), "not connected; use exec for input")
 		for j, p := range c.Ports {
 			n.when(p.HostPort != 0 && !s.HostNetwork, field(fmt.Sprintf("ports[%d].hostPort", j)), noEffect+"; use a NodePort service or hostNetwork")
 		}

@@ -1,0 +1,105 @@
+package agent
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/cri-streaming/pkg/streaming/portforward"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+
+	"shoal/agent/runner"
+)
+
+// container finds the container a request names, or answers with why not.
+func (a *Agent) container(w http.ResponseWriter, r *http.Request) (*v1.Pod, runner.Ref, bool) {
+	pod := a.pods.get(r.PathValue("namespace"), r.PathValue("pod"))
+	if pod == nil {
+		http.Error(w, "pod "+r.PathValue("namespace")+"/"+r.PathValue("pod")+" is not on this node", http.StatusNotFound)
+		return nil, runner.Ref{}, false
+	}
+	name := r.PathValue("container")
+	ref, ok := a.runner.Container(pod.UID, name)
+	if !ok {
+		http.Error(w, fmt.Sprintf("container %q in pod %q is waiting to start: %s", name, pod.Name, waitingReason(pod, name)), http.StatusBadRequest)
+		return nil, runner.Ref{}, false
+	}
+	return pod, ref, true
+}
+
+// waitingReason is why a container is not there yet, as its status says.
+func waitingReason(pod *v1.Pod, container string) string {
+	for _, c := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses, pod.Status.EphemeralContainerStatuses) {
+		if c.Name == container && c.State.Waiting != nil {
+			return c.State.Waiting.Reason
+		}
+	}
+	return "ContainerCreating"
+}
+
+// notRunning says that a container has ended, and whether another attempt is
+// to be expected.
+func notRunning(pod *v1.Pod, ref runner.Ref) string {
+	why := "it has ended"
+	if pod.DeletionTimestamp != nil {
+		why = "its pod is being deleted"
+	}
+	return fmt.Sprintf("container %q in pod %q is not running: %s", ref.Name, pod.Name, why)
+}
+
+func (a *Agent) serveExec(w http.ResponseWriter, r *http.Request) {
+	pod, ref, ok := a.container(w, r)
+	if !ok {
+		return
+	}
+	opts, err := remotecommand.NewOptions(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if !ref.Running {
+		http.Error(w, notRunning(pod, ref), http.StatusBadRequest)
+		return
+	}
+	remotecommand.ServeExec(w, r, &streams{a: a}, "", "", ref.ID, r.URL.Query()["command"], opts,
+		streamIdle, streamCreate, remotecommand.SupportedStreamingProtocols)
+}
+
+func (a *Agent) serveAttach(w http.ResponseWriter, r *http.Request) {
+	pod, ref, ok := a.container(w, r)
+	if !ok {
+		return
+	}
+	opts, err := remotecommand.NewOptions(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if !ref.Running {
+		http.Error(w, notRunning(pod, ref), http.StatusBadRequest)
+		return
+	}
+	remotecommand.ServeAttach(w, r, &streams{a: a, ref: ref, logs: runner.LogPath(a.o.LogDir, pod, ref.Name, ref.Attempt)}, "", "", ref.ID, opts,
+		streamIdle, streamCreate, remotecommand.SupportedStreamingProtocols)
+}
+
+func (a *Agent) servePortForward(w http.ResponseWriter, r *http.Request) {
+	pod := a.pods.get(r.PathValue("namespace"), r.PathValue("pod"))
+	if pod == nil {
+		http.Error(w, "pod "+r.PathValue("namespace")+"/"+r.PathValue("pod")+" is not on this node", http.StatusNotFound)
+		return
+	}
+	netns, ok := a.runner.Netns(pod.UID)
+	if !ok {
+		http.Error(w, "pod "+pod.Name+" is not running", http.StatusBadRequest)
+		return
+	}
+	opts, err := portforward.NewV4Options(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	portforward.ServePortForward(w, r, &streams{a: a, netns: netns}, pod.Name, string(pod.UID), opts,
+		streamIdle, streamCreate, portforward.SupportedProtocols)
+}
