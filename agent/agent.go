@@ -28,6 +28,7 @@ import (
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/kubernetes"
@@ -143,6 +144,7 @@ type Agent struct {
 	refs    *references
 	stats   *stats.Reader
 	callers *callers
+	metrics *agentMetrics
 	listen  net.Listener
 }
 
@@ -158,7 +160,7 @@ func New(o Options) (*Agent, error) {
 		return nil, fmt.Errorf("listen for the agent's API on %s: %w; stop what uses it or choose another address", o.ListenAddr, err)
 	}
 	o.ListenAddr = listener.Addr().String() // a port of 0 is a number now
-	a := &Agent{o: o, log: o.Logger, pods: newPodIndex(), listen: listener}
+	a := &Agent{o: o, log: o.Logger, pods: newPodIndex(), metrics: newAgentMetrics(), listen: listener}
 	if err := a.connect(); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
@@ -173,7 +175,7 @@ func (a *Agent) connect() error {
 		return fmt.Errorf("connect to containerd: %w; install and start containerd, or name its socket", err)
 	}
 	client, err := containerd.New(a.o.ContainerdSocket, containerd.WithDefaultNamespace(a.o.ContainerdNamespace),
-		containerd.WithTimeout(containerdTimeout))
+		containerd.WithTimeout(containerdTimeout), containerd.WithExtraDialOpts([]grpc.DialOption{a.metrics.dialCounted()}))
 	if err != nil {
 		return fmt.Errorf("connect to containerd at %s: %w", a.o.ContainerdSocket, err)
 	}
@@ -300,6 +302,7 @@ func (a *Agent) OnUpdate(_, obj any) {
 		return
 	}
 	a.pods.put(pod)
+	a.metrics.sawPod(pod)
 	a.status.observe(pod)
 	a.refs.set(pod)
 	a.runner.Set(pod)
@@ -315,6 +318,7 @@ func (a *Agent) OnDelete(obj any) {
 		return
 	}
 	a.pods.drop(pod)
+	a.metrics.forget(pod.UID)
 	a.status.forget(pod.UID)
 	a.refs.drop(pod.UID)
 	a.runner.Remove(pod.UID)
@@ -324,12 +328,16 @@ func (a *Agent) OnDelete(obj any) {
 func (a *Agent) await(pod *v1.Pod) { a.refs.await(pod) }
 
 // Status takes a pod's new status from the runner.
-func (a *Agent) Status(pod *v1.Pod, status v1.PodStatus) { a.status.put(pod, status) }
+func (a *Agent) Status(pod *v1.Pod, status v1.PodStatus) {
+	a.metrics.sawStatus(pod.UID, status.Phase)
+	a.status.put(pod, status)
+}
 
 // Gone takes from the runner that nothing is left of a pod.
 func (a *Agent) Gone(pod *v1.Pod) { a.status.gone(pod) }
 
 // Event takes an event from the runner.
 func (a *Agent) Event(pod *v1.Pod, kind, reason, message string) {
+	a.metrics.sawEvent(reason)
 	a.events.pod(pod, kind, reason, message)
 }

@@ -72,6 +72,7 @@ func (a *Agent) handler() http.Handler {
 	}
 	a.imageRoutes(mux)
 	a.statsRoutes(mux)
+	a.metricsRoutes(mux)
 	return mux
 }
 

@@ -98,19 +98,19 @@ func (r *Reader) podSummary(ctx context.Context, pod Pod, less bool) summary.Pod
 		out.Network = network(interfaces(pod.Containers[0].PID), "eth0")
 	}
 	var volumes size
-	out.VolumeStats, volumes = r.volumes(pod)
+	out.VolumeStats, volumes = r.volumes(pod, false)
 	ephemeral.bytes, ephemeral.inodes = ephemeral.bytes+volumes.bytes, ephemeral.inodes+volumes.inodes
 	out.EphemeralStorage = r.disk(ephemeral, true)
 	return out
 }
 
 // volumes are the sizes of a pod's volumes, and of those among them that are
-// on this host's disk and go with the pod.
-func (r *Reader) volumes(pod Pod) (out []summary.VolumeStats, ephemeral size) {
+// on this host's disk and go with the pod; with claimed, of claims alone.
+func (r *Reader) volumes(pod Pod, claimed bool) (out []summary.VolumeStats, ephemeral size) {
 	for i := range pod.Spec.Volumes {
 		vol := &pod.Spec.Volumes[i]
 		dir := r.o.Volume(pod.Pod, vol)
-		if dir == "" || vol.HostPath != nil {
+		if dir == "" || vol.HostPath != nil || claimed && vol.PersistentVolumeClaim == nil && vol.Ephemeral == nil {
 			continue
 		}
 		if _, err := os.Stat(dir); err != nil {
@@ -190,3 +190,21 @@ func diskOf(dir string, z size, used bool) *summary.FsStats {
 }
 
 func to[T any](v T) *T { return &v }
+
+// ClaimStats is the size of one volume that is claimed.
+type ClaimStats struct {
+	summary.FsStats
+	Namespace, Claim string
+}
+
+// Claims are the sizes of the claimed volumes that running pods use.
+func (r *Reader) Claims() []ClaimStats {
+	var out []ClaimStats
+	for _, pod := range r.o.Pods() {
+		volumes, _ := r.volumes(pod, true)
+		for _, v := range volumes {
+			out = append(out, ClaimStats{v.FsStats, v.PVCRef.Namespace, v.PVCRef.Name})
+		}
+	}
+	return out
+}
