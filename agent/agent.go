@@ -220,7 +220,7 @@ func (a *Agent) build() error {
 	a.runner, err = runner.New(runner.Options{
 		Client: a.client, Namespace: a.o.ContainerdNamespace, Snapshotter: snapshotter,
 		Images: a.images, Cgroups: a.cgroups, Volumes: a.volumes, Network: a.o.Network,
-		Runtimes: a.o.Runtimes, Source: a.source, Sink: a, Admit: a.admit, Await: a.await, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir),
+		Runtimes: a.o.Runtimes, Source: a.source, Sink: a, Admit: a.admit, Await: a.await, Probed: a.metrics.sawProbe, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir),
 		LogWriter: binary, NodeName: a.o.NodeName, NodeIPs: a.o.NodeIPs, Logger: a.log,
 		ClusterDNS: a.o.ClusterDNS, ClusterDomain: a.o.ClusterDomain, PodPIDs: a.o.Resources.PodPIDs,
 	})

@@ -103,6 +103,11 @@ func (m *agentMetrics) forget(uid types.UID) {
 	m.probed.DeletePartialMatch(prometheus.Labels{"pod_uid": string(uid)})
 }
 
+// sawProbe counts a probe's answer.
+func (m *agentMetrics) sawProbe(pod *v1.Pod, container, kind, result string) {
+	m.probed.WithLabelValues(kind, result, container, pod.Name, pod.Namespace, string(pod.UID)).Inc()
+}
+
 // sawEvent counts what events tell of.
 func (m *agentMetrics) sawEvent(reason string) {
 	switch reason {

@@ -62,9 +62,10 @@ func TestStats(t *testing.T) {
 			Volumes: []v1.Volume{{Name: "data", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}}},
 			Containers: []v1.Container{{
 				Name: "main", Image: "box", ImagePullPolicy: v1.PullIfNotPresent,
-				Command:      []string{"sh", "-c", `head -c 3000000 /dev/zero > /data/file; head -c 2000000 /dev/zero > /tmp/file; echo written; while :; do i=$((i+1)); done`},
-				Resources:    v1.ResourceRequirements{Limits: v1.ResourceList{v1.ResourceMemory: resource.MustParse("64Mi"), v1.ResourceCPU: resource.MustParse("300m")}},
-				VolumeMounts: []v1.VolumeMount{{Name: "data", MountPath: "/data"}},
+				Command:       []string{"sh", "-c", `head -c 3000000 /dev/zero > /data/file; head -c 2000000 /dev/zero > /tmp/file; echo written; while :; do i=$((i+1)); done`},
+				Resources:     v1.ResourceRequirements{Limits: v1.ResourceList{v1.ResourceMemory: resource.MustParse("64Mi"), v1.ResourceCPU: resource.MustParse("300m")}},
+				VolumeMounts:  []v1.VolumeMount{{Name: "data", MountPath: "/data"}},
+				LivenessProbe: &v1.Probe{PeriodSeconds: 1, ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"true"}}}},
 			}},
 		},
 	}, metav1.CreateOptions{})
@@ -99,7 +100,7 @@ func TestStats(t *testing.T) {
 	families = h.scrape("/metrics/cadvisor")
 	of := []string{container, "main", where, "seen", ns, "default", "image", pod.Status.ContainerStatuses[0].Image}
 	for name, least := range map[string]float64{
-		"container_cpu_usage_seconds_total": 0.01, "container_cpu_cfs_periods_total": 1, "container_cpu_cfs_throttled_periods_total": 1,
+		"container_cpu_usage_seconds_total": 0.01, "container_cpu_cfs_periods_total": 1, "container_cpu_cfs_throttled_periods_total": 0,
 		"container_memory_working_set_bytes": 4096, "container_memory_failures_total": 1, "container_spec_memory_limit_bytes": 64 << 20,
 		"container_spec_cpu_quota": 30000, "container_fs_usage_bytes": 2000000, "container_last_seen": 1, "container_start_time_seconds": 1,
 		"container_processes": 1, "container_threads": 1, "container_file_descriptors": 1, "container_sockets": 0,
@@ -116,10 +117,40 @@ func TestStats(t *testing.T) {
 			t.Errorf("%s is %v", name, got)
 		}
 	}
+	h.seesMetrics()
 	h.delete("seen")
 	if families = h.scrape("/metrics/resource"); len(families["container_cpu_usage_seconds_total"].GetMetric()) != 0 {
 		t.Errorf("a deleted pod is still told of: %v", families["container_cpu_usage_seconds_total"])
 	}
+	if left := h.scrape("/metrics/probes"); len(left) != 0 {
+		t.Errorf("its probes are: %v", left)
+	}
+}
+
+// seesMetrics looks at what the agent counts itself.
+func (h *host) seesMetrics() {
+	h.t.Helper()
+	families := h.scrape("/metrics")
+	for name, least := range map[string]float64{
+		"kubelet_node_name": 1, "kubelet_running_pods": 1, "kubelet_started_containers_total": 1,
+		"kubelet_runtime_operations_total": 1, "process_cpu_seconds_total": 0.01, "kubernetes_build_info": 1,
+	} {
+		if got := value(families[name]); got < least {
+			h.t.Errorf("/metrics: %s is %v", name, got)
+		}
+	}
+	if got := value(families["kubelet_running_containers"], "container_state", "running"); got != 1 {
+		h.t.Errorf("running containers: %v", got)
+	}
+	if got := value(families["kubelet_runtime_operations_total"], "operation_type", "tasks_start"); got < 1 {
+		h.t.Errorf("starts of tasks: %v", families["kubelet_runtime_operations_total"])
+	}
+	if got := families["kubelet_pod_start_duration_seconds"].GetMetric(); len(got) != 1 || got[0].GetHistogram().GetSampleCount() != 1 {
+		h.t.Errorf("pod starts: %v", got)
+	}
+	h.eventually("a probe to be counted", func() bool {
+		return value(h.scrape("/metrics/probes")["prober_probe_total"], "pod", "seen", "container", "main", "probe_type", "Liveness", "result", "successful") >= 1
+	})
 }
 
 func (h *host) seesUsage() {

@@ -60,6 +60,9 @@ type Task struct {
 	// called from the question's goroutine.
 	Verdict func(ok bool)
 	Note    func(reason, message string)
+	// Count, if any, hears of each answer that counts: successful, failed or
+	// unknown, as the kubelet's metrics name them.
+	Count func(result string)
 }
 
 // Prober runs probes.
@@ -83,6 +86,7 @@ type Probe struct {
 	timeout  time.Duration
 	verdict  func(bool)
 	note     func(reason, message string)
+	result   func(string)
 
 	// The rest is guarded by p.mu, or belongs to the question under way.
 	at      time.Time // the next question
@@ -98,7 +102,7 @@ func (p *Prober) Start(t Task) *Probe {
 	period := seconds(t.Probe.PeriodSeconds)
 	b := &Probe{
 		p: p, question: newQuestion(&t), kind: t.Kind, period: period, timeout: seconds(t.Probe.TimeoutSeconds),
-		verdict: t.Verdict, note: t.Note, place: -1, retry: firstRetry,
+		verdict: t.Verdict, note: t.Note, result: t.Count, place: -1, retry: firstRetry,
 		tally: tally{success: max(t.Probe.SuccessThreshold, 1), failure: max(t.Probe.FailureThreshold, 1)},
 	}
 	now := time.Now()
@@ -245,6 +249,9 @@ func (b *Probe) count(a answer, began time.Time) (news, bool) {
 func (b *Probe) tell(a answer, n news) {
 	if n == tooEarly {
 		return
+	}
+	if b.result != nil {
+		b.result(a.result())
 	}
 	switch {
 	case a.err != nil:

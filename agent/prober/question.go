@@ -27,6 +27,16 @@ type answer struct {
 	err         error
 }
 
+func (a answer) result() string {
+	switch {
+	case a.err != nil:
+		return "unknown"
+	case a.ok:
+		return "successful"
+	}
+	return "failed"
+}
+
 // question is a probe's, with all it refers to looked up.
 type question func(ctx context.Context, timeout time.Duration) answer
 

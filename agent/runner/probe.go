@@ -51,12 +51,22 @@ func (w *worker) probe(pod *v1.Pod, s *slot, kind prober.Kind, p *v1.Probe, adop
 		Exec: func(ctx context.Context, command []string, timeout time.Duration) (int, string, error) {
 			return w.r.execProbe(ctx, inst.id, command, timeout)
 		},
+		Count:   w.countProbe(pod, s.spec.Name, kind),
 		Verdict: func(ok bool) { w.tell(func(w *worker) { w.onProbe(s, inst, kind, ok) }) },
 		Note: func(reason, message string) {
 			pod, _, _ := w.peek()
 			w.r.Sink.Event(pod, v1.EventTypeWarning, reason, message)
 		},
 	}))
+}
+
+// countProbe has answers counted, if anybody does.
+func (w *worker) countProbe(pod *v1.Pod, container string, kind prober.Kind) func(string) {
+	count := w.r.Probed
+	if count == nil {
+		return nil
+	}
+	return func(result string) { count(pod, container, kind.String(), result) }
 }
 
 // endProbes stops to ask.

@@ -88,7 +88,9 @@ type Options struct {
 	Admit       Admitter
 	// Await is told of a pod that cannot start for want of an object; Refresh
 	// answers when it may be there. It must not block.
-	Await     func(pod *v1.Pod)
+	Await func(pod *v1.Pod)
+	// Probed, if any, hears of each probe's answer; it must not block.
+	Probed    func(pod *v1.Pod, container, kind, result string)
 	DataDir   string
 	LogDir    string // such as /var/log/pods
 	LogWriter string // binary that links agent/logwriter and agent/secretspec
