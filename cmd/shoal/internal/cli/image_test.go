@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,10 +11,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/rest"
 )
 
@@ -78,10 +82,13 @@ func TestImageRefusals(t *testing.T) {
 				if r.URL.Path != "/api/v1/nodes/host1/proxy/shoal/v1/images/pull" || r.FormValue("ref") != "x" {
 					t.Errorf("asked for %s", r.URL)
 				}
+				if data, _ := base64.URLEncoding.DecodeString(r.Header.Get(registryAuthHeader)); string(data) != `{"username":"u","password":"p"}` {
+					t.Errorf("credentials %q", data)
+				}
 				w.WriteHeader(test.status)
 				fmt.Fprint(w, test.body)
 			})
-			err := agent.pull(t.Context(), "x", func(imageProgress) {})
+			err := agent.pull(t.Context(), "x", &registryLogin{"u", "p"}, func(imageProgress) {})
 			if err == nil || !strings.Contains(err.Error(), test.want) || errors.Is(err, errNoImage) != test.absent {
 				t.Errorf("error is %v, want %q", err, test.want)
 			}
@@ -127,33 +134,85 @@ func TestProgressOnATerminal(t *testing.T) {
 	}
 }
 
-func TestArchiveFromAStream(t *testing.T) {
-	t.Setenv("TMPDIR", t.TempDir())
-	stream, err := openArchive("-", strings.NewReader("archive"))
+// TestImageLoadSharesWithOtherNodes: one node gets the archive, and the others
+// get its images from that one, those that are ready.
+func TestImageLoadSharesWithOtherNodes(t *testing.T) {
+	var mu sync.Mutex
+	var asked []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		_, path, _ := strings.Cut(r.URL.Path, "/nodes")
+		switch {
+		case path == "":
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(w, `{"kind":"NodeList","apiVersion":"v1","items":[
+				{"metadata":{"name":"a"},"status":{"conditions":[{"type":"Ready","status":"Unknown"}]}},
+				{"metadata":{"name":"b"},"status":{"conditions":[{"type":"Ready","status":"True"}]}},
+				{"metadata":{"name":"c"},"status":{"conditions":[{"type":"Ready","status":"True"}]}}]}`)
+			return
+		case strings.HasSuffix(path, "/share"):
+			fmt.Fprintln(w, `{"image":"hello:latest","status":"pulling","bytes":1}`)
+		}
+		body, _ := io.ReadAll(r.Body)
+		asked = append(asked, path+"?"+r.URL.RawQuery+" "+string(body))
+		fmt.Fprintln(w, `{"image":"hello:latest","status":"loaded"}`)
+		fmt.Fprintln(w, `{"status":"loaded","done":true}`)
+	}))
+	t.Cleanup(server.Close)
+	var out bytes.Buffer
+	command := ImageLoadCmd{File: "-"}
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	command.Server = server.URL
+	err := command.Run(t.Context(), genericiooptions.IOStreams{In: strings.NewReader("archive"), Out: &out, ErrOut: io.Discard})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := stream.replayable(true); err != nil {
+	want := []string{"/b/proxy/shoal/v1/images? archive", "/c/proxy/shoal/v1/images/share?from=b&ref=hello%3Alatest "}
+	if !slices.Equal(asked, want) {
+		t.Errorf("asked for %q, want %q", asked, want)
+	}
+	for _, line := range []string{`"node":"a","image":"hello:latest","status":"not sent`, `"node":"b","image":"hello:latest","status":"loaded"`, `"node":"c","image":"hello:latest","status":"loaded"`} {
+		if strings.Count(out.String(), line) != 1 {
+			t.Errorf("%s is not once in\n%s", line, out.String())
+		}
+	}
+}
+
+func TestRegistryLogin(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("DOCKER_CONFIG", dir)
+	login := func(f registryFlags, image, stdin string) string {
+		l, err := f.login(image, strings.NewReader(stdin))
+		switch {
+		case err != nil:
+			return "refused"
+		case l == nil:
+			return "nobody"
+		}
+		return l.Username + " " + l.Password
+	}
+	if got := login(registryFlags{}, "reg:5000/x", ""); got != "nobody" {
+		t.Errorf("without a file: %s", got)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(`{"auths":{"reg:5000":{"auth":"dTpwOnE="}},"credsStore":"desktop"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 {
-		content, size, err := stream.reader()
-		if err != nil {
-			t.Fatal(err)
+	for _, test := range []struct {
+		flags registryFlags
+		image string
+		want  string
+	}{
+		{registryFlags{}, "reg:5000/x", "u p:q"},
+		{registryFlags{}, "other:5000/x", "nobody"},
+		{registryFlags{Username: "me", PasswordStdin: true}, "reg:5000/x", "me secret"},
+		{registryFlags{Username: "me"}, "reg:5000/x", "refused"},
+		{registryFlags{PasswordStdin: true}, "reg:5000/x", "refused"},
+		{registryFlags{}, "NOT A NAME", "refused"},
+	} {
+		if got := login(test.flags, test.image, "secret\n"); got != test.want {
+			t.Errorf("%+v for %s: %s, want %s", test.flags, test.image, got, test.want)
 		}
-		got, err := io.ReadAll(content)
-		if err != nil || string(got) != "archive" || size != int64(len(got)) {
-			t.Errorf("read %q of %d, %v", got, size, err)
-		}
-		if err := content.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := stream.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "*")); len(left) > 0 {
-		t.Errorf("left behind: %q", left)
 	}
 }
 

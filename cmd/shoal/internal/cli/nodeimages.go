@@ -25,6 +25,7 @@ var errNoImage = errors.New("no such image")
 // proxy to the agent on that node.
 type nodeImages struct {
 	name   string
+	ready  bool // the cluster says so
 	client *http.Client
 	base   *url.URL
 }
@@ -36,6 +37,8 @@ type nodeImage struct {
 	Digest    string    `json:"digest"`
 	SizeBytes int64     `json:"sizeBytes"`
 	CreatedAt time.Time `json:"createdAt,omitzero"`
+	Loaded    bool      `json:"loaded,omitempty"`
+	Pinned    bool      `json:"pinned,omitempty"`
 }
 
 // imageProgress is one line of the agent's progress.
@@ -44,10 +47,13 @@ type imageProgress struct {
 	// Status says what is being done, in a word or two.
 	Status string `json:"status,omitempty"`
 	// Bytes of Total are done; Total is 0 where it is not known.
-	Bytes int64  `json:"bytes,omitempty"`
-	Total int64  `json:"total,omitempty"`
-	Done  bool   `json:"done,omitempty"`
-	Error string `json:"error,omitempty"`
+	Bytes int64 `json:"bytes,omitempty"`
+	Total int64 `json:"total,omitempty"`
+	// PeerBytes of Bytes came from other nodes.
+	PeerBytes int64  `json:"peerBytes,omitempty"`
+	Digest    string `json:"digest,omitempty"`
+	Done      bool   `json:"done,omitempty"`
+	Error     string `json:"error,omitempty"`
 }
 
 func connectImages(config *rest.Config, names []string) ([]*nodeImages, error) {
@@ -83,21 +89,40 @@ func (n *nodeImages) load(ctx context.Context, content io.ReadCloser, size int64
 	})
 }
 
-func (n *nodeImages) pull(ctx context.Context, ref string, report func(imageProgress)) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, n.at("pull", ref), nil)
+// share gets an image that was loaded on another node from there.
+func (n *nodeImages) share(ctx context.Context, ref, from string, report func(imageProgress)) error {
+	return n.work(ctx, "share", "get "+ref+" from "+from, url.Values{"ref": {ref}, "from": {from}}, nil, report)
+}
+
+func (n *nodeImages) pull(ctx context.Context, ref string, auth *registryLogin, report func(imageProgress)) error {
+	return n.work(ctx, "pull", "pull "+ref, url.Values{"ref": {ref}}, auth, report)
+}
+
+func (n *nodeImages) push(ctx context.Context, ref, to string, auth *registryLogin, report func(imageProgress)) error {
+	return n.work(ctx, "push", "push "+ref, url.Values{"ref": {ref}, "to": {to}}, auth, report)
+}
+
+// work has something done with one image, which the query names as ref.
+func (n *nodeImages) work(ctx context.Context, operation, what string, query url.Values, auth *registryLogin, report func(imageProgress)) error {
+	address := n.base.JoinPath(operation)
+	address.RawQuery = query.Encode()
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, address.String(), nil)
 	if err != nil {
 		return err
 	}
-	return n.follow(request, "pull "+ref, func(line imageProgress) {
+	if auth != nil {
+		request.Header.Set(registryAuthHeader, auth.header())
+	}
+	return n.follow(request, what, func(line imageProgress) {
 		if line.Done && line.Image == "" {
-			line.Image = ref
+			line.Image = query.Get("ref")
 		}
 		report(line)
 	})
 }
 
 func (n *nodeImages) remove(ctx context.Context, ref string) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodDelete, n.at("", ref), nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodDelete, n.at(ref), nil)
 	if err != nil {
 		return err
 	}
@@ -127,9 +152,9 @@ func (n *nodeImages) list(ctx context.Context) ([]nodeImage, error) {
 	return list.Items, nil
 }
 
-// at is the address of an operation on one image.
-func (n *nodeImages) at(operation, ref string) string {
-	address := n.base.JoinPath(operation)
+// at is the address of one image.
+func (n *nodeImages) at(ref string) string {
+	address := *n.base
 	address.RawQuery = url.Values{"ref": {ref}}.Encode()
 	return address.String()
 }

@@ -59,7 +59,7 @@ func (p *progressWriter) show(node string, line imageProgress) {
 
 // isSettled tells a result, which stays on the screen, from a step on the way.
 func isSettled(line imageProgress) bool {
-	return line.Image != "" && (line.Done || line.Status == "loaded" || line.Status == "pulled")
+	return line.Image != "" && (line.Done || line.Status == "loaded" || line.Status == "pulled" || line.Status == "pushed" || line.Status == notReady)
 }
 
 // finish leaves the terminal on a fresh line.
