@@ -24,6 +24,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
@@ -36,6 +37,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"shoal/agent/cgroup"
+	"shoal/agent/eviction"
 	"shoal/agent/image"
 	"shoal/agent/logwriter"
 	"shoal/agent/runner"
@@ -100,7 +102,6 @@ func (o *Options) fill() {
 	o.DataDir = filepath.Join(o.DataDir, "agent")
 	set(&o.LogDir, "/var/log/pods")
 	set(&o.ListenAddr, ":10250")
-	o.Resources.fill()
 	if o.Runtimes == nil {
 		o.Runtimes, _ = runtimes.Parse(nil) // nothing to go wrong
 	}
@@ -146,13 +147,16 @@ type Agent struct {
 	callers *callers
 	metrics *agentMetrics
 	listen  net.Listener
+	monitor *eviction.Monitor
+
+	imageDir atomic.Pointer[string]
 }
 
 // New checks what the host offers and prepares an Agent. It listens, so that
 // a taken port is an error here, and runs nothing.
 func New(o Options) (*Agent, error) {
 	o.fill()
-	if err := o.check(); err != nil {
+	if err := errors.Join(o.Resources.fill(), o.check()); err != nil {
 		return nil, err
 	}
 	listener, err := net.Listen("tcp", o.ListenAddr)
@@ -214,7 +218,7 @@ func (a *Agent) build() error {
 	a.images = a.newImages()
 	a.events = newEvents(kube, a.o.NodeName)
 	a.status = newStatusWriter(kube, a.log)
-	a.node = newNode(a.o, kube, a.client)
+	a.node = newNode(a.o, kube, a.client, a.cgroups)
 	a.volumes.Allocatable = a.node.allocatable
 	a.node.images = a.images
 	a.runner, err = runner.New(runner.Options{
@@ -230,6 +234,8 @@ func (a *Agent) build() error {
 	a.refs = newReferences(kube, a.runner.Refresh)
 	a.stats = a.newStats()
 	a.callers = newCallers(kube, a.o.NodeName)
+	a.monitor = a.newMonitor()
+	a.node.pressure = a.monitor.Conditions
 	return nil
 }
 
@@ -250,6 +256,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.node.run(ctx) })
 	g.Go(func() error { return a.node.follow(ctx) })
 	g.Go(func() error { return a.keepImages(ctx) })
+	g.Go(func() error { return a.monitor.Run(ctx) })
 	g.Go(func() error { return a.serve(ctx) })
 	g.Go(func() error {
 		select {

@@ -79,7 +79,7 @@ type host struct {
 	done    chan error
 }
 
-func newHost(t testing.TB, name string) *host {
+func newHost(t testing.TB, name string, change ...func(*Options)) *host {
 	t.Helper()
 	h := &host{t: t, ctrd: testbed.StartContainerd(t), name: name}
 	dir := t.TempDir()
@@ -93,6 +93,11 @@ func newHost(t testing.TB, name string) *host {
 		CgroupRoot: fmt.Sprintf("/shoalagent%d", os.Getpid()), DataDir: dir, LogDir: filepath.Join(dir, "logs"), Network: h.network,
 		NodeIPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, PodCIDR: "10.99.0.0/24", ListenAddr: "127.0.0.1:0",
 		TLS: serverTLS(t), Version: "v1.37.0", Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		// How full this machine is says nothing about the tests.
+		Resources: Resources{EvictionHard: "none"},
+	}
+	for _, c := range change {
+		c(&h.options)
 	}
 	h.start()
 	t.Cleanup(h.finish)

@@ -13,18 +13,17 @@ import (
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
+	"shoal/agent/cgroup"
 	"shoal/agent/image"
 )
 
@@ -44,10 +43,15 @@ type node struct {
 	o      Options
 	kube   kubernetes.Interface
 	client *containerd.Client
-	images *image.Store // nil: its images are not told
+	groups *cgroup.Tree
+	// pressure gives the conditions of pressure.
+	pressure func() []v1.NodeCondition
+	images   *image.Store // nil: its images are not told
 
 	mu             sync.Mutex
 	alloc          v1.ResourceList     // guarded by mu
+	live           *v1.Node            // as the API last told; nil before; guarded by mu
+	limited        [3]int64            // what all pods are held to; only touched by run
 	runtimeVersion string              // as last heard; only touched by run
 	renewed        time.Time           // when the lease was; only touched by run
 	imageList      []v1.ContainerImage // as last heard; only touched by run
@@ -68,13 +72,11 @@ const nodeAnswerGap = 200 * time.Millisecond
 // are answered at once.
 func (n *node) follow(ctx context.Context) error {
 	tell := func(obj any) {
-		if live, ok := obj.(*v1.Node); ok && n.agrees(live) {
+		live, ok := obj.(*v1.Node)
+		if known := ok && n.note(live); known && n.agrees(live) {
 			return
 		}
-		select {
-		case n.said <- struct{}{}:
-		default:
-		}
+		n.poke()
 	}
 	lw := cache.NewListWatchFromClient(n.kube.CoreV1().RESTClient(), "nodes", v1.NamespaceAll, fields.OneTermEqualSelector(metav1.ObjectNameField, n.o.NodeName))
 	_, informer := cache.NewInformerWithOptions(cache.InformerOptions{
@@ -85,6 +87,14 @@ func (n *node) follow(ctx context.Context) error {
 	})
 	informer.RunWithContext(ctx)
 	return nil
+}
+
+// poke has the node looked at soon.
+func (n *node) poke() {
+	select {
+	case n.said <- struct{}{}:
+	default:
+	}
 }
 
 // agrees reports whether live says of the node's readiness what this agent
@@ -100,9 +110,9 @@ func (n *node) agrees(live *v1.Node) bool {
 	return n.ready == ""
 }
 
-func newNode(o Options, kube kubernetes.Interface, client *containerd.Client) *node {
-	n := &node{o: o, kube: kube, client: client, said: make(chan struct{}, 1)}
-	n.alloc = capacity(o.DataDir)
+func newNode(o Options, kube kubernetes.Interface, client *containerd.Client, groups *cgroup.Tree) *node {
+	n := &node{o: o, kube: kube, client: client, groups: groups, said: make(chan struct{}, 1)}
+	_, n.alloc = n.resources(nil)
 	return n
 }
 
@@ -204,6 +214,9 @@ func (n *node) sync(ctx context.Context, problem string) error {
 		return err
 	}
 	status := want.Status
+	status.Capacity, status.Allocatable = n.resources(live)
+	n.note(live)
+	n.limitPods(status.Capacity)
 	status.Conditions = stampConditions(live.Status.Conditions, status.Conditions)
 	if equality.Semantic.DeepEqual(live.Status, status) {
 		return nil
@@ -239,17 +252,14 @@ func (n *node) syncMeta(ctx context.Context, live, want *v1.Node) (*v1.Node, err
 }
 
 func (n *node) object(ctx context.Context, problem string) *v1.Node {
-	list := capacity(n.o.DataDir)
-	n.mu.Lock()
-	n.alloc = list
-	n.mu.Unlock()
+	capacity, allocatable := n.resources(nil)
 	obj := &v1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: n.o.NodeName, Labels: map[string]string{
 			v1.LabelHostname: n.o.NodeName, v1.LabelOSStable: runtime.GOOS, v1.LabelArchStable: runtime.GOARCH,
 		}},
 		Status: v1.NodeStatus{
-			Capacity: list, Allocatable: list,
-			Conditions:      nodeConditions(problem),
+			Capacity: capacity, Allocatable: allocatable,
+			Conditions:      n.conditions(problem),
 			Addresses:       n.addresses(),
 			DaemonEndpoints: v1.NodeDaemonEndpoints{KubeletEndpoint: v1.DaemonEndpoint{Port: n.port()}},
 			NodeInfo:        n.info(ctx),
@@ -295,17 +305,12 @@ func (n *node) addresses() []v1.NodeAddress {
 	return append(out, v1.NodeAddress{Type: v1.NodeHostName, Address: n.o.NodeName})
 }
 
-func nodeConditions(problem string) []v1.NodeCondition {
+func (n *node) conditions(problem string) []v1.NodeCondition {
 	ready := v1.NodeCondition{Type: v1.NodeReady, Status: v1.ConditionTrue, Reason: "KubeletReady", Message: "agent and container runtime are ready"}
 	if problem != "" {
 		ready.Status, ready.Reason, ready.Message = v1.ConditionFalse, "KubeletNotReady", problem
 	}
-	return []v1.NodeCondition{
-		{Type: v1.NodeMemoryPressure, Status: v1.ConditionFalse, Reason: "KubeletHasSufficientMemory", Message: "agent has sufficient memory available"},
-		{Type: v1.NodeDiskPressure, Status: v1.ConditionFalse, Reason: "KubeletHasNoDiskPressure", Message: "agent has no disk pressure"},
-		{Type: v1.NodePIDPressure, Status: v1.ConditionFalse, Reason: "KubeletHasSufficientPID", Message: "agent has sufficient PID available"},
-		ready,
-	}
+	return append(n.pressure(), ready)
 }
 
 // stampConditions keeps the times of conditions that did not change.
@@ -332,23 +337,6 @@ func stampConditions(before, now []v1.NodeCondition) []v1.NodeCondition {
 		if !known {
 			out = append(out, old)
 		}
-	}
-	return out
-}
-
-// capacity is what the host has; all of it may go to pods.
-func capacity(dataDir string) v1.ResourceList {
-	out := v1.ResourceList{
-		v1.ResourceCPU:  *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI),
-		v1.ResourcePods: *resource.NewQuantity(MaxPods, resource.DecimalSI),
-	}
-	var mem unix.Sysinfo_t
-	if unix.Sysinfo(&mem) == nil {
-		out[v1.ResourceMemory] = *resource.NewQuantity(int64(mem.Totalram)*int64(mem.Unit), resource.BinarySI)
-	}
-	var fs unix.Statfs_t
-	if unix.Statfs(dataDir, &fs) == nil {
-		out[v1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(fs.Blocks)*fs.Bsize, resource.BinarySI)
 	}
 	return out
 }

@@ -52,19 +52,25 @@ func (p *podIndex) list() []*v1.Pod {
 	return out
 }
 
+// admittedPods is called with mu held.
+func (p *podIndex) admittedPods() []*v1.Pod {
+	out := make([]*v1.Pod, 0, len(p.byUID))
+	for uid, pod := range p.byUID {
+		// A start time is an earlier daemon's admission.
+		if p.admitted[uid] || pod.Status.StartTime != nil {
+			out = append(out, pod)
+		}
+	}
+	return out
+}
+
 // admit is the host's own last word on whether a pod fits: the scheduler
 // placed it on what it knew then. Pods are admitted one by one; one that has
 // not been admitted yet takes nothing from those before it.
 func (a *Agent) admit(pod *v1.Pod) (reason, message string) {
 	a.pods.mu.Lock()
 	defer a.pods.mu.Unlock()
-	var others []*v1.Pod
-	for uid, o := range a.pods.byUID {
-		// A start time is an earlier daemon's admission.
-		if a.pods.admitted[uid] || o.Status.StartTime != nil {
-			others = append(others, o)
-		}
-	}
+	others := a.pods.admittedPods()
 	reason, message = fits(pod, others, a.node.allocatable())
 	if reason == "" {
 		a.pods.admitted[pod.UID] = true

@@ -138,6 +138,7 @@ func (w *worker) start(ctx context.Context, pod *v1.Pod, s *slot) error {
 	// and this start needed no new one.
 	w.retire(s)
 	w.dropEnded()
+	w.dropLogs(pod, s, inst.attempt)
 	if err != nil {
 		w.failedStart(s, inst, err)
 		w.discard(ctx, p.id)

@@ -59,6 +59,7 @@ func (w *worker) status(pod *v1.Pod) v1.PodStatus {
 	w.fillContainers(pod, &st)
 	w.fillPhase(pod, before, &st)
 	st.Conditions = w.conditions(pod, before, &st)
+	w.fillEviction(before, &st)
 	return st
 }
 
@@ -133,6 +134,8 @@ func (w *worker) fillPhase(pod *v1.Pod, before, st *v1.PodStatus) {
 		st.Phase, st.Reason, st.Message = before.Phase, before.Reason, before.Message
 	case w.expired:
 		st.Phase, st.Reason, st.Message = v1.PodFailed, reasonDeadline, messageDeadline
+	case w.evicted != nil:
+		w.evicted.change(st)
 	}
 	if w.stop != nil && w.stop.clean {
 		w.terminate(pod, st)

@@ -75,6 +75,7 @@ func (w *worker) releaseStep(ctx context.Context, pod *v1.Pod) time.Time {
 	case w.stop.clean:
 		w.publish(pod)
 		w.released = true
+		w.freed.Store(true)
 		w.stop = nil
 	case w.stop.cleaning:
 	case now().Before(w.stop.retryAt):

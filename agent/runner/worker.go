@@ -48,7 +48,9 @@ type worker struct {
 	imageVols map[string]*imageVolume // by name; nil without any
 	// restartingAll says that all containers are being ended to begin anew.
 	restartingAll bool
-	released      bool // a finished pod whose resources are gone
+	released      bool        // a finished pod whose resources are gone
+	freed         atomic.Bool // released, for other goroutines
+	evicted       *eviction   // nil but while the host takes back what it uses
 	over          bool
 	jobs          sync.WaitGroup
 }
@@ -177,6 +179,8 @@ func (w *worker) step(ctx context.Context) time.Time {
 		return time.Time{}
 	case removed || pod.DeletionTimestamp != nil:
 		next = w.stopStep(ctx, pod)
+	case w.evicted != nil:
+		next = w.evictStep(ctx, pod)
 	case w.rejected != nil || w.finished(pod) || w.expire(pod):
 		next = w.releaseStep(ctx, pod)
 	case !w.admit(pod):
