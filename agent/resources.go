@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"fmt"
 	"time"
 
 	"shoal/agent/cgroup"
@@ -11,18 +10,26 @@ import (
 // Resources say what of this host pods may have. Zero values have the defaults
 // named.
 type Resources struct {
-	PodPIDs int64 // bound on the tasks of one pod; default cgroup.DefaultPodPIDs, negative is none
+	PodPIDs int64 `json:"podPIDs,omitempty"` // bound on the tasks of one pod; default cgroup.DefaultPodPIDs, negative is none
 	// Reserved is what the host keeps for itself, as reserve.ParseReserved reads
 	// it; default nothing.
-	Reserved string
+	Reserved string `json:"reserved,omitempty"`
 	// EvictionHard are the thresholds at which pods are evicted, as
 	// reserve.ParseThresholds reads them; default the kubelet's.
-	EvictionHard string
+	EvictionHard string `json:"evictionHard,omitempty"`
 	// EvictionTransition is how long a condition of pressure stays after it was
 	// last met; default eviction.DefaultTransition.
-	EvictionTransition time.Duration
+	EvictionTransition time.Duration `json:"evictionTransition,omitempty"`
 
 	plan reserve.Plan // of the texts above
+}
+
+// Check reports a text that cannot be read, or that leaves nothing for pods.
+func (r Resources) Check(dataDir string) error {
+	if err := r.fill(); err != nil {
+		return err
+	}
+	return r.plan.Check(reserve.Capacity(dataDir, MaxPods))
 }
 
 // fill sets what was left out and reads the texts.
@@ -31,10 +38,10 @@ func (r *Resources) fill() (err error) {
 		r.PodPIDs = cgroup.DefaultPodPIDs
 	}
 	if r.plan.Reserved, err = reserve.ParseReserved(r.Reserved); err != nil {
-		return fmt.Errorf("create agent: %w", err)
+		return err
 	}
 	if r.plan.Thresholds, err = reserve.ParseThresholds(r.EvictionHard); err != nil {
-		return fmt.Errorf("create agent: %w", err)
+		return err
 	}
 	return nil
 }

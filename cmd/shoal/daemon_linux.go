@@ -51,6 +51,7 @@ type StartCmd struct {
 	WriteKubeconfig     bool   `help:"Also merge the credentials into your kubeconfig ($$KUBECONFIG or ~/.kube/config)."`
 
 	PodFlags
+	ResourceFlags
 }
 
 // Help is the detail of `shoal start --help`.
@@ -75,6 +76,7 @@ func (c *StartCmd) Run() error {
 		Version:  version,
 		Runtimes: c.Runtime,
 		ImageDir: c.ImageDir, ImageShareMbit: c.ImageShareMbit,
+		Resources:  c.ResourceFlags.config(),
 		GossipPort: c.GossipPort, Join: c.Join, Token: c.Token,
 	}
 	if c.ImageShareMbit == 0 {

@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"shoal/agent"
 	"shoal/agent/runtimes"
 	"shoal/api/pki"
 )
@@ -31,6 +32,8 @@ type Config struct {
 	ContainerdNamespace string `json:"containerdNamespace"`
 	CgroupRoot          string `json:"cgroupRoot"`
 	LogFormat           string `json:"logFormat"`
+	// Resources say what of this host pods may have.
+	Resources agent.Resources `json:"resources"`
 	// StoreKeyFile has the key the store is encrypted with; by default it is in
 	// the data directory.
 	StoreKeyFile string `json:"storeKeyFile,omitempty"`
@@ -130,6 +133,9 @@ func (c Config) complete() (Config, error) {
 		}
 		c.NodeIP = ip.String()
 	} else if err := checkNodeIP(c.NodeIP); err != nil {
+		return c, err
+	}
+	if err := c.Resources.Check(c.DataDir); err != nil {
 		return c, err
 	}
 	return c, nil

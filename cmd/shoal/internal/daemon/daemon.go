@@ -348,6 +348,7 @@ func (p *peer) newAgent(config *rest.Config) (*agent.Agent, error) {
 		Network:             p.datapath,
 		NodeIPs:             []netip.Addr{netip.MustParseAddr(p.config.NodeIP)},
 		PodCIDR:             p.podCIDR.String(),
+		Resources:           p.config.Resources,
 		ListenAddr:          p.config.agentAddr(),
 		TLS:                 tlsConfig,
 		Images:              p.config.images(peers),
