@@ -40,6 +40,7 @@ import (
 	"shoal/agent/eviction"
 	"shoal/agent/image"
 	"shoal/agent/logwriter"
+	"shoal/agent/objects"
 	"shoal/agent/runner"
 	"shoal/agent/runtimes"
 	"shoal/agent/stats"
@@ -142,7 +143,7 @@ type Agent struct {
 	events  *events
 	node    *node
 	pods    *podIndex
-	refs    *references
+	objects *objects.Cache
 	stats   *stats.Reader
 	callers *callers
 	metrics *agentMetrics
@@ -212,7 +213,8 @@ func (a *Agent) build() error {
 	}
 	a.cgroups.KeepRoot = a.o.KeepCgroupRoot
 	a.source = newSource(kube)
-	if a.volumes, err = volume.Open(a.o.DataDir, a.source); err != nil {
+	a.objects = objects.New(kube, a.source)
+	if a.volumes, err = volume.Open(a.o.DataDir, a.objects); err != nil {
 		return err
 	}
 	a.images = a.newImages()
@@ -231,7 +233,7 @@ func (a *Agent) build() error {
 	if err != nil {
 		return err
 	}
-	a.refs = newReferences(kube, a.runner.Refresh)
+	a.objects.Changed = a.runner.Refresh
 	a.stats = a.newStats()
 	a.callers = newCallers(kube, a.o.NodeName)
 	a.monitor = a.newMonitor()
@@ -252,7 +254,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.status.run(ctx) })
 	g.Go(func() error { return a.events.run(ctx) })
 	g.Go(func() error { return a.source.run(ctx) })
-	g.Go(func() error { return a.refs.run(ctx) })
+	g.Go(func() error { return a.objects.Run(ctx) })
 	g.Go(func() error { return a.node.run(ctx) })
 	g.Go(func() error { return a.node.follow(ctx) })
 	g.Go(func() error { return a.keepImages(ctx) })
@@ -311,7 +313,7 @@ func (a *Agent) OnUpdate(_, obj any) {
 	a.pods.put(pod)
 	a.metrics.sawPod(pod)
 	a.status.observe(pod)
-	a.refs.set(pod)
+	a.objects.Set(pod)
 	a.runner.Set(pod)
 }
 
@@ -327,12 +329,12 @@ func (a *Agent) OnDelete(obj any) {
 	a.pods.drop(pod)
 	a.metrics.forget(pod.UID)
 	a.status.forget(pod.UID)
-	a.refs.drop(pod.UID)
+	a.objects.Drop(pod.UID)
 	a.runner.Remove(pod.UID)
 }
 
 // await takes from the runner that something a pod's containers need is missing.
-func (a *Agent) await(pod *v1.Pod) { a.refs.await(pod) }
+func (a *Agent) await(pod *v1.Pod) { a.objects.Await(pod) }
 
 // Status takes a pod's new status from the runner.
 func (a *Agent) Status(pod *v1.Pod, status v1.PodStatus) {
