@@ -44,6 +44,7 @@ func (s *Server) addCellHooks(generic *genericapiserver.GenericAPIServer, shared
 			s.log.Error("this host's API endpoint is not watched", "error", err)
 		}
 	})
+	start("make-default-storage-class", func(ctx context.Context) { s.ensureStorage(ctx, client, o) })
 	if o.Members != nil {
 		watcher := hosts.New(hosts.Options{
 			Self: o.NodeName, Members: o.Members, Client: client, Nodes: nodes.Lister(), Slices: slices.Lister(), Logger: s.log,

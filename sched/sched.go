@@ -12,7 +12,8 @@
 // has answered; a pod that found no node carries the reason in its PodScheduled
 // condition and in an event, and is tried again when something changed that may
 // help it. Nothing here polls. Pods that come with spec.nodeName are only
-// accounted for.
+// accounted for. A pod with claims that have no volume yet holds its place on
+// the node chosen for it until they have (volumes.go).
 //
 // A peer schedules while it leads (Lead). Two may at once during a split or a
 // hand-over. Both then bind
@@ -33,6 +34,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -73,6 +75,8 @@ type Scheduler struct {
 	snapshot *placement.Snapshot  // guarded by mu
 	queue    *queue               // guarded by mu
 	assumed  map[types.UID]string // guarded by mu; node names of pods chosen but not yet seen bound
+	holding  map[types.UID]*held  // guarded by mu; the assumed that wait for volumes
+	bindable []decision           // guarded by mu; held no longer
 	ready    chan struct{}        // holds one token when the queue may have work
 }
 
@@ -86,6 +90,7 @@ func New(o Options) *Scheduler {
 		clock:     o.Clock,
 		snapshot:  placement.NewSnapshot(),
 		assumed:   map[types.UID]string{},
+		holding:   map[types.UID]*held{},
 		ready:     make(chan struct{}, 1),
 	}
 	if s.log == nil {
@@ -150,7 +155,7 @@ func (s *Scheduler) loop(ctx context.Context) error {
 		for ctx.Err() == nil {
 			d, more := s.decideNext()
 			if d.node != "" {
-				binds.Go(func() error { s.bind(ctx, d); return nil })
+				binds.Go(func() error { s.settle(ctx, d); return nil })
 			}
 			if !more {
 				break
@@ -162,9 +167,10 @@ func (s *Scheduler) loop(ctx context.Context) error {
 // decision is a pod with the node chosen for it, which is empty when there was
 // none. The pod is the one decided on; the item may get a newer one meanwhile.
 type decision struct {
-	item *item
-	pod  *v1.Pod
-	node string
+	item    *item
+	pod     *v1.Pod
+	node    string
+	volumes []placement.VolumeBinding
 }
 
 // decideNext takes the next pod off the queue and places it; more is false when
@@ -172,6 +178,10 @@ type decision struct {
 func (s *Scheduler) decideNext() (d decision, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if last := len(s.bindable) - 1; last >= 0 {
+		d, s.bindable = s.bindable[last], s.bindable[:last]
+		return d, true
+	}
 	it := s.queue.next()
 	if it == nil {
 		return decision{}, false
@@ -188,10 +198,15 @@ func (s *Scheduler) decideNext() (d decision, more bool) {
 		s.setAside(it, result.Diagnosis)
 		return decision{}, true
 	}
+	if err := s.snapshot.Assume(result); err != nil {
+		s.log.Warn("a pod's volumes cannot be bound; it is tried again", "pod", it.name(), "error", err)
+		s.queue.retry(it)
+		return decision{}, true
+	}
 	s.snapshot.SetPod(it.pod, result.Node)
 	s.assumed[it.pod.UID] = result.Node
 	s.queue.changed(placement.PodPlaced)
-	return decision{it, it.pod, result.Node}, true
+	return decision{it, it.pod, result.Node, result.Volumes}, true
 }
 
 // setAside parks a pod until something changes, and says why.
@@ -214,12 +229,22 @@ func (s *Scheduler) bind(ctx context.Context, d decision) {
 	if ctx.Err() != nil {
 		return
 	}
-	s.log.Warn("binding failed; the pod is tried again", "pod", podName(d.pod), "node", d.node, "error", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.takeBack(d, err)
+}
+
+// takeBack frees what was assumed for a pod that could not be bound.
+func (s *Scheduler) takeBack(d decision, err error) {
+	delete(s.holding, d.pod.UID)
 	if s.assumed[d.pod.UID] != d.node {
-		return // seen bound, or gone, while the answer was on its way
+		return // seen bound, or gone, meanwhile
 	}
+	level := slog.LevelWarn
+	if apierrors.IsConflict(err) { // decided on what has changed meanwhile
+		level = slog.LevelDebug
+	}
+	s.log.Log(context.Background(), level, "binding failed; the pod is tried again", "pod", podName(d.pod), "node", d.node, "error", err)
 	s.forget(d.pod.UID)
 	s.queue.retry(d.item)
 }

@@ -17,6 +17,7 @@ func (s *Scheduler) watch() {
 	on(s, core.Nodes().Informer(), s.setNode, s.removeNode)
 	on(s, core.Namespaces().Informer(), s.setNamespace, s.removeNamespace)
 	on(s, core.Pods().Informer(), s.setPod, s.removePod)
+	s.watchVolumes()
 }
 
 // on calls set and remove under the lock. An object that makes a handler panic
@@ -119,6 +120,7 @@ func (s *Scheduler) setBoundPod(before, now *v1.Pod) {
 		return
 	}
 	delete(s.assumed, now.UID)
+	delete(s.holding, now.UID)
 	s.queue.drop(now.UID)
 	s.snapshot.SetPod(now, now.Spec.NodeName)
 	change := placement.PodPlaced
@@ -141,6 +143,7 @@ func (s *Scheduler) setPendingPod(before, now *v1.Pod) {
 
 func (s *Scheduler) removePod(pod *v1.Pod) {
 	delete(s.assumed, pod.UID)
+	delete(s.holding, pod.UID)
 	s.queue.drop(pod.UID)
 	s.snapshot.RemovePod(pod.UID)
 	s.queue.changed(placement.PodGone)

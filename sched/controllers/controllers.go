@@ -12,8 +12,8 @@
 // and ends neither the loop nor the daemon; a loop that ends while it should
 // run is built anew after a pause.
 //
-// The daemon in cmd/shoal calls Run once. Node life cycle, volumes, certificate
-// signing and autoscaling are not here.
+// The daemon in cmd/shoal calls Run once. Node life cycle, certificate signing
+// and autoscaling are not here; volumes are bound here and made by the hosts.
 package controllers
 
 import (

@@ -26,8 +26,6 @@ import (
 	"k8s.io/kubernetes/pkg/controller/serviceaccount"
 	"k8s.io/kubernetes/pkg/controller/statefulset"
 	"k8s.io/kubernetes/pkg/controller/ttlafterfinished"
-	"k8s.io/kubernetes/pkg/controller/volume/pvcprotection"
-	"k8s.io/kubernetes/pkg/controller/volume/pvprotection"
 
 	v1 "k8s.io/api/core/v1"
 )
@@ -109,6 +107,15 @@ func allLoops() []loop {
 		{"disruption", buildDisruption},
 		{"pvc-protection", buildClaimProtection},
 		{"pv-protection", buildVolumeProtection},
+		// A binding is written on the volume first and then on the claim, each
+		// under optimistic concurrency: of two leaders that give two volumes to
+		// one claim, one is refused the claim and takes its volume's mark back
+		// (unbindVolume); of two that give one volume to two claims, one is
+		// refused the volume. What two sides of a split did apart is merged to
+		// one state per object; a claim whose volume then names another claim
+		// is shown as Lost and never deleted.
+		{"persistentvolume-binder", buildVolumeBinder},
+		{"ephemeral-volume", buildEphemeralVolumes}, // a claim's name follows from its pod's and owner
 	}
 }
 
@@ -248,21 +255,4 @@ func buildTokenCleaner(_ context.Context, p *parts) (func(context.Context), erro
 		defer tokens.Shutdown()
 		c.Run(ctx)
 	}, nil
-}
-
-func buildClaimProtection(ctx context.Context, p *parts) (func(context.Context), error) {
-	core := p.informers.Core().V1()
-	c, err := pvcprotection.NewPVCProtectionController(klog.FromContext(ctx), core.PersistentVolumeClaims(), core.Pods(), p.client)
-	if err != nil {
-		return nil, err
-	}
-	return func(ctx context.Context) { c.Run(ctx, 1) }, nil
-}
-
-func buildVolumeProtection(ctx context.Context, p *parts) (func(context.Context), error) {
-	c, err := pvprotection.NewPVProtectionController(klog.FromContext(ctx), p.informers.Core().V1().PersistentVolumes(), p.client)
-	if err != nil {
-		return nil, err
-	}
-	return func(ctx context.Context) { c.Run(ctx, 1) }, nil
 }

@@ -18,6 +18,8 @@ type Diagnosis struct {
 	Reasons map[string]int
 	// Refused is set instead when the pod asks for what no node is asked about.
 	Refused string
+	// Cause is set instead when the pod cannot be placed yet, whatever the node.
+	Cause string
 	// Waits is the set of changes that may make room.
 	Waits Change
 }
@@ -27,9 +29,10 @@ type Change uint8
 
 // The kinds of change a pod that found no node can wait for.
 const (
-	NodeChange Change = 1 << iota // a node appeared or changed
-	PodGone                       // a pod left a node, or was relabelled
-	PodPlaced                     // a pod was put on a node, or was relabelled
+	NodeChange   Change = 1 << iota // a node appeared or changed
+	PodGone                         // a pod left a node, or was relabelled
+	PodPlaced                       // a pod was put on a node, or was relabelled
+	VolumeChange                    // a claim, a volume, a class or the room for volumes changed
 )
 
 // String is the message in the pod's condition and event, worded like the
@@ -41,6 +44,9 @@ func (d Diagnosis) String() string {
 	if d.Nodes == 0 {
 		return "no nodes available to schedule pods"
 	}
+	if d.Cause != "" {
+		return fmt.Sprintf("0/%d nodes are available: %s.", d.Nodes, d.Cause)
+	}
 	parts := make([]string, 0, len(d.Reasons))
 	for reason, count := range d.Reasons {
 		parts = append(parts, strconv.Itoa(count)+" "+reason)
@@ -49,11 +55,11 @@ func (d Diagnosis) String() string {
 	return fmt.Sprintf("0/%d nodes are available: %s.", d.Nodes, strings.Join(parts, ", "))
 }
 
-func (s *Snapshot) diagnose(c *class, peers *peerView) Diagnosis {
+func (s *Snapshot) diagnose(c *class, v views) Diagnosis {
 	d := Diagnosis{Nodes: len(s.ring), Reasons: map[string]int{}, Waits: NodeChange}
 	var scratch []string
 	for _, e := range s.ring {
-		failed := s.firstFailure(c, e.slot, peers)
+		failed := s.firstFailure(c, e.slot, v)
 		d.Waits |= changesThatHelp(failed)
 		if failed != failedResources {
 			d.Reasons[text[failed]]++
@@ -72,6 +78,10 @@ func changesThatHelp(failed filter) Change {
 	switch failed {
 	case failedPorts, failedResources, failedPodAntiAffinity, failedExistingAntiAffinity:
 		return PodGone
+	case failedClaimInUse:
+		return PodGone | VolumeChange
+	case failedVolumeAffinity, failedVolumeBinding, failedVolumeSpace, failedVolumeGone, failedVolumeZone:
+		return VolumeChange
 	case failedPodAffinity:
 		return PodPlaced
 	case failedSpread, failedSpreadLabel:
@@ -84,12 +94,6 @@ func changesThatHelp(failed filter) Change {
 // Unsupported names what a pod asks for that placement cannot honour yet, or is
 // empty. Such a pod stays pending: running it without would be worse.
 func Unsupported(pod *v1.Pod) string {
-	for i := range pod.Spec.Volumes {
-		volume := &pod.Spec.Volumes[i]
-		if volume.PersistentVolumeClaim != nil || volume.Ephemeral != nil {
-			return fmt.Sprintf("not supported yet: spec.volumes[%d] (%q) needs a PersistentVolumeClaim; use emptyDir, or remove the volume", i, volume.Name)
-		}
-	}
 	if len(pod.Spec.ResourceClaims) > 0 {
 		return "not supported yet: spec.resourceClaims (dynamic resource allocation); request the device as an extended resource"
 	}

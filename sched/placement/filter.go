@@ -17,6 +17,12 @@ const (
 	failedNodeAffinity
 	failedPorts
 	failedResources
+	failedClaimInUse
+	failedVolumeAffinity
+	failedVolumeBinding
+	failedVolumeSpace
+	failedVolumeGone
+	failedVolumeZone
 	failedSpread
 	failedSpreadLabel
 	failedPodAffinity
@@ -32,6 +38,12 @@ var text = map[filter]string{
 	failedTaints:               "node(s) had untolerated taint(s)",
 	failedNodeAffinity:         "node(s) didn't match Pod's node affinity/selector",
 	failedPorts:                "node(s) didn't have free ports for the requested pod ports",
+	failedClaimInUse:           "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod",
+	failedVolumeAffinity:       "node(s) didn't match PersistentVolume's node affinity",
+	failedVolumeBinding:        "node(s) didn't find available persistent volumes to bind",
+	failedVolumeSpace:          "node(s) did not have enough free storage",
+	failedVolumeGone:           "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)",
+	failedVolumeZone:           "node(s) had no available volume zone",
 	failedSpread:               "node(s) didn't match pod topology spread constraints",
 	failedSpreadLabel:          "node(s) didn't match pod topology spread constraints (missing required label)",
 	failedPodAffinity:          "node(s) didn't match pod affinity rules",
@@ -124,9 +136,9 @@ func (c *class) tolerates(taint *v1.Taint) bool {
 }
 
 // firstFailure runs every filter on one node.
-func (s *Snapshot) firstFailure(c *class, slot int, peers *peerView) filter {
-	if v := s.verdictOf(c, slot); v.failed != passed {
-		return v.failed
+func (s *Snapshot) firstFailure(c *class, slot int, v views) filter {
+	if node := s.verdictOf(c, slot); node.failed != passed {
+		return node.failed
 	}
 	n := s.nodes[slot]
 	if len(c.ports) > 0 && !n.ports.free(c.ports) {
@@ -135,8 +147,13 @@ func (s *Snapshot) firstFailure(c *class, slot int, peers *peerView) filter {
 	if !s.rows[slot].fits(&c.demand) || !n.stock.fits(c.extended) {
 		return failedResources
 	}
-	if peers != nil {
-		return peers.check(n.object)
+	if v.claims != nil {
+		if failed := v.claims.check(n.object); failed != passed {
+			return failed
+		}
+	}
+	if v.peers != nil {
+		return v.peers.check(n.object)
 	}
 	return passed
 }

@@ -7,6 +7,14 @@ type Result struct {
 	// Node is empty when no node will do; Diagnosis then says why.
 	Node      string
 	Diagnosis Diagnosis
+	// Volumes are to be bound before the pod is; nil for most pods.
+	Volumes []VolumeBinding
+}
+
+// views are what is known of a pod beside its class; both are nil for most.
+type views struct {
+	peers  *peerView
+	claims *claimView
 }
 
 // Place chooses the node for a pod. It changes nothing a later answer depends
@@ -16,13 +24,21 @@ func (s *Snapshot) Place(pod *v1.Pod) Result {
 	if c.refused != "" {
 		return Result{Diagnosis: Diagnosis{Nodes: len(s.ring), Refused: c.refused}}
 	}
-	peers := s.viewPeers(c, pod)
-	feasible := s.findFeasible(c, peers, s.startFor(pod), enoughFeasible(len(s.ring)))
-	if len(feasible) == 0 {
-		return Result{Diagnosis: s.diagnose(c, peers)}
+	claims, cause := s.viewClaims(pod)
+	if cause != "" {
+		return Result{Diagnosis: Diagnosis{Nodes: len(s.ring), Cause: cause, Waits: VolumeChange}}
 	}
-	best := s.best(c, pod, feasible)
-	return Result{Node: s.nodes[best].name}
+	v := views{s.viewPeers(c, pod), claims}
+	feasible := s.findFeasible(c, v, s.startFor(pod), enoughFeasible(len(s.ring)))
+	if len(feasible) == 0 {
+		return Result{Diagnosis: s.diagnose(c, v)}
+	}
+	best := s.nodes[s.best(c, pod, feasible)]
+	result := Result{Node: best.name}
+	if claims != nil && len(claims.unbound) > 0 {
+		result.Volumes, _ = claims.bind(best.object)
+	}
+	return result
 }
 
 // Full fleets are searched up to fullSearchNodes; beyond that a share that
@@ -44,17 +60,17 @@ func enoughFeasible(nodes int) int {
 
 // findFeasible walks the ring from start until enough nodes passed every
 // filter. The result is valid until the next call.
-func (s *Snapshot) findFeasible(c *class, peers *peerView, start, enough int) []int {
+func (s *Snapshot) findFeasible(c *class, v views, start, enough int) []int {
 	s.feasible = s.feasible[:0]
 	if c.pinned != nil {
-		return s.findPinned(c, peers)
+		return s.findPinned(c, v)
 	}
 	for i := range s.ring {
 		if i += start; i >= len(s.ring) {
 			i -= len(s.ring)
 		}
 		slot := s.ring[i].slot
-		if s.firstFailure(c, slot, peers) != passed {
+		if s.firstFailure(c, slot, v) != passed {
 			continue
 		}
 		if s.feasible = append(s.feasible, slot); len(s.feasible) == enough {
@@ -66,10 +82,10 @@ func (s *Snapshot) findFeasible(c *class, peers *peerView, start, enough int) []
 
 // findPinned looks only at the nodes a class names, as the pods of a DaemonSet
 // do.
-func (s *Snapshot) findPinned(c *class, peers *peerView) []int {
+func (s *Snapshot) findPinned(c *class, v views) []int {
 	for _, name := range c.pinned {
 		slot, ok := s.bySlot[name]
-		if ok && s.nodes[slot].object != nil && s.firstFailure(c, slot, peers) == passed {
+		if ok && s.nodes[slot].object != nil && s.firstFailure(c, slot, v) == passed {
 			s.feasible = append(s.feasible, slot)
 		}
 	}

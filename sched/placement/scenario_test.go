@@ -101,6 +101,8 @@ func execute(t *testing.T, s *Snapshot, line string) string {
 		labels := map[string]string{}
 		parse(&labels)
 		s.SetNamespace(name, labels)
+	case "claim", "no-claim", "volume", "no-volume", "class", "room":
+		storeScripted(t, s, verb, name, parse)
 	case "gone":
 		s.RemovePod(types.UID(name))
 	case "pod", "try", "bound":
@@ -124,8 +126,19 @@ func placeScripted(s *Snapshot, verb string, pod *v1.Pod, node string) string {
 	}
 	if verb == "pod" {
 		s.SetPod(pod, result.Node)
+		if err := s.Assume(result); err != nil {
+			return "cannot assume: " + err.Error()
+		}
 	}
-	return result.Node
+	answer := result.Node
+	for _, b := range result.Volumes {
+		if b.Volume != nil {
+			answer += " " + b.Claim.Name + "=" + b.Volume.Name
+		} else {
+			answer += " " + b.Claim.Name + " is made there"
+		}
+	}
+	return answer
 }
 
 func (a nodeArgument) node(name string) *v1.Node {

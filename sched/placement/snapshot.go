@@ -22,6 +22,7 @@ type Snapshot struct {
 	byNamespace map[string]map[types.UID]*placed
 	exclusive   map[types.UID]*placed // pods with required anti-affinity
 	namespaces  map[string]map[string]string
+	storage     storage
 
 	classes    map[string]*class
 	generation uint32
@@ -49,6 +50,7 @@ type placed struct {
 	labels    map[string]string
 	owner     types.UID
 	peers     *peerTerms
+	claims    []string
 	leaving   bool
 }
 
@@ -61,6 +63,7 @@ func NewSnapshot() *Snapshot {
 		exclusive:   map[types.UID]*placed{},
 		namespaces:  map[string]map[string]string{},
 		classes:     map[string]*class{},
+		storage:     newStorage(),
 	}
 }
 
@@ -118,6 +121,7 @@ func (s *Snapshot) SetPod(pod *v1.Pod, nodeName string) {
 		namespace: pod.Namespace,
 		labels:    pod.Labels,
 		peers:     c.peers,
+		claims:    ClaimsOf(pod),
 		leaving:   pod.DeletionTimestamp != nil,
 	}
 	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
@@ -156,6 +160,7 @@ func (s *Snapshot) account(p *placed, sign int) {
 	n.stock.add(p.demand.extended, int64(sign))
 	n.usePorts(p.demand.ports, sign)
 	n.pods += sign
+	s.storage.use(p, sign)
 	if p.owner == "" {
 		return
 	}
