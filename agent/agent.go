@@ -217,6 +217,10 @@ func (a *Agent) build() error {
 	if a.volumes, err = volume.Open(a.o.DataDir, a.objects); err != nil {
 		return err
 	}
+	a.volumes.Register(volume.KindLocal, &volume.Local{
+		NodeLabels: a.nodeLabels,
+		Warn:       func(pod *v1.Pod, reason, message string) { a.Event(pod, v1.EventTypeWarning, reason, message) },
+	})
 	a.images = a.newImages()
 	a.events = newEvents(kube, a.o.NodeName)
 	a.status = newStatusWriter(kube, a.log)

@@ -40,3 +40,15 @@ func (s *source) Claim(ctx context.Context, namespace, name string) (*v1.Persist
 	}
 	return claim, pv, nil
 }
+
+// nodeLabels are this host's Node's, as the API server has them now.
+func (a *Agent) nodeLabels(ctx context.Context) (map[string]string, error) {
+	node, err := a.kube.CoreV1().Nodes().Get(ctx, a.o.NodeName, metav1.GetOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("read this host's node %s: %w", a.o.NodeName, err)
+	}
+	return node.Labels, nil
+}
+
+// VolumeInUse reports whether a pod of this host has the local volume at path.
+func (a *Agent) VolumeInUse(path string) (bool, error) { return a.volumes.InUse(path) }

@@ -274,6 +274,10 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	if p.agent, err = p.newAgent(p.server.NodeClientConfig("shoal-agent")); err != nil {
 		return err
 	}
+	volumes, err := p.newProvisioner(informers)
+	if err != nil {
+		return err
+	}
 	ca, err := os.ReadFile(p.files.CA)
 	if err != nil {
 		return fmt.Errorf("read certificate authority: %w", err)
@@ -297,6 +301,7 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	hosts := nethosts.New(p.datapath, informers, p.config.Name, p.log.With("part", "hosts"))
 	group.Go(func() error { return named("hosts", hosts.Run(ctx)) })
 	group.Go(func() error { return named("services", services.Run(ctx)) })
+	group.Go(func() error { return named("volumes", volumes.Run(ctx)) })
 	p.startAgent(ctx, group, schedClient.CoreV1().Nodes())
 	group.Go(func() error { return named("certificates", p.keepCertificates(ctx, server, kubeconfig)) })
 	informers.Start(ctx.Done())
