@@ -131,7 +131,7 @@ func (l *Local) own(r *Request, path string) error {
 	defer l.owning.Unlock()
 	if l.shared(path, string(r.Pod.UID)) {
 		l.warnOfGroup(r, path, *sc.FSGroup)
-	} else if err := ownBy(path, r.Pod, true); err != nil {
+	} else if err := GiveToGroup(path, r.Pod, false, sc.FSGroupChangePolicy); err != nil {
 		return fmt.Errorf("give %s to group %d: %w", path, *sc.FSGroup, err)
 	}
 	return os.WriteFile(mark, nil, 0o600)

@@ -31,7 +31,7 @@ func fieldWarnings(obj runtime.Object) []string {
 	case *apps.DaemonSet:
 		return pod("spec.template.spec", &o.Spec.Template.Spec)
 	case *apps.StatefulSet:
-		return append(statefulSet(&o.Spec), pod("spec.template.spec", &o.Spec.Template.Spec)...)
+		return pod("spec.template.spec", &o.Spec.Template.Spec)
 	case *batch.Job:
 		return pod("spec.template.spec", &o.Spec.Template.Spec)
 	case *batch.CronJob:
@@ -69,12 +69,6 @@ func service(s *api.ServiceSpec) []string {
 	return n.said
 }
 
-func statefulSet(s *apps.StatefulSetSpec) []string {
-	n := &notes{path: "spec"}
-	n.when(len(s.VolumeClaimTemplates) > 0, "volumeClaimTemplates", "nothing binds claims in this version of shoal; its pods will be refused")
-	return n.said
-}
-
 func pod(path string, s *api.PodSpec) []string {
 	n := &notes{path: path}
 	n.when(s.ShareProcessNamespace != nil && *s.ShareProcessNamespace, "shareProcessNamespace", refused)
@@ -109,7 +103,8 @@ func placement(n *notes, s *api.PodSpec) {
 }
 
 func volumeWorks(v *api.VolumeSource) bool {
-	return v.EmptyDir != nil || v.HostPath != nil || v.ConfigMap != nil || v.Secret != nil || v.DownwardAPI != nil || v.Projected != nil || v.Image != nil
+	return v.EmptyDir != nil || v.HostPath != nil || v.ConfigMap != nil || v.Secret != nil || v.DownwardAPI != nil || v.Projected != nil || v.Image != nil ||
+		v.PersistentVolumeClaim != nil || v.Ephemeral != nil
 }
 
 func containers(n *notes, list string, all []api.Container, s *api.PodSpec) {
