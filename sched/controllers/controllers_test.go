@@ -149,6 +149,11 @@ func TestQuotaIsCountedAndHolds(t *testing.T) {
 		if len(used()) != 2 {
 			return "the quota is not counted"
 		}
+		// Admission charges only what it has heard of; it remembers for a while
+		// that a namespace had no quota.
+		if _, err := peer.Informers().Core().V1().ResourceQuotas().Lister().ResourceQuotas(ns).Get("q"); err != nil {
+			return "admission has not heard of the quota"
+		}
 		return ""
 	})
 	if _, err := peer.Client.AppsV1().Deployments(ns).Create(t.Context(), newDeployment("web", 4), metav1.CreateOptions{}); err != nil {
