@@ -107,7 +107,12 @@ func (p *Prober) Start(t Task) *Probe {
 	}
 	now := time.Now()
 	b.at = now
-	if first := t.Since.Add(time.Duration(t.Probe.InitialDelaySeconds) * time.Second); first.After(now) {
+	if t.Kind == Liveness && !t.Spread {
+		// A server needs a moment, and a failure counts. The kubelet's tickers,
+		// which start with the pod, come to the same.
+		b.at = now.Add(period)
+	}
+	if first := t.Since.Add(time.Duration(t.Probe.InitialDelaySeconds) * time.Second); first.After(b.at) {
 		b.at = first
 	}
 	if t.Spread {

@@ -66,8 +66,8 @@ func TestTimings(t *testing.T) {
 		{"the initial delay counts from the start", Readiness, v1.Probe{InitialDelaySeconds: 7, PeriodSeconds: 10}, []int{0},
 			time.Minute, "7s well true"},
 		{"thresholds", Liveness, v1.Probe{PeriodSeconds: 5, FailureThreshold: 3}, []int{0, 1, 1, 0, 1, 1, 1, 1},
-			time.Minute, "0s well true\n5s Unhealthy: Liveness probe failed: out\n10s Unhealthy: Liveness probe failed: out\n" +
-				"20s Unhealthy: Liveness probe failed: out\n25s Unhealthy: Liveness probe failed: out\n30s Unhealthy: Liveness probe failed: out\n30s well false"},
+			time.Minute, "5s well true\n10s Unhealthy: Liveness probe failed: out\n15s Unhealthy: Liveness probe failed: out\n" +
+				"25s Unhealthy: Liveness probe failed: out\n30s Unhealthy: Liveness probe failed: out\n35s Unhealthy: Liveness probe failed: out\n35s well false"},
 		{"readiness comes back after two successes", Readiness, v1.Probe{PeriodSeconds: 1, FailureThreshold: 1, SuccessThreshold: 2}, []int{0, 0, 1, 0, 0},
 			10 * time.Second, "1s well true\n2s Unhealthy: Readiness probe failed: out\n2s well false\n4s well true"},
 		{"a startup probe stops with its success", Startup, v1.Probe{PeriodSeconds: 1}, []int{0, 1},
@@ -75,7 +75,7 @@ func TestTimings(t *testing.T) {
 		{"a startup probe that fails", Startup, v1.Probe{PeriodSeconds: 1, FailureThreshold: 2}, []int{1},
 			10 * time.Second, "1.55s Unhealthy: Startup probe failed: out\n2.55s Unhealthy: Startup probe failed: out\n2.55s well false"},
 		{"what cannot be asked says nothing", Liveness, v1.Probe{PeriodSeconds: 5, FailureThreshold: 1}, []int{-1, -1, -1, 0},
-			6 * time.Second, "0s Unhealthy: Liveness probe errored and resulted in unknown state: no such container\n5s well true"},
+			11 * time.Second, "5s Unhealthy: Liveness probe errored and resulted in unknown state: no such container\n10s well true"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
