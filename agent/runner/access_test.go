@@ -6,4 +6,5 @@ import "testing"
 func TestAccess(t *testing.T) {
 	b := newBed(t)
 	t.Run("names", b.testNames)
+	t.Run("host IPC", b.testHostIPC)
 }

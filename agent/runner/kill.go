@@ -107,7 +107,7 @@ func (w *worker) signal(pod *v1.Pod, s *slot, sig unix.Signal) {
 	all := sig == unix.SIGKILL
 	// With a process namespace of its own the first process takes all others
 	// with it; without, only runc knows the others.
-	if inst.pidfd >= 0 && !(all && (pod.Spec.HostPID || s.target != "")) {
+	if inst.pidfd >= 0 && !(all && (pod.Spec.HostPID || sharesProcesses(pod) || s.target != "")) {
 		if err := unix.PidfdSendSignal(inst.pidfd, sig, nil, 0); err == nil || errors.Is(err, unix.ESRCH) {
 			return
 		}

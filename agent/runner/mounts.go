@@ -23,7 +23,7 @@ func (w *worker) mounts(pod *v1.Pod, c *v1.Container, env []oci.EnvVar) ([]specs
 	for _, e := range env {
 		values[e.Name] = e.Value
 	}
-	if w.lasting() > 1 && !taken["/dev/shm"] {
+	if (w.lasting() > 1 || pod.Spec.HostIPC) && !taken["/dev/shm"] {
 		out = append(out, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: w.shmDir(pod), Options: []string{"rbind", "rprivate", "rw"}})
 	}
 	if m, err := w.terminationLog(pod, c, taken); err != nil {

@@ -120,7 +120,7 @@ func (p *pins) have(podUID string) bool {
 // drop lets the pod's namespaces go.
 func (p *pins) drop(podUID string) error {
 	var errs []error
-	for _, kind := range []string{"ipc", "uts"} {
+	for _, kind := range []string{"ipc", "uts", pinPID} {
 		path := p.path(podUID, kind)
 		if pinned(path) {
 			errs = append(errs, unix.Unmount(path, unix.MNT_DETACH))
@@ -146,4 +146,26 @@ func (p *pins) list() ([]string, error) {
 		out = append(out, e.Name())
 	}
 	return out, nil
+}
+
+// pin keeps one more namespace of the pod, in place of an older one.
+func (p *pins) pin(podUID, kind, source string) error {
+	path := p.path(podUID, kind)
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return fmt.Errorf("pin namespaces: %w", err)
+	}
+	if pinned(path) {
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("pin namespaces: let go of %s: %w", path, err)
+		}
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o444)
+	if err != nil {
+		return fmt.Errorf("pin namespaces: %w", err)
+	}
+	_ = f.Close()
+	if err := unix.Mount(source, path, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("pin %s namespace of pod %s: %w", kind, podUID, err)
+	}
+	return nil
 }

@@ -16,7 +16,7 @@ const shmOptions = "mode=1777,size=65536k"
 // makeShm makes the /dev/shm that the pod's containers share. A lone
 // container has one of its own from runc, which saves a mount.
 func (w *worker) makeShm(pod *v1.Pod) error {
-	if w.lasting() < 2 {
+	if w.lasting() < 2 || pod.Spec.HostIPC {
 		return nil
 	}
 	dir := w.shmDir(pod)
@@ -33,6 +33,9 @@ func (w *worker) makeShm(pod *v1.Pod) error {
 }
 
 func (w *worker) shmDir(pod *v1.Pod) string {
+	if pod.Spec.HostIPC {
+		return "/dev/shm"
+	}
 	return filepath.Join(w.podDir(pod), "shm")
 }
 

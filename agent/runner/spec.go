@@ -20,15 +20,12 @@ func (w *worker) spec(ctx context.Context, pod *v1.Pod, s *slot, record *contain
 	if !pod.Spec.HostNetwork {
 		ns.UTS = w.r.pins.path(string(pod.UID), "uts")
 	}
-	if pod.Spec.HostPID {
-		ns.PID = oci.HostPID
+	if pod.Spec.HostIPC {
+		ns.IPC = ""
 	}
-	if s.target != "" && !pod.Spec.HostPID {
-		path, err := w.processesOf(s.target)
-		if err != nil {
-			return nil, err
-		}
-		ns.PID = path
+	var err error
+	if ns.PID, err = w.processes(pod, s); err != nil {
+		return nil, err
 	}
 	user := oci.UserString(pod, s.spec, s.image.Config.User)
 	known := w.r.users.get(s.image.ChainID, user)

@@ -173,6 +173,9 @@ func (r *Runner) takeDown(ctx context.Context, pod *v1.Pod, ids []string) error 
 		if err := dropConsoles(filepath.Join(r.DataDir, "pods", uid)); err != nil {
 			return err
 		}
+		if err := r.dropFirst(uid); err != nil {
+			return err
+		}
 		if err := r.Volumes.Teardown(ctx, uid); err != nil {
 			return err
 		}

@@ -25,10 +25,6 @@ func (w *worker) checkSupported(pod *v1.Pod) error {
 	switch {
 	case pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers:
 		return fmt.Errorf("spec.hostUsers: false is %w here", volume.ErrUnsupported)
-	case pod.Spec.ShareProcessNamespace != nil && *pod.Spec.ShareProcessNamespace:
-		return fmt.Errorf("spec.shareProcessNamespace is %w here", volume.ErrUnsupported)
-	case pod.Spec.HostIPC:
-		return fmt.Errorf("spec.hostIPC is %w here", volume.ErrUnsupported)
 	case len(pod.Spec.ResourceClaims) > 0:
 		return fmt.Errorf("spec.resourceClaims is %w here", volume.ErrUnsupported)
 	}

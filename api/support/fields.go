@@ -71,8 +71,6 @@ func service(s *api.ServiceSpec) []string {
 
 func pod(path string, s *api.PodSpec) []string {
 	n := &notes{path: path}
-	n.when(s.ShareProcessNamespace != nil && *s.ShareProcessNamespace, "shareProcessNamespace", refused)
-	n.when(s.HostIPC, "hostIPC", refused)
 	n.when(s.HostUsers != nil && !*s.HostUsers, "hostUsers", refused)
 	n.when(s.SecurityContext != nil && s.SecurityContext.SELinuxOptions != nil, "securityContext.seLinuxOptions", noEffect)
 	n.when(s.SecurityContext != nil && s.SecurityContext.AppArmorProfile != nil, "securityContext.appArmorProfile", noEffect)

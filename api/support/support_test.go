@@ -13,11 +13,9 @@ import (
 )
 
 func TestWarningsNameTheField(t *testing.T) {
-	yes := true
 	bad := api.PodSpec{
-		ShareProcessNamespace: &yes,
-		Volumes:               []api.Volume{{Name: "ok", VolumeSource: api.VolumeSource{EmptyDir: &api.EmptyDirVolumeSource{}}}, {Name: "share", VolumeSource: api.VolumeSource{NFS: &api.NFSVolumeSource{}}}},
-		Containers:            []api.Container{{Ports: []api.ContainerPort{{HostPort: 80}}}},
+		Volumes:    []api.Volume{{Name: "ok", VolumeSource: api.VolumeSource{EmptyDir: &api.EmptyDirVolumeSource{}}}, {Name: "share", VolumeSource: api.VolumeSource{NFS: &api.NFSVolumeSource{}}}},
+		Containers: []api.Container{{Ports: []api.ContainerPort{{HostPort: 80}}}},
 	}
 	for _, test := range []struct {
 		name   string
@@ -25,8 +23,8 @@ func TestWarningsNameTheField(t *testing.T) {
 		fields []string
 	}{
 		{"a plain pod", &api.Pod{Spec: api.PodSpec{Containers: []api.Container{{Name: "c"}}}}, nil},
-		{"a pod", &api.Pod{Spec: bad}, []string{"spec.shareProcessNamespace", "spec.volumes[1]", "spec.containers[0].ports[0].hostPort"}},
-		{"a template", &apps.Deployment{Spec: apps.DeploymentSpec{Template: api.PodTemplateSpec{Spec: bad}}}, []string{"spec.template.spec.shareProcessNamespace"}},
+		{"a pod", &api.Pod{Spec: bad}, []string{"spec.volumes[1]", "spec.containers[0].ports[0].hostPort"}},
+		{"a template", &apps.Deployment{Spec: apps.DeploymentSpec{Template: api.PodTemplateSpec{Spec: bad}}}, []string{"spec.template.spec.volumes[1]"}},
 		{"a controller without a template", &api.ReplicationController{}, nil},
 		{"a plain service", &api.Service{Spec: api.ServiceSpec{Type: api.ServiceTypeNodePort, SessionAffinity: api.ServiceAffinityNone}}, nil},
 		{"a sticky service", &api.Service{Spec: api.ServiceSpec{SessionAffinity: api.ServiceAffinityClientIP}}, []string{"spec.sessionAffinity"}},

@@ -1,0 +1,56 @@
+// The first process of a pod's process namespace. The working directory is an
+// empty directory to make a root of; a byte on descriptor 3 says that all is
+// ready.
+
+#define _GNU_SOURCE
+#include <grp.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum {
+	FD_READY = 3,
+	NOBODY = 65535, // the user of upstream's pause image
+};
+
+// empty_root leaves nothing of the host's files to be seen through /proc/1/root.
+static int empty_root(void)
+{
+	char dir[4096];
+
+	if (!getcwd(dir, sizeof(dir)))
+		return 0;
+	// What is mounted or unmounted from here on is not the host's affair.
+	if (mount("", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
+		return 0;
+	if (mount("none", dir, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=555") != 0 || chdir(dir) != 0)
+		return 0;
+	if (syscall(SYS_pivot_root, ".", ".") == 0) {
+		if (umount2(".", MNT_DETACH) != 0)
+			return 0;
+	} else if (mount(".", "/", NULL, MS_MOVE, NULL) != 0 || chroot(".") != 0) {
+		return 0; // a host that runs from its first memory disk cannot pivot
+	}
+	return chdir("/") == 0;
+}
+
+__attribute__((constructor)) static void shoal_first(int argc, char **argv)
+{
+	if (argc != 2 || !argv || !argv[1] || strcmp(argv[1], "shoal-first") != 0)
+		return;
+	prctl(PR_SET_NAME, "shoal-first", 0, 0, 0);
+	// Orphans that end are gone without being waited for.
+	signal(SIGCHLD, SIG_IGN);
+	if (!empty_root())
+		_exit(3);
+	if (setgroups(0, NULL) != 0 || setresgid(NOBODY, NOBODY, NOBODY) != 0 || setresuid(NOBODY, NOBODY, NOBODY) != 0)
+		_exit(4);
+	if (write(FD_READY, "", 1) != 1)
+		_exit(5);
+	close(FD_READY);
+	for (;;)
+		pause();
+}
