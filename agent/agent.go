@@ -35,6 +35,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+	kubetypes "k8s.io/kubernetes/pkg/kubelet/types"
 
 	"shoal/agent/cgroup"
 	"shoal/agent/eviction"
@@ -69,6 +70,7 @@ type Options struct {
 	Runtimes            *runtimes.Set // for RuntimeClasses; default runc alone
 	NodeIPs             []netip.Addr
 	PodCIDR             string
+	Manifests           string       // directory of static pods; none if empty
 	ClusterDNS          []netip.Addr // servers for pods with dnsPolicy ClusterFirst; the host's when empty
 	ClusterDomain       string       // default cluster.local
 	Resources           Resources
@@ -147,6 +149,7 @@ type Agent struct {
 	stats   *stats.Reader
 	callers *callers
 	metrics *agentMetrics
+	statics *statics
 	listen  net.Listener
 	monitor *eviction.Monitor
 
@@ -242,6 +245,7 @@ func (a *Agent) build() error {
 	a.callers = newCallers(kube, a.o.NodeName)
 	a.monitor = a.newMonitor()
 	a.node.pressure = a.monitor.Conditions
+	a.statics = newStatics(a)
 	return nil
 }
 
@@ -270,6 +274,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+		a.statics.load()
+		g.Go(func() error { return a.statics.run(ctx) })
 		return a.watch(ctx)
 	})
 	return g.Wait()
@@ -296,6 +302,7 @@ func (a *Agent) watch(ctx context.Context) error {
 		if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
 			return
 		}
+		a.statics.allKnown()
 		if err := a.runner.Synced(ctx); err != nil && ctx.Err() == nil {
 			a.log.Error("leftovers of earlier pods could not all be removed", "error", err)
 		}
@@ -314,6 +321,10 @@ func (a *Agent) OnUpdate(_, obj any) {
 	if !ok {
 		return
 	}
+	if kubetypes.IsMirrorPod(pod) {
+		a.statics.observe(pod)
+		return
+	}
 	a.pods.put(pod)
 	a.metrics.sawPod(pod)
 	a.status.observe(pod)
@@ -330,6 +341,10 @@ func (a *Agent) OnDelete(obj any) {
 	if !ok {
 		return
 	}
+	if kubetypes.IsMirrorPod(pod) {
+		a.statics.forget(pod)
+		return
+	}
 	a.pods.drop(pod)
 	a.metrics.forget(pod.UID)
 	a.status.forget(pod.UID)
@@ -343,11 +358,21 @@ func (a *Agent) await(pod *v1.Pod) { a.objects.Await(pod) }
 // Status takes a pod's new status from the runner.
 func (a *Agent) Status(pod *v1.Pod, status v1.PodStatus) {
 	a.metrics.sawStatus(pod.UID, status.Phase)
+	if isStatic(pod) {
+		a.statics.put(pod, status)
+		return
+	}
 	a.status.put(pod, status)
 }
 
 // Gone takes from the runner that nothing is left of a pod.
-func (a *Agent) Gone(pod *v1.Pod) { a.status.gone(pod) }
+func (a *Agent) Gone(pod *v1.Pod) {
+	if isStatic(pod) {
+		a.statics.gone(pod)
+		return
+	}
+	a.status.gone(pod)
+}
 
 // Event takes an event from the runner.
 func (a *Agent) Event(pod *v1.Pod, kind, reason, message string) {

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedv1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -40,4 +41,10 @@ func (e *events) pod(pod *v1.Pod, kind, reason, message string) {
 		UID: pod.UID, ResourceVersion: pod.ResourceVersion,
 	}
 	e.recorder.Event(ref, kind, reason, message)
+}
+
+// node sends an event about this host. Those about nodes carry the name as
+// uid, as the kubelet's do.
+func (e *events) node(node, kind, reason, message string) {
+	e.recorder.Event(&v1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: node, UID: types.UID(node)}, kind, reason, message)
 }

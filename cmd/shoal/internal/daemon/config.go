@@ -34,6 +34,9 @@ type Config struct {
 	LogFormat           string `json:"logFormat"`
 	// Resources say what of this host pods may have.
 	Resources agent.Resources `json:"resources"`
+	// Manifests is the directory of static pods; by default manifests/ in
+	// DataDir.
+	Manifests string `json:"manifests,omitempty"`
 	// StoreKeyFile has the key the store is encrypted with; by default it is in
 	// the data directory.
 	StoreKeyFile string `json:"storeKeyFile,omitempty"`
@@ -94,6 +97,11 @@ func (c Config) complete() (Config, error) {
 	if c.ImageDir != "" {
 		if c.ImageDir, err = filepath.Abs(c.ImageDir); err != nil {
 			return c, fmt.Errorf("resolve the image directory: %w", err)
+		}
+	}
+	if c.Manifests != "" {
+		if c.Manifests, err = filepath.Abs(c.Manifests); err != nil {
+			return c, fmt.Errorf("resolve --manifests: %w", err)
 		}
 	}
 	if c.WriteKubeconfig != "" {

@@ -51,6 +51,8 @@ const (
 	readyTimeout = 60 * time.Second
 	// pkiDir and storeDir are below the data directory.
 	pkiDir, storeDir = "pki", "store"
+	// manifestsDir is where static pods are looked for unless a flag says else.
+	manifestsDir = "manifests"
 	// builtTimeout bounds the wait for the controllers to be made.
 	builtTimeout = 10 * time.Second
 	// stopTimeout bounds an orderly stop; beyond it the process exits anyway.
@@ -354,6 +356,7 @@ func (p *peer) newAgent(config *rest.Config) (*agent.Agent, error) {
 		NodeIPs:             []netip.Addr{netip.MustParseAddr(p.config.NodeIP)},
 		PodCIDR:             p.podCIDR.String(),
 		Resources:           p.config.Resources,
+		Manifests:           orDefault(p.config.Manifests, filepath.Join(p.config.DataDir, manifestsDir)),
 		ListenAddr:          p.config.agentAddr(),
 		TLS:                 tlsConfig,
 		Images:              p.config.images(peers),
