@@ -37,7 +37,22 @@ func (s *streams) ExecInContainer(ctx context.Context, _, _, id string, cmd []st
 	// The peer must see the streams' ends before the connection's: closing
 	// the connection drops what is still on its way.
 	defer closeStreams(out, errOut)
-	code, err := s.a.runner.Exec(ctx, runner.ExecRequest{ID: id, Command: cmd, In: in, Out: out, Err: errOut, TTY: tty, Resize: sizes(ctx, resize)})
+	ctx, leave := context.WithCancel(ctx)
+	defer leave()
+	code, err := s.a.runner.Exec(ctx, runner.ExecRequest{
+		ID: id, Command: cmd, In: in, Out: watchLeaving(out, leave), Err: watchLeaving(errOut, leave), TTY: tty, Resize: sizes(ctx, resize),
+	})
+	var command *runner.CommandError
+	if errors.As(err, &command) {
+		to := errOut
+		if tty || to == nil {
+			to = out
+		}
+		if to != nil {
+			fmt.Fprintln(to, command.Err)
+		}
+		code, err = command.Code, nil
+	}
 	if err != nil {
 		return err
 	}
@@ -45,6 +60,30 @@ func (s *streams) ExecInContainer(ctx context.Context, _, _, id string, cmd []st
 		return utilexec.CodeExitError{Err: fmt.Errorf("command terminated with exit code %d", code), Code: code}
 	}
 	return nil
+}
+
+// leaving ends something when its client takes no more.
+type leaving struct {
+	io.Writer
+	leave func()
+}
+
+// watchLeaving calls leave when to fails. A command whose client has left goes
+// on, as with the kubelet, until it writes.
+func watchLeaving(to io.Writer, leave func()) io.Writer {
+	if to == nil {
+		return nil
+	}
+	return &leaving{to, leave}
+}
+
+// Write implements io.Writer.
+func (l *leaving) Write(p []byte) (int, error) {
+	n, err := l.Writer.Write(p)
+	if err != nil {
+		l.leave()
+	}
+	return n, err
 }
 
 func closeStreams(streams ...io.WriteCloser) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -57,7 +58,7 @@ func (r *Runner) Exec(ctx context.Context, req ExecRequest) (int, error) {
 		return 0, fmt.Errorf("wait for command: %w", err)
 	}
 	if err := process.Start(ctx); err != nil {
-		return 0, fmt.Errorf("start command: %w", err)
+		return 0, notStarted(err)
 	}
 	if req.Started != nil {
 		req.Started()
@@ -83,6 +84,30 @@ func (r *Runner) Exec(ctx context.Context, req ExecRequest) (int, error) {
 		killSession(int(process.Pid()))
 		return 0, ctx.Err()
 	}
+}
+
+// CommandError is a command that the runtime could not start.
+type CommandError struct {
+	Code int // what a shell would give: 127 not found, 126 not to be executed
+	Err  error
+}
+
+func (e *CommandError) Error() string { return fmt.Sprintf("start command: %v", e.Err) }
+func (e *CommandError) Unwrap() error { return e.Err }
+
+// notStarted tells a fault of the command, by runc's and crun's words, from
+// one of the runtime.
+func notStarted(err error) error {
+	text := err.Error()
+	for says, code := range map[string]int{
+		"executable file not found": 127, "no such file or directory": 127,
+		"permission denied": 126, "is a directory": 126, "exec format error": 126,
+	} {
+		if strings.Contains(strings.ToLower(text), says) && strings.Contains(text, "exec") {
+			return &CommandError{code, err}
+		}
+	}
+	return fmt.Errorf("start command: %w", err)
 }
 
 // outputEnd waits until the output is closed: what the command left running may
