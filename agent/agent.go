@@ -42,6 +42,7 @@ import (
 	"shoal/agent/image"
 	"shoal/agent/logwriter"
 	"shoal/agent/objects"
+	"shoal/agent/podcerts"
 	"shoal/agent/runner"
 	"shoal/agent/runtimes"
 	"shoal/agent/stats"
@@ -146,6 +147,7 @@ type Agent struct {
 	node    *node
 	pods    *podIndex
 	objects *objects.Cache
+	certs   *podcerts.Certificates
 	stats   *stats.Reader
 	callers *callers
 	metrics *agentMetrics
@@ -241,6 +243,8 @@ func (a *Agent) build() error {
 		return err
 	}
 	a.objects.Changed = a.runner.Refresh
+	a.certs = podcerts.New(kube, a.o.NodeName, a.runner.Refresh, a.Event)
+	a.volumes.Certificates = a.certs
 	a.stats = a.newStats()
 	a.callers = newCallers(kube, a.o.NodeName)
 	a.monitor = a.newMonitor()
@@ -263,6 +267,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.events.run(ctx) })
 	g.Go(func() error { return a.source.run(ctx) })
 	g.Go(func() error { return a.objects.Run(ctx) })
+	g.Go(func() error { return a.certs.Run(ctx) })
 	g.Go(func() error { return a.node.run(ctx) })
 	g.Go(func() error { return a.node.follow(ctx) })
 	g.Go(func() error { return a.keepImages(ctx) })
@@ -349,6 +354,7 @@ func (a *Agent) OnDelete(obj any) {
 	a.metrics.forget(pod.UID)
 	a.status.forget(pod.UID)
 	a.objects.Drop(pod.UID)
+	a.certs.Drop(pod)
 	a.runner.Remove(pod.UID)
 }
 

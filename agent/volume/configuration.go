@@ -21,8 +21,9 @@ import (
 
 // configuration is the Driver of the volumes that are filled from objects.
 type configuration struct {
-	source      Source
-	allocatable func() v1.ResourceList
+	source       Source
+	allocatable  func() v1.ResourceList
+	certificates func() Certificates
 
 	mu     sync.Mutex
 	tokens map[tokenKey]tokenTimes // guarded by mu
@@ -185,8 +186,8 @@ func (c *configuration) projected(ctx context.Context, r *Request) (files, time.
 	out := files{}
 	var next time.Time
 	var errs []error
-	for _, s := range r.Volume.Projected.Sources {
-		got, due, err := c.projection(ctx, r, s)
+	for i, s := range r.Volume.Projected.Sources {
+		got, due, err := c.projection(ctx, r, i, s)
 		errs = append(errs, err)
 		if !due.IsZero() && (next.IsZero() || due.Before(next)) {
 			next = due
@@ -198,7 +199,7 @@ func (c *configuration) projected(ctx context.Context, r *Request) (files, time.
 	return out, next, utilerrors.NewAggregate(errs)
 }
 
-func (c *configuration) projection(ctx context.Context, r *Request, s v1.VolumeProjection) (files, time.Time, error) {
+func (c *configuration) projection(ctx context.Context, r *Request, i int, s v1.VolumeProjection) (files, time.Time, error) {
 	mode := r.Volume.Projected.DefaultMode
 	switch {
 	case s.ConfigMap != nil:
@@ -212,6 +213,10 @@ func (c *configuration) projection(ctx context.Context, r *Request, s v1.VolumeP
 		return got, time.Time{}, err
 	case s.ServiceAccountToken != nil:
 		return c.token(ctx, r, s.ServiceAccountToken, *orDefault(mode))
+	case s.ClusterTrustBundle != nil:
+		return c.trustBundle(ctx, r, s.ClusterTrustBundle, *orDefault(mode))
+	case s.PodCertificate != nil:
+		return c.podCertificate(ctx, r, i, s.PodCertificate, *orDefault(mode))
 	}
 	return nil, time.Time{}, fmt.Errorf("projected source: %w", ErrUnsupported)
 }

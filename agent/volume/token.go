@@ -60,13 +60,17 @@ func (c *configuration) token(ctx context.Context, r *Request, src *v1.ServiceAc
 		c.tokens[key] = times
 		c.mu.Unlock()
 	}
-	// Readable by the pod's own user only where that is known; with a group,
-	// 0600 becomes 0640 when the volume is given to it.
-	user := volumeutil.FsUserFrom(r.Pod)
-	if _, ok := fsGroup(r.Pod); ok || user != nil {
+	return files{src.Path: private(r.Pod, text, mode)}, times.renew, nil
+}
+
+// private is a file that only the pod's own user can read, where that is
+// known; with a group, 0600 becomes 0640 when the volume is given to it.
+func private(pod *v1.Pod, data []byte, mode int32) volumeutil.FileProjection {
+	user := volumeutil.FsUserFrom(pod)
+	if _, ok := fsGroup(pod); ok || user != nil {
 		mode = 0o600
 	}
-	return files{src.Path: {Data: text, Mode: mode, FsUser: user}}, times.renew, nil
+	return volumeutil.FileProjection{Data: data, Mode: mode, FsUser: user}
 }
 
 func (c *configuration) newToken(ctx context.Context, pod *v1.Pod, src *v1.ServiceAccountTokenProjection) ([]byte, tokenTimes, error) {

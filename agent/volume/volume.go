@@ -38,6 +38,13 @@ type Source interface {
 	Claim(ctx context.Context, namespace, name string) (*v1.PersistentVolumeClaim, *v1.PersistentVolume, error)
 }
 
+// Certificates gives what projected volumes have of certificates, as PEM.
+type Certificates interface {
+	TrustAnchors(ctx context.Context, p *v1.ClusterTrustBundleProjection) ([]byte, error)
+	// PodCertificate is an error until there is one.
+	PodCertificate(ctx context.Context, pod *v1.Pod, volume string, source int) (key, chain []byte, err error)
+}
+
 // Volumes owns the volume directories below one data directory.
 type Volumes struct {
 	dir     string // pods/UID/volumes/KIND/NAME below it
@@ -48,6 +55,9 @@ type Volumes struct {
 	// Allocatable is what this node has for pods; nil means that nobody
 	// knows. It is set before the first Setup.
 	Allocatable func() v1.ResourceList
+	// Certificates gives projected volumes theirs; nil means that there are
+	// none here. It is set before the first Setup.
+	Certificates Certificates
 
 	mu sync.Mutex
 	// mounted is what Setup made, by pod and volume. Guarded by mu.
@@ -67,7 +77,7 @@ func Open(dataDir string, source Source) (*Volumes, error) {
 		}
 		return v.Allocatable()
 	}
-	config := &configuration{source: source, allocatable: allocatable}
+	config := &configuration{source: source, allocatable: allocatable, certificates: func() Certificates { return v.Certificates }}
 	v.config = config
 	v.drivers = map[Kind]Driver{
 		KindEmptyDir: emptyDir{allocatable}, KindHostPath: hostPath{},
@@ -114,7 +124,7 @@ func (v *Volumes) Check(pod *v1.Pod) error {
 			continue
 		}
 		for _, s := range vol.Projected.Sources {
-			if s.ClusterTrustBundle != nil || s.PodCertificate != nil {
+			if v.Certificates == nil && (s.ClusterTrustBundle != nil || s.PodCertificate != nil) {
 				return fmt.Errorf("spec.volumes[%d] (%s): this projected source is %w here", i, vol.Name, ErrUnsupported)
 			}
 		}
