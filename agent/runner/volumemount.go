@@ -107,11 +107,11 @@ func propagationOf(m *v1.VolumeMount, source string) (string, error) {
 
 // checkShared fails unless the mount that path is on has one of the fields.
 func checkShared(path, what string, fields ...string) error {
-	real, err := filepath.EvalSymlinks(path)
+	resolved, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return err
 	}
-	mounts, err := mountinfo.GetMounts(mountinfo.ParentsFilter(real))
+	mounts, err := mountinfo.GetMounts(mountinfo.ParentsFilter(resolved))
 	if err != nil {
 		return fmt.Errorf("find the mount of %s: %w", path, err)
 	}

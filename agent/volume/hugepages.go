@@ -67,7 +67,7 @@ func checkPageSize(r *Request, want resource.Quantity) error {
 	if err := unix.Statfs(r.Dir, &st); err != nil {
 		return fmt.Errorf("statfs(%q): %w", r.Dir, err)
 	}
-	if int64(st.Type) == unix.HUGETLBFS_MAGIC && st.Bsize != want.Value() {
+	if st.Type == unix.HUGETLBFS_MAGIC && st.Bsize != want.Value() {
 		return fmt.Errorf("pod %v: mounted dir %s pagesize '%d' and requested medium size '%s' differ", r.Pod.UID, r.Dir, st.Bsize, want.String())
 	}
 	return nil
