@@ -134,6 +134,7 @@ func (w *worker) beginAnew(pod *v1.Pod) {
 		case s.role == roleMain && !s.restartable(pod):
 			s.current.old = true
 		default:
+			s.done = false
 			s.retryAt = s.crash.until(s.current.exit.FinishedAt.Time)
 			s.restarts = s.attempt()
 			w.retire(s)
