@@ -1,13 +1,16 @@
 package runner
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/cri-client/pkg/logs"
+	kubecontainer "k8s.io/kubernetes/pkg/kubelet/container"
+	"k8s.io/utils/buffer"
 )
 
 // terminationMessageMax is the API's bound on a container's last words.
@@ -45,17 +48,20 @@ func (w *worker) terminationMessage(pod *v1.Pod, s *slot, inst *instance, code i
 	if s.spec.TerminationMessagePolicy != v1.TerminationMessageFallbackToLogsOnError || code == 0 {
 		return ""
 	}
-	const fallbackBytes, fallbackLines = 2048, 80 // the kubelet's
-	text := tail(LogPath(w.r.LogDir, pod, s.spec.Name, inst.attempt), terminationMessageMax)
-	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
-	for i, line := range lines {
-		// "time stream tag message"
-		if parts := strings.SplitN(line, " ", 4); len(parts) == 4 {
-			lines[i] = parts[3]
-		}
+	return lastOutput(LogPath(w.r.LogDir, pod, s.spec.Name, inst.attempt))
+}
+
+// lastOutput is the end of what a container wrote, in the kubelet's measure.
+func lastOutput(path string) string {
+	lines := int64(kubecontainer.MaxContainerTerminationMessageLogLines)
+	end, err := buffer.NewTypedRingFixed[byte](kubecontainer.MaxContainerTerminationMessageLogLength)
+	if err == nil {
+		err = logs.ReadLogs(context.Background(), path, "", &logs.LogOptions{TailLines: &lines}, nil, end, end)
 	}
-	text = strings.Join(lines[max(0, len(lines)-fallbackLines):], "\n") + "\n"
-	return text[max(0, len(text)-fallbackBytes):]
+	if err != nil {
+		return fmt.Sprintf("Error on reading termination message from logs: %v", err)
+	}
+	return string(end.Slice())
 }
 
 // tail reads the last limit bytes of a file; none if it cannot be read.
