@@ -75,6 +75,7 @@ type Options struct {
 	ClusterDNS          []netip.Addr // servers for pods with dnsPolicy ClusterFirst; the host's when empty
 	ClusterDomain       string       // default cluster.local
 	Resources           Resources
+	Security            Security
 	Images              Images
 	ListenAddr          string      // host:port of the kubelet API; default :10250
 	TLS                 *tls.Config // must ask for client certificates and verify those given
@@ -103,6 +104,7 @@ func (o *Options) fill() {
 	set(&o.CgroupRoot, "/shoal")
 	set(&o.DataDir, "/var/lib/shoal")
 	o.Images.fill(o.DataDir)
+	set(&o.Security.SeccompDir, filepath.Join(o.DataDir, "seccomp"))
 	o.DataDir = filepath.Join(o.DataDir, "agent")
 	set(&o.LogDir, "/var/log/pods")
 	set(&o.ListenAddr, ":10250")
@@ -156,6 +158,7 @@ type Agent struct {
 	monitor *eviction.Monitor
 
 	imageDir atomic.Pointer[string]
+	security *podSecurity
 }
 
 // New checks what the host offers and prepares an Agent. It listens, so that
@@ -209,6 +212,9 @@ func (a *Agent) build() error {
 		return fmt.Errorf("create agent: %w", err)
 	}
 	a.kube = kube
+	if a.security, err = newPodSecurity(a.o.Security.UnsafeSysctls); err != nil {
+		return err
+	}
 	binary, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find the log writer: %w", err)
@@ -235,7 +241,7 @@ func (a *Agent) build() error {
 	a.runner, err = runner.New(runner.Options{
 		Client: a.client, Namespace: a.o.ContainerdNamespace, Snapshotter: snapshotter,
 		Images: a.images, Cgroups: a.cgroups, Volumes: a.volumes, Network: a.o.Network,
-		Runtimes: a.o.Runtimes, Source: a.source, Sink: a, Admit: a.admit, Await: a.await, Probed: a.metrics.sawProbe, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir),
+		Runtimes: a.o.Runtimes, Security: a.o.Security.host(), Source: a.source, Sink: a, Admit: a.admit, Await: a.await, Probed: a.metrics.sawProbe, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir),
 		LogWriter: binary, NodeName: a.o.NodeName, NodeIPs: a.o.NodeIPs, Logger: a.log,
 		ClusterDNS: a.o.ClusterDNS, ClusterDomain: a.o.ClusterDomain, PodPIDs: a.o.Resources.PodPIDs,
 	})

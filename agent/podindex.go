@@ -68,6 +68,9 @@ func (p *podIndex) admittedPods() []*v1.Pod {
 // placed it on what it knew then. Pods are admitted one by one; one that has
 // not been admitted yet takes nothing from those before it.
 func (a *Agent) admit(pod *v1.Pod) (reason, message string) {
+	if reason, message = a.security.refuse(pod); reason != "" {
+		return reason, message
+	}
 	a.pods.mu.Lock()
 	defer a.pods.mu.Unlock()
 	others := a.pods.admittedPods()

@@ -1,9 +1,9 @@
 // Package oci turns a pod's container and its image into the runtime
 // specification runc starts.
 //
-// Always true: Build reads nothing but its input and, when a user is named
-// rather than numbered, the container's own root file system; what the pod
-// asks for and this package cannot give is an error that names the field.
+// Always true: Build reads nothing but its input and the security profiles it
+// names, FindUser nothing but the container's own root file system; what the
+// pod asks for and this package cannot give is an error that names the field.
 //
 // The pod runner calls it. It makes no mounts, groups or namespaces.
 package oci
@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -43,8 +42,9 @@ type Input struct {
 	Limits     cgroup.Limits
 	Host       Host
 	OOMScore   int
-	Groups     []int64 // supplemental groups that volumes and the pod add
-	User       *specs.User
+	Groups     []int64    // supplemental groups that volumes and the pod add
+	User       specs.User // as FindUser gives it
+	Security   Security
 	// Hide gives what stands in the specification for a string that must not
 	// be in it. It is needed when Env has a secret.
 	Hide func(string) string
@@ -69,8 +69,7 @@ type Namespaces struct {
 // HostPID is the value of Namespaces.PID that shares the host's.
 const HostPID = "host"
 
-// Build makes the specification. client is used only to look up users by
-// name.
+// Build makes the specification.
 func Build(ctx context.Context, client oci.Client, in Input) (*specs.Spec, error) {
 	if in.Hide == nil && slices.ContainsFunc(in.Env, func(e EnvVar) bool { return e.Secret }) {
 		return nil, errors.New("build container specification: the environment has secrets and nothing hides them")
@@ -269,17 +268,4 @@ func bindSysfs(s *specs.Spec) {
 				Options: []string{"nosuid", "noexec", "nodev", "ro", "rbind"}}
 		}
 	}
-}
-
-func seccompOpt(profile *v1.SeccompProfile) (oci.SpecOpts, error) {
-	if profile == nil {
-		return nil, nil
-	}
-	switch profile.Type {
-	case v1.SeccompProfileTypeUnconfined:
-		return nil, nil
-	case v1.SeccompProfileTypeRuntimeDefault:
-		return seccomp.WithDefaultProfile(), nil
-	}
-	return nil, fmt.Errorf("securityContext.seccompProfile.type %s is not supported; use RuntimeDefault or Unconfined", profile.Type)
 }

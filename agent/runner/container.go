@@ -21,6 +21,8 @@ import (
 	"github.com/containerd/typeurl/v2"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+
+	"shoal/agent/oci"
 	"shoal/agent/secretspec"
 )
 
@@ -225,6 +227,9 @@ func (w *worker) createRecord(ctx context.Context, pod *v1.Pod, s *slot, p *prep
 	}
 	hidden := secretspec.NewHidden()
 	spec, err := w.spec(ctx, pod, s, record, env, mounts, hidden)
+	if errors.Is(err, oci.ErrCreate) {
+		return nil, &startError{reason: reasonCreateError, err: err}
+	}
 	if err != nil {
 		return nil, &startError{reason: reasonConfigError, err: err}
 	}

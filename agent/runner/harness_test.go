@@ -26,6 +26,7 @@ import (
 	"shoal/agent/cgroup"
 	"shoal/agent/image"
 	"shoal/agent/internal/testbed"
+	"shoal/agent/oci"
 	"shoal/agent/runtimes"
 	"shoal/agent/volume"
 )
@@ -150,6 +151,7 @@ type bed struct {
 	ctrd     *testbed.Containerd
 	network  *testbed.Network
 	runtimes []string // as given to runtimes.Parse
+	security oci.Security
 	objects  *objects
 	dir      string
 	cgroup   string
@@ -196,8 +198,8 @@ func (b *bed) start() {
 		b.t.Fatal(err)
 	}
 	b.runner, err = New(Options{
-		Runtimes: others,
-		Client:   b.ctrd.Client, Namespace: testbed.Namespace, Images: image.New(b.ctrd.Client, "overlayfs"),
+		Runtimes: others, Security: b.security,
+		Client: b.ctrd.Client, Namespace: testbed.Namespace, Images: image.New(b.ctrd.Client, "overlayfs"),
 		Cgroups: groups, Volumes: volumes, Network: b.network, Source: b.objects, Sink: b.record,
 		DataDir: b.dir, LogDir: filepath.Join(b.dir, "logs"), LogWriter: self, NodeName: "n1",
 		NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, PodPIDs: podPIDs,

@@ -83,6 +83,7 @@ type Options struct {
 	Volumes     *volume.Volumes
 	Network     Network
 	Runtimes    *runtimes.Set // runc alone if nil
+	Security    oci.Security
 	Source      Source
 	Sink        Sink
 	Admit       Admitter

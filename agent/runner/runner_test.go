@@ -112,7 +112,7 @@ func environmentPod(b *bed) {
 		for _, want := range []string{
 			"A=a", "B=ab$(MISSING)", "CM=from-cm", "SEC=from-secret", "P_ALL=yes", "FROM_IMAGE=yes", "NAME=env",
 			"MEM=67108864", "KUBERNETES_SERVICE_HOST=10.0.0.1", "HOSTNAME=env", "IP=" + b.last(p.UID).PodIP,
-			" F web\n", " F 1234 55\n", " F /tmp\n", " F env\n", "192.0.2.9\talias", b.last(p.UID).PodIP + "\tenv", "args a-x $(A)",
+			" F web\n", " F 1234 55 77\n", " F /tmp\n", " F env\n", "192.0.2.9\talias", b.last(p.UID).PodIP + "\tenv", "args a-x $(A)",
 		} {
 			if !strings.Contains(out, want) {
 				b.t.Errorf("output lacks %q:\n%s", want, out)

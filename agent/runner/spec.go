@@ -27,8 +27,13 @@ func (w *worker) spec(ctx context.Context, pod *v1.Pod, s *slot, record *contain
 	if ns.PID, err = w.processes(pod, s); err != nil {
 		return nil, err
 	}
-	user := oci.UserString(pod, s.spec, s.image.Config.User)
-	known := w.r.users.get(s.image.ChainID, user)
+	if err := oci.CheckNonRoot(pod, s.spec, s.image.Config.User); err != nil {
+		return nil, err
+	}
+	user, err := w.user(ctx, pod, s, record)
+	if err != nil {
+		return nil, err
+	}
 	in := oci.Input{
 		Record: record, Pod: pod, Container: s.spec, Image: s.image.Config,
 		Env: env, Mounts: mounts, Namespaces: ns,
@@ -36,7 +41,9 @@ func (w *worker) spec(ctx context.Context, pod *v1.Pod, s *slot, record *contain
 		Limits:     cgroup.ForContainer(pod, s.spec),
 		Host:       w.r.host,
 		OOMScore:   w.r.oom.forContainer(pod, s.spec, hostMemory()),
-		User:       known,
+		User:       *user,
+		Groups:     groups(pod),
+		Security:   w.r.Security,
 		Hide:       hidden.Hide,
 	}
 	spec, err := oci.Build(ctx, w.r.Client, in)
@@ -46,13 +53,21 @@ func (w *worker) spec(ctx context.Context, pod *v1.Pod, s *slot, record *contain
 	if err := w.addBlockDevices(pod, s.spec, spec); err != nil {
 		return nil, err
 	}
-	if known == nil {
-		w.r.users.put(s.image.ChainID, user, spec.Process.User)
-	}
-	for _, g := range groups(pod) {
-		spec.Process.User.AdditionalGids = append(spec.Process.User.AdditionalGids, uint32(g))
-	}
 	return spec, nil
+}
+
+// user is who the container runs as: finding out takes a look into its root
+// file system, so what an image says is remembered.
+func (w *worker) user(ctx context.Context, pod *v1.Pod, s *slot, record *containers.Container) (*specs.User, error) {
+	want := oci.RequestUser(pod, s.spec, s.image.Config.User)
+	if known := w.r.users.get(s.image.ChainID, want); known != nil {
+		return known, nil
+	}
+	found, err := oci.FindUser(ctx, w.r.Client, record, want)
+	if err == nil {
+		w.r.users.put(s.image.ChainID, want, found)
+	}
+	return found, err
 }
 
 // groups are the supplemental groups the pod adds to its users' own.
@@ -61,11 +76,11 @@ func groups(pod *v1.Pod) []int64 {
 	if sc == nil {
 		return nil
 	}
-	out := append([]int64{}, sc.SupplementalGroups...)
+	var out []int64
 	if sc.FSGroup != nil {
 		out = append(out, *sc.FSGroup)
 	}
-	return out
+	return append(out, sc.SupplementalGroups...)
 }
 
 func hostMemory() int64 {

@@ -7,34 +7,38 @@ import (
 	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	v1 "k8s.io/api/core/v1"
+
+	"shoal/agent/oci"
 )
 
-// userCacheMax bounds remembered users; one entry per image and user string.
+// userCacheMax bounds remembered users; one entry per image and request.
 const userCacheMax = 256
 
-// userCache remembers what a user string means in an image: finding out
-// takes a mount.
+// userCache remembers what a request for a user means in an image. What it
+// gives is shared and must not be changed.
 type userCache struct {
 	mu    sync.Mutex
-	known map[string]specs.User // guarded by mu
+	known map[userKey]*specs.User // guarded by mu
 }
 
-func (u *userCache) get(chain, user string) *specs.User {
+type userKey struct {
+	chain string // of the image's layers
+	want  oci.UserRequest
+}
+
+func (u *userCache) get(chain string, want oci.UserRequest) *specs.User {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if found, ok := u.known[chain+" "+user]; ok {
-		return &found
-	}
-	return nil
+	return u.known[userKey{chain, want}]
 }
 
-func (u *userCache) put(chain, user string, is specs.User) {
+func (u *userCache) put(chain string, want oci.UserRequest, is *specs.User) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.known == nil || len(u.known) >= userCacheMax {
-		u.known = map[string]specs.User{}
+		u.known = map[userKey]*specs.User{}
 	}
-	u.known[chain+" "+user] = is
+	u.known[userKey{chain, want}] = is
 }
 
 // userOf is who the container's first process begins as, in a status's form.

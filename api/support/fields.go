@@ -73,9 +73,7 @@ func pod(path string, s *api.PodSpec) []string {
 	n := &notes{path: path}
 	n.when(s.HostUsers != nil && !*s.HostUsers, "hostUsers", refused)
 	n.when(s.SecurityContext != nil && s.SecurityContext.SELinuxOptions != nil, "securityContext.seLinuxOptions", noEffect)
-	n.when(s.SecurityContext != nil && s.SecurityContext.AppArmorProfile != nil, "securityContext.appArmorProfile", noEffect)
 	n.when(s.SecurityContext != nil && s.SecurityContext.WindowsOptions != nil, "securityContext.windowsOptions", noEffect)
-	n.when(s.SecurityContext != nil && s.SecurityContext.SupplementalGroupsPolicy != nil, "securityContext.supplementalGroupsPolicy", noEffect)
 	n.when(s.DNSPolicy == api.DNSClusterFirstWithHostNet, "dnsPolicy", "there is no cluster DNS in this version of shoal; the host's resolver is used")
 	placement(n, s)
 	n.when(len(s.ResourceClaims) > 0, "resourceClaims", refused)
@@ -113,7 +111,6 @@ func containers(n *notes, list string, all []api.Container, s *api.PodSpec) {
 		}
 		if sc := c.SecurityContext; sc != nil {
 			n.when(sc.SELinuxOptions != nil, field("securityContext.seLinuxOptions"), noEffect)
-			n.when(sc.AppArmorProfile != nil, field("securityContext.appArmorProfile"), noEffect)
 			n.when(sc.WindowsOptions != nil, field("securityContext.windowsOptions"), noEffect)
 		}
 		for name := range c.Resources.Limits {

@@ -74,7 +74,7 @@ func (c *StartCmd) Run() error {
 		Name: c.Name, DataDir: c.DataDir, APIAddr: c.APIAddr, NodeIP: c.NodeIP, AgentPort: c.AgentPort,
 		Manifests: c.Manifests, Containerd: c.Containerd, ContainerdNamespace: c.ContainerdNamespace, CgroupRoot: c.CgroupRoot, LogFormat: c.LogFormat, StoreKeyFile: c.StoreKeyFile,
 		Version:  version,
-		Runtimes: c.Runtime,
+		Runtimes: c.Runtime, UnsafeSysctls: c.AllowedUnsafeSysctls, SeccompDefault: c.SeccompDefault,
 		ImageDir: c.ImageDir, ImageShareMbit: c.ImageShareMbit,
 		Resources:  c.ResourceFlags.config(),
 		GossipPort: c.GossipPort, Join: c.Join, Token: c.Token,

@@ -42,6 +42,10 @@ type Config struct {
 	StoreKeyFile string `json:"storeKeyFile,omitempty"`
 	// Runtimes are OCI runtimes beside runc, as runtimes.Parse reads them.
 	Runtimes []string `json:"runtimes,omitempty"`
+	// UnsafeSysctls are names and patterns that pods may set here.
+	UnsafeSysctls []string `json:"unsafeSysctls,omitempty"`
+	// SeccompDefault gives pods without a profile the runtime's default.
+	SeccompDefault bool `json:"seccompDefault,omitempty"`
 	// ImageDir has archives that are imported; empty is images in the data
 	// directory. ImageShareMbit is what other hosts are given of images per
 	// second; 0 is the default, negative nothing.

@@ -344,6 +344,7 @@ func (p *peer) newAgent(config *rest.Config) (*agent.Agent, error) {
 	}
 	a, err := agent.New(agent.Options{
 		Runtimes:            others,
+		Security:            agent.Security{SeccompDefault: p.config.SeccompDefault, UnsafeSysctls: p.config.UnsafeSysctls},
 		NodeName:            p.config.Name,
 		Config:              config,
 		ContainerdSocket:    p.config.Containerd,
