@@ -174,27 +174,6 @@ func TestServiceAccountTokensWorkUntilTheAccountGoes(t *testing.T) {
 	})
 }
 
-func TestAnEphemeralContainerIsRefused(t *testing.T) {
-	pods := peer.Client.CoreV1().Pods("default")
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
-	if _, err := peer.Client.CoreV1().ServiceAccounts("default").Create(t.Context(), account, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	pod, err := pods.Create(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "healthy"},
-		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "hello"}}}}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
-		Name: "debugger", Image: "hello", ImagePullPolicy: corev1.PullIfNotPresent, TerminationMessagePolicy: corev1.TerminationMessageReadFile}}}
-	if _, err := pods.UpdateEphemeralContainers(t.Context(), pod.Name, pod, metav1.UpdateOptions{}); !apierrors.IsForbidden(err) {
-		t.Errorf("%v", err)
-	}
-	if err := pods.Delete(t.Context(), pod.Name, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestAPodRangeIsKept(t *testing.T) {
 	first, err := api.ClaimPodCIDR(t.Context(), peer.DB, "host1")
 	if err != nil {

@@ -190,7 +190,10 @@ func (w *worker) conditions(pod *v1.Pod, before, st *v1.PodStatus) []v1.PodCondi
 func (w *worker) readyToStart() v1.PodCondition {
 	c := v1.PodCondition{Type: v1.PodReadyToStartContainers, Status: v1.ConditionTrue}
 	if !w.box.ready {
-		c.Status = v1.ConditionFalse
+		c.Status, c.Reason, c.Message = v1.ConditionFalse, kubetypes.PodSandboxNotReadyReason, kubetypes.PodSandboxNotReadyMsgNoPodSandbox
+		if w.stop != nil {
+			c.Message = kubetypes.PodSandboxNotReadyMsgSandboxNotReady
+		}
 	}
 	return c
 }
