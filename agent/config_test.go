@@ -97,6 +97,35 @@ func TestConfigMapReachesPods(t *testing.T) {
 	h.edit(files[1:], "three")
 }
 
+// TestMissingConfigMap: the pod waits, says for what, and starts when it comes.
+func TestMissingConfigMap(t *testing.T) {
+	h := newHost(t, "missing")
+	ctx := context.Background()
+	_, err := peer.Client.CoreV1().Pods("default").Create(ctx, &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "needs"},
+		Spec: v1.PodSpec{
+			NodeName: h.name, TerminationGracePeriodSeconds: new(int64),
+			Containers: []v1.Container{{Name: "main", Image: "box", ImagePullPolicy: v1.PullIfNotPresent, Command: []string{"sh", "-c", sleeper}}},
+			Volumes: []v1.Volume{{Name: "conf", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{
+				LocalObjectReference: v1.LocalObjectReference{Name: "needed-conf"}}}}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.eventually("an event that says what is missing", func() bool {
+		list, err := peer.Client.CoreV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=needs,reason=FailedMount"})
+		return err == nil && len(list.Items) > 0 &&
+			list.Items[0].Message == `MountVolume.SetUp failed for volume "conf" : configmap "needed-conf" not found`
+	})
+	cm := &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "needed-conf"}, Data: map[string]string{"key": "here"}}
+	if _, err := peer.Client.CoreV1().ConfigMaps("default").Create(ctx, cm, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	h.running("needs")
+	h.delete("needs")
+}
+
 // BenchmarkConfigMapEdit is an edit until it is in the volumes of 100 pods.
 func BenchmarkConfigMapEdit(b *testing.B) {
 	h := newHost(b, "config100")
