@@ -45,6 +45,7 @@ import (
 	"shoal/agent/podcerts"
 	"shoal/agent/runner"
 	"shoal/agent/runtimes"
+	"shoal/agent/shutdown"
 	"shoal/agent/stats"
 	"shoal/agent/volume"
 )
@@ -81,6 +82,11 @@ type Options struct {
 	TLS                 *tls.Config // must ask for client certificates and verify those given
 	Version             string      // shown as the node's kubelet version
 	Logger              *slog.Logger
+
+	// Shutdown is how long pods get when the machine shuts down, by priority;
+	// ShutdownBus is a D-Bus address in place of the system's.
+	Shutdown    []shutdown.Period
+	ShutdownBus string
 }
 
 // The kubelet's client limits scaled to a host that starts 100 pods at once.
@@ -159,6 +165,7 @@ type Agent struct {
 
 	imageDir atomic.Pointer[string]
 	security *podSecurity
+	shutdown *shutdown.Manager
 }
 
 // New checks what the host offers and prepares an Agent. It listens, so that
@@ -256,6 +263,8 @@ func (a *Agent) build() error {
 	a.monitor = a.newMonitor()
 	a.node.pressure = a.monitor.Conditions
 	a.statics = newStatics(a)
+	a.shutdown = a.newShutdown()
+	a.node.closing = a.shutdown.Closing
 	return nil
 }
 
@@ -286,6 +295,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			return nil
 		}
 		a.statics.load()
+		g.Go(func() error { return a.shutdown.Run(ctx) })
 		g.Go(func() error { return a.statics.run(ctx) })
 		return a.watch(ctx)
 	})

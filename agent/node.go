@@ -25,6 +25,7 @@ import (
 
 	"shoal/agent/cgroup"
 	"shoal/agent/image"
+	"shoal/agent/shutdown"
 )
 
 // MaxPods is the number of pods a host takes. A host has a /24 for them.
@@ -59,6 +60,8 @@ type node struct {
 	// said has a token when somebody else said something of this node that may
 	// not be so.
 	said chan struct{}
+	// closing reports whether the machine shuts down.
+	closing func() bool
 	// ready is the Ready status this agent stands for, guarded by mu.
 	ready v1.ConditionStatus
 }
@@ -151,6 +154,9 @@ func (n *node) run(ctx context.Context) error {
 
 // probe asks containerd and says what is wrong, or "".
 func (n *node) probe(ctx context.Context) string {
+	if n.closing() {
+		return shutdown.NodeMessage
+	}
 	ctx, cancel := context.WithTimeout(ctx, containerdTimeout)
 	defer cancel()
 	if _, err := n.client.Version(ctx); err != nil {

@@ -5,6 +5,8 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"shoal/agent/shutdown"
 )
 
 // podIndex is this host's pods as the API last told.
@@ -70,6 +72,9 @@ func (p *podIndex) admittedPods() []*v1.Pod {
 func (a *Agent) admit(pod *v1.Pod) (reason, message string) {
 	if reason, message = a.security.refuse(pod); reason != "" {
 		return reason, message
+	}
+	if a.shutdown.Closing() {
+		return shutdown.RejectReason, shutdown.RejectMessage
 	}
 	a.pods.mu.Lock()
 	defer a.pods.mu.Unlock()

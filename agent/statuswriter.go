@@ -73,6 +73,34 @@ func (s *statusWriter) gone(pod *v1.Pod) {
 	s.change(pod, func(e *statusEntry) { e.gone = true })
 }
 
+// idlePoll is how often flush looks.
+const idlePoll = 10 * time.Millisecond
+
+// flush waits until all that was put is written, or ctx ends. It is for the
+// machine's last moments.
+func (s *statusWriter) flush(ctx context.Context) {
+	tick := time.NewTicker(idlePoll)
+	defer tick.Stop()
+	for !s.idle() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *statusWriter) idle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.entries {
+		if e.queued || e.busy || e.status != nil {
+			return false
+		}
+	}
+	return true
+}
+
 func (s *statusWriter) change(pod *v1.Pod, apply func(*statusEntry)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -79,6 +79,10 @@ func (c *StartCmd) Run() error {
 		Resources:  c.ResourceFlags.config(),
 		GossipPort: c.GossipPort, Join: c.Join, Token: c.Token,
 	}
+	var err error
+	if config.Shutdown, err = c.shutdownPeriods(); err != nil {
+		return err
+	}
 	if c.ImageShareMbit == 0 {
 		config.ImageShareMbit = -1
 	}

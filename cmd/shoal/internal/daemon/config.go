@@ -18,6 +18,7 @@ import (
 
 	"shoal/agent"
 	"shoal/agent/runtimes"
+	"shoal/agent/shutdown"
 	"shoal/api/pki"
 )
 
@@ -37,6 +38,8 @@ type Config struct {
 	// Manifests is the directory of static pods; by default manifests/ in
 	// DataDir.
 	Manifests string `json:"manifests,omitempty"`
+	// Shutdown is how long pods get when the machine shuts down.
+	Shutdown []shutdown.Period `json:"shutdown,omitempty"`
 	// StoreKeyFile has the key the store is encrypted with; by default it is in
 	// the data directory.
 	StoreKeyFile string `json:"storeKeyFile,omitempty"`

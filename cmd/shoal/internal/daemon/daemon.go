@@ -358,6 +358,7 @@ func (p *peer) newAgent(config *rest.Config) (*agent.Agent, error) {
 		PodCIDR:             p.podCIDR.String(),
 		Resources:           p.config.Resources,
 		Manifests:           orDefault(p.config.Manifests, filepath.Join(p.config.DataDir, manifestsDir)),
+		Shutdown:            p.config.Shutdown,
 		ListenAddr:          p.config.agentAddr(),
 		TLS:                 tlsConfig,
 		Images:              p.config.images(peers),
