@@ -3,7 +3,6 @@ package agent
 import (
 	"fmt"
 	"net/http"
-	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
@@ -22,20 +21,38 @@ func (a *Agent) container(w http.ResponseWriter, r *http.Request) (*v1.Pod, runn
 	name := r.PathValue("container")
 	ref, ok := a.runner.Container(pod.UID, name)
 	if !ok {
-		http.Error(w, fmt.Sprintf("container %q in pod %q is waiting to start: %s", name, pod.Name, waitingReason(pod, name)), http.StatusBadRequest)
+		http.Error(w, waiting(pod, name), http.StatusBadRequest)
 		return nil, runner.Ref{}, false
 	}
 	return pod, ref, true
 }
 
-// waitingReason is why a container is not there yet, as its status says.
-func waitingReason(pod *v1.Pod, container string) string {
-	for _, c := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses, pod.Status.EphemeralContainerStatuses) {
-		if c.Name == container && c.State.Waiting != nil {
-			return c.State.Waiting.Reason
+// waiting says why a container has not started, in the kubelet's words
+// (pkg/kubelet/kubelet_pods.go, validateContainerLogStatus).
+func waiting(pod *v1.Pod, container string) string {
+	why := "ContainerCreating"
+	if c := statusOf(pod, container); c != nil && c.State.Waiting != nil {
+		why = c.State.Waiting.Reason
+	}
+	switch why {
+	case "ErrImagePull":
+		why = "image can't be pulled"
+	case "ImagePullBackOff":
+		why = "trying and failing to pull image"
+	}
+	return fmt.Sprintf("container %q in pod %q is waiting to start: %s", container, pod.Name, why)
+}
+
+// statusOf is what the API knows of a container of any kind; nil for nothing.
+func statusOf(pod *v1.Pod, container string) *v1.ContainerStatus {
+	for _, list := range [][]v1.ContainerStatus{pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses, pod.Status.EphemeralContainerStatuses} {
+		for i := range list {
+			if list[i].Name == container {
+				return &list[i]
+			}
 		}
 	}
-	return "ContainerCreating"
+	return nil
 }
 
 // notRunning says that a container has ended, and whether another attempt is

@@ -69,7 +69,8 @@ type Options struct {
 	DataDir             string       // shoal's data; ours is agent/ in it; default /var/lib/shoal
 	LogDir              string       // pod logs; default /var/log/pods
 	Network             Network
-	Runtimes            *runtimes.Set // for RuntimeClasses; default runc alone
+	LogLimits           logwriter.Limits // of each container's files; default logwriter.DefaultLimits
+	Runtimes            *runtimes.Set    // for RuntimeClasses; default runc alone
 	NodeIPs             []netip.Addr
 	PodCIDR             string
 	Manifests           string       // directory of static pods; none if empty
@@ -248,7 +249,7 @@ func (a *Agent) build() error {
 	a.runner, err = runner.New(runner.Options{
 		Client: a.client, Namespace: a.o.ContainerdNamespace, Snapshotter: snapshotter,
 		Images: a.images, Cgroups: a.cgroups, Volumes: a.volumes, Network: a.o.Network,
-		Runtimes: a.o.Runtimes, Security: a.o.Security.host(), Source: a.source, Sink: a, Admit: a.admit, Await: a.await, Probed: a.metrics.sawProbe, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir),
+		Runtimes: a.o.Runtimes, Security: a.o.Security.host(), Source: a.source, Sink: a, Admit: a.admit, Await: a.await, Probed: a.metrics.sawProbe, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir), LogLimits: a.o.LogLimits,
 		LogWriter: binary, NodeName: a.o.NodeName, NodeIPs: a.o.NodeIPs, Logger: a.log,
 		ClusterDNS: a.o.ClusterDNS, ClusterDomain: a.o.ClusterDomain, PodPIDs: a.o.Resources.PodPIDs,
 	})

@@ -30,11 +30,7 @@ func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	attempt := ref.Attempt
-	if opts.Previous {
-		attempt--
-	}
-	path := runner.LogPath(a.o.LogDir, pod, ref.Name, attempt)
+	path := runner.LogPath(a.o.LogDir, pod, ref.Name, attemptOf(pod, ref, opts.Previous))
 	if _, err := os.Stat(path); err != nil {
 		if opts.Previous {
 			http.Error(w, fmt.Sprintf("previous terminated container %q in pod %q not found", ref.Name, pod.Name), http.StatusBadRequest)
@@ -44,7 +40,7 @@ func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusOK)
 		return
 	}
-	out := &flushWriter{w: w}
+	out := &flushWriter{w: w, flush: opts.Follow}
 	var stdout, stderr io.Writer = out, out
 	if s := opts.Stream; s != nil && *s == v1.LogStreamStdout {
 		stderr = nil
@@ -52,6 +48,9 @@ func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
 		stdout = nil
 	}
 	w.Header().Set("Content-Type", "text/plain")
+	if opts.Follow {
+		_, _ = out.Write(nil) // a follower is answered before the first line comes
+	}
 	state := &runState{a: a, pod: pod, ref: ref}
 	err = logs.ReadLogs(r.Context(), path, ref.ID, readOptions(opts, time.Now()), state, stdout, stderr)
 	if err != nil && r.Context().Err() == nil && !out.wrote {
@@ -109,9 +108,24 @@ func readOptions(o *v1.PodLogOptions, now time.Time) *logs.LogOptions {
 	return out
 }
 
+// attemptOf is the attempt whose log is asked for. While the next attempt is
+// waited for, the one that ended last is the previous, as the status says.
+func attemptOf(pod *v1.Pod, ref runner.Ref, previous bool) int32 {
+	if !previous {
+		return ref.Attempt
+	}
+	if status := statusOf(pod, ref.Name); !ref.Running && status != nil && status.State.Waiting != nil {
+		if last := status.LastTerminationState.Terminated; last != nil && last.ContainerID == "containerd://"+ref.ID {
+			return ref.Attempt
+		}
+	}
+	return ref.Attempt - 1
+}
+
 // flushWriter sends every line on at once, for followers.
 type flushWriter struct {
 	w     http.ResponseWriter
+	flush bool
 	wrote bool
 }
 
@@ -119,7 +133,7 @@ type flushWriter struct {
 func (f *flushWriter) Write(p []byte) (int, error) {
 	n, err := f.w.Write(p)
 	f.wrote = true
-	if flusher, ok := f.w.(http.Flusher); ok {
+	if flusher, ok := f.w.(http.Flusher); ok && f.flush {
 		flusher.Flush()
 	}
 	return n, err

@@ -37,6 +37,10 @@ type Limits struct {
 	MaxFiles int   // files kept, the one being written included
 }
 
+// MaxFiles is the largest number of files that Limits may keep: the writer
+// looks at no more when it removes old ones.
+const MaxFiles = 64
+
 // DefaultLimits are the kubelet's containerLogMaxSize and
 // containerLogMaxFiles defaults.
 var DefaultLimits = Limits{MaxBytes: 10 << 20, MaxFiles: 5}

@@ -121,7 +121,8 @@ void shoal_log_emit(struct stream *s, const char *msg, size_t len, char tag)
 	memcpy(buf + n, msg, len);
 	buf[n + len] = '\n';
 	write_all(buf, n + len + 1);
-	if (tag == 'F' && shoal_log.size >= shoal_log.max_bytes)
+	// Lines are kept whole, unless one has no end.
+	if (shoal_log.size >= (tag == 'F' ? 1 : 2) * shoal_log.max_bytes)
 		rotate();
 }
 

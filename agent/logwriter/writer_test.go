@@ -204,3 +204,23 @@ func TestURI(t *testing.T) {
 		t.Error("a relative binary is accepted")
 	}
 }
+
+// TestLineWithoutEnd: output without line ends is bounded too.
+func TestLineWithoutEnd(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "0.log")
+	w := start(t, path, Limits{MaxBytes: 64 << 10, MaxFiles: 3})
+	block := strings.Repeat("z", 1<<16)
+	for range 64 {
+		fmt.Fprint(w.stdout, block)
+	}
+	w.end(t)
+	files, err := filepath.Glob(path + "*")
+	if err != nil || len(files) != 3 {
+		t.Fatalf("files %q (%v), want 3", files, err)
+	}
+	for _, f := range files {
+		if info, err := os.Stat(f); err != nil || info.Size() > 160<<10 {
+			t.Errorf("%s has %d bytes (%v)", f, info.Size(), err)
+		}
+	}
+}

@@ -75,6 +75,7 @@ func (c *StartCmd) Run() error {
 		Manifests: c.Manifests, Containerd: c.Containerd, ContainerdNamespace: c.ContainerdNamespace, CgroupRoot: c.CgroupRoot, LogFormat: c.LogFormat, StoreKeyFile: c.StoreKeyFile,
 		Version:  version,
 		Runtimes: c.Runtime, UnsafeSysctls: c.AllowedUnsafeSysctls, SeccompDefault: c.SeccompDefault,
+		LogMaxSize: c.ContainerLogMaxSize, LogMaxFiles: c.ContainerLogMaxFiles,
 		ImageDir: c.ImageDir, ImageShareMbit: c.ImageShareMbit,
 		Resources:  c.ResourceFlags.config(),
 		GossipPort: c.GossipPort, Join: c.Join, Token: c.Token,

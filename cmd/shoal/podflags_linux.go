@@ -11,6 +11,9 @@ import (
 type PodFlags struct {
 	Runtime []string `sep:"none" placeholder:"HANDLER=PATH" help:"An OCI runtime for RuntimeClasses with this handler, as in crun=/usr/bin/crun, or another containerd shim with its configuration, as in runsc=io.containerd.runsc.v1:/etc/runsc.toml; may be repeated."`
 
+	ContainerLogMaxSize  string `default:"10Mi" placeholder:"SIZE" help:"Size at which a container's log file is rotated (default ${default})."`
+	ContainerLogMaxFiles int    `default:"5" placeholder:"N" help:"Log files kept of a container, the one being written included (default ${default})."`
+
 	Manifests string `placeholder:"DIR" help:"Pods in files here run on this host without the API's doing (default: manifests in the data directory)."`
 
 	AllowedUnsafeSysctls []string `placeholder:"NAME,..." help:"Sysctls, or patterns that end in *, that pods may set beside the safe ones."`

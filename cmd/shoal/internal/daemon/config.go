@@ -15,8 +15,10 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"shoal/agent"
+	"shoal/agent/logwriter"
 	"shoal/agent/runtimes"
 	"shoal/agent/shutdown"
 	"shoal/api/pki"
@@ -49,6 +51,10 @@ type Config struct {
 	UnsafeSysctls []string `json:"unsafeSysctls,omitempty"`
 	// SeccompDefault gives pods without a profile the runtime's default.
 	SeccompDefault bool `json:"seccompDefault,omitempty"`
+	// LogMaxSize, a quantity, and LogMaxFiles bound the logs of each container;
+	// the defaults are the kubelet's.
+	LogMaxSize  string `json:"logMaxSize,omitempty"`
+	LogMaxFiles int    `json:"logMaxFiles,omitempty"`
 	// ImageDir has archives that are imported; empty is images in the data
 	// directory. ImageShareMbit is what other hosts are given of images per
 	// second; 0 is the default, negative nothing.
@@ -133,6 +139,9 @@ func (c Config) complete() (Config, error) {
 	}
 	if _, err := runtimes.Parse(c.Runtimes); err != nil {
 		return c, fmt.Errorf("--runtime: %w", err)
+	}
+	if _, err := c.logLimits(); err != nil {
+		return c, err
 	}
 	c.Containerd = orDefault(c.Containerd, DefaultContainerd)
 	c.ContainerdNamespace = orDefault(c.ContainerdNamespace, DefaultContainerdNamespace)
@@ -259,6 +268,26 @@ func (c Config) serverURL(listen net.Addr) string {
 		host = "127.0.0.1"
 	}
 	return "https://" + net.JoinHostPort(host, port)
+}
+
+// logLimits bound the log files of each container. Fewer than two would lose
+// what was just written with every rotation, as with the kubelet.
+func (c Config) logLimits() (logwriter.Limits, error) {
+	limits := logwriter.DefaultLimits
+	if c.LogMaxSize != "" {
+		size, err := resource.ParseQuantity(c.LogMaxSize)
+		if err != nil || size.Value() <= 0 {
+			return limits, fmt.Errorf("--container-log-max-size %q: want a size, such as 10Mi", c.LogMaxSize)
+		}
+		limits.MaxBytes = size.Value()
+	}
+	if c.LogMaxFiles != 0 {
+		limits.MaxFiles = c.LogMaxFiles
+	}
+	if limits.MaxFiles < 2 || limits.MaxFiles > logwriter.MaxFiles {
+		return limits, fmt.Errorf("--container-log-max-files %d: want 2 to %d", limits.MaxFiles, logwriter.MaxFiles)
+	}
+	return limits, nil
 }
 
 func (c Config) agentAddr() string {

@@ -334,6 +334,10 @@ func (p *peer) newAgent(config *rest.Config) (*agent.Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	logLimits, err := p.config.logLimits()
+	if err != nil {
+		return nil, err
+	}
 	others, err := runtimes.Parse(p.config.Runtimes)
 	if err != nil {
 		return nil, err
@@ -353,6 +357,7 @@ func (p *peer) newAgent(config *rest.Config) (*agent.Agent, error) {
 		KeepCgroupRoot:      group != defaultPodGroup,
 		DataDir:             p.config.DataDir,
 		LogDir:              podLogDir,
+		LogLimits:           logLimits,
 		Network:             p.datapath,
 		NodeIPs:             []netip.Addr{netip.MustParseAddr(p.config.NodeIP)},
 		PodCIDR:             p.podCIDR.String(),
