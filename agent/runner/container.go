@@ -134,7 +134,7 @@ func (w *worker) start(ctx context.Context, pod *v1.Pod, s *slot) error {
 		return err
 	}
 	w.r.Sink.Event(pod, v1.EventTypeNormal, "Created", "Container created")
-	err = w.runTask(ctx, pod, s, record, p, inst)
+	err = p.redact(w.runTask(ctx, pod, s, record, p, inst))
 	s.restarts, s.crash, s.retries, s.retryAt = inst.attempt, crash, 0, time.Time{}
 	// Ended attempts go only now: while one is there the pod's shim lives,
 	// and this start needed no new one.
@@ -226,6 +226,7 @@ func (w *worker) createRecord(ctx context.Context, pod *v1.Pod, s *slot, p *prep
 		},
 	}
 	hidden := secretspec.NewHidden()
+	p.hidden = hidden
 	spec, err := w.spec(ctx, pod, s, record, env, mounts, hidden)
 	if errors.Is(err, oci.ErrCreate) {
 		return nil, &startError{reason: reasonCreateError, err: err}

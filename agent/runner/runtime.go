@@ -8,8 +8,10 @@ import (
 
 	"github.com/containerd/containerd/v2/core/containers"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 
+	"shoal/agent/runtimes"
 	"shoal/agent/secretspec"
 )
 
@@ -63,6 +65,9 @@ func (w *worker) runtimeOf(ctx context.Context, pod *v1.Pod, id string, spec *sp
 		if !r.Runc() {
 			return info, fmt.Errorf("the environment has values of Secrets, which %s would write to disk; mount them as files", r.Shim)
 		}
+		if err := w.keepsNoSecrets(ctx, r); err != nil {
+			return info, err
+		}
 		if link, err = w.r.vault.Store(id, r.Binary, hidden); err != nil {
 			return info, err
 		}
@@ -70,6 +75,25 @@ func (w *worker) runtimeOf(ctx context.Context, pod *v1.Pod, id string, spec *sp
 	}
 	info.Options, err = r.Options(link)
 	return info, err
+}
+
+// runtimeState is where runtimes keep their own state of containers.
+const runtimeState = "/run/containerd"
+
+// keepsNoSecrets refuses a runtime that may keep a copy of the specification,
+// as crun does, where that is on a disk. runc keeps none.
+func (w *worker) keepsNoSecrets(ctx context.Context, r runtimes.Runtime) error {
+	if r.Binary == runtimes.Default || strings.HasPrefix(w.r.Runtimes.Features(ctx, r).Version, "runc ") {
+		return nil
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(runtimeState, &st); err != nil {
+		return fmt.Errorf("look at %s: %w", runtimeState, err)
+	}
+	if st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC {
+		return nil
+	}
+	return fmt.Errorf("the environment has values of Secrets, and runtime %s may keep them in %s, which is not on a tmpfs; mount one at /run, or mount the Secrets as files", r.Handler, runtimeState)
 }
 
 // explain adds to the error of a runtime what is known to be behind it.

@@ -194,11 +194,12 @@ func TestSecretsNobodyCanRun(t *testing.T) {
 	}
 	pods := []*v1.Pod{
 		one("binary", "binary"), one("nul", "nul"), one("missing", "missing"),
+		one("quoted", "ok", func(p *v1.Pod) { p.Spec.Containers[0].Command = []string{"/$(V)"} }),
 		one("nothing", "ok", func(p *v1.Pod) { p.Spec.Containers[0].Command = []string{"/no/such/command"} }),
 	}
 	for i, want := range []string{
 		"key binary in Secret test/login: the value is not valid UTF-8", "key nul in Secret test/login: the value contains a NUL",
-		"couldn't find key missing in Secret test/login", "no such file or directory",
+		"couldn't find key missing in Secret test/login", `exec: "[secret]": stat [secret]: no such file`, "no such file or directory",
 	} {
 		c := b.container(pods[i], "main", "refused", func(c v1.ContainerStatus) bool {
 			return c.State.Waiting != nil && strings.Contains(c.State.Waiting.Message, want) ||

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,6 +12,7 @@ import (
 
 	"shoal/agent/image"
 	"shoal/agent/prober"
+	"shoal/agent/secretspec"
 )
 
 // role is what a container is to its pod.
@@ -56,6 +58,20 @@ type slot struct {
 type prepared struct {
 	id     string
 	mounts []mountSpec
+	hidden *secretspec.Hidden // nil before its specification is made
+}
+
+// redact takes what is hidden out of a runtime's error, which quotes the
+// command it could not run.
+func (p *prepared) redact(err error) error {
+	if err == nil || p.hidden == nil {
+		return err
+	}
+	text := p.hidden.Redact(err.Error())
+	if text == err.Error() {
+		return err
+	}
+	return errors.New(text)
 }
 
 // instance is one attempt to run a container.

@@ -27,8 +27,8 @@ import (
 const (
 	// RuncShim is containerd's shim for runtimes with runc's command line.
 	RuncShim = "io.containerd.runc.v2"
-	// runc is the handler that pods without a RuntimeClass get, and its binary.
-	runc = "runc"
+	// Default is the handler that pods without a RuntimeClass get, and its binary.
+	Default = "runc"
 	// runscOptions is the only type of options that gVisor's shim takes.
 	runscShim, runscOptions = "io.containerd.runsc.v1", "io.containerd.runsc.v1.options"
 )
@@ -50,7 +50,7 @@ func (r Runtime) Runc() bool { return r.Shim == RuncShim }
 // Options are what the shim is told. binary takes the place of the runtime's
 // own when it is not empty.
 func (r Runtime) Options(binary string) (typeurl.Any, error) {
-	if binary == "" && r.Binary != runc {
+	if binary == "" && r.Binary != Default {
 		binary = r.Binary
 	}
 	var value any
@@ -90,7 +90,7 @@ func (e UnknownError) Error() string {
 // Get gives the runtime of a RuntimeClass's handler, "" being runc.
 func (s *Set) Get(handler string) (Runtime, error) {
 	if handler == "" {
-		handler = runc
+		handler = Default
 	}
 	for _, r := range s.all {
 		if r.Handler == handler {
@@ -104,7 +104,7 @@ func (s *Set) Get(handler string) (Runtime, error) {
 // to give it another path. WHAT is the path of an OCI runtime, or the name of
 // another containerd shim with, after a colon, its configuration file.
 func Parse(flags []string) (*Set, error) {
-	s := &Set{all: []Runtime{{Handler: runc, Shim: RuncShim, Binary: runc}}, known: map[string]Features{}}
+	s := &Set{all: []Runtime{{Handler: Default, Shim: RuncShim, Binary: Default}}, known: map[string]Features{}}
 	if len(flags) >= handlersMax {
 		return nil, fmt.Errorf("%d runtimes: at most %d are possible", len(flags), handlersMax-1)
 	}
@@ -115,7 +115,7 @@ func Parse(flags []string) (*Set, error) {
 		}
 		i := slices.IndexFunc(s.all, func(o Runtime) bool { return o.Handler == r.Handler })
 		switch {
-		case i == 0 && s.all[0].Binary == runc:
+		case i == 0 && s.all[0].Binary == Default:
 			s.all[0] = r
 		case i >= 0:
 			return nil, fmt.Errorf("runtime %q: handler %s is named twice", flag, r.Handler)

@@ -47,8 +47,25 @@ func (h *Hidden) Empty() bool { return len(h.values) == 0 }
 // RootPath is what the specification's root.path must be.
 func (h *Hidden) RootPath() string { return h.prefix + rootToken }
 
+// redacted stands for a hidden string in a message.
+const redacted = "[secret]"
+
+// Redact takes hidden strings out of text: a runtime's errors quote commands.
+func (h *Hidden) Redact(text string) string {
+	for _, v := range h.values {
+		if v == "" {
+			continue
+		}
+		// As it is, and as Go's %q and JSON write it.
+		quoted := strconv.Quote(v)
+		text = strings.NewReplacer(v, redacted, quoted[1:len(quoted)-1], redacted).Replace(text)
+	}
+	return text
+}
+
 // encode is the form runtime_linux.c reads: a line with the prefix, a line
-// with the number of values, and each value as a JSON string on a line.
+// with the number of values, and each value as a JSON string on a line. Later
+// versions must read it too: containers outlive the daemon that made them.
 func (h *Hidden) encode() ([]byte, error) {
 	var out bytes.Buffer
 	fmt.Fprintf(&out, "%s\n%d\n", h.prefix, len(h.values))

@@ -199,6 +199,19 @@ func TestOnlyOnTmpfs(t *testing.T) {
 	}
 }
 
+func TestRedact(t *testing.T) {
+	h := NewHidden()
+	h.Hide("")
+	h.Hide(`run "me"`)
+	for text, want := range map[string]string{
+		"nothing": "nothing", `exec: "run \"me\"": not found`: `exec: "[secret]": not found`, `no run "me" here`: "no [secret] here",
+	} {
+		if got := h.Redact(text); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 func TestCheck(t *testing.T) {
 	for value, ok := range map[string]bool{"": true, "a\nb": true, "漢": true, "a\x00b": false, "\xff": false} {
 		if err := Check(value); (err == nil) != ok {
