@@ -101,11 +101,16 @@ func (c *Cache) Run(ctx context.Context) error {
 	return nil
 }
 
-// Set notes what a pod refers to; a pod's volumes never change.
+// Set notes what a pod refers to; a pod's volumes never change. One that has
+// ended needs nothing any more.
 func (c *Cache) Set(pod *v1.Pod) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, known := c.pods[pod.UID]; known || pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed {
+	if pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed {
+		c.drop(pod.UID)
+		return
+	}
+	if _, known := c.pods[pod.UID]; known {
 		return
 	}
 	c.pods[pod.UID] = []key{}
@@ -160,6 +165,11 @@ func (o *object) give(version string) {
 func (c *Cache) Drop(uid types.UID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.drop(uid)
+}
+
+// drop is called with mu held.
+func (c *Cache) drop(uid types.UID) {
 	for _, k := range c.pods[uid] {
 		o := c.objects[k]
 		if o == nil {

@@ -136,9 +136,12 @@ func TestCache(t *testing.T) {
 		t.Error("one beyond the watches is asked for")
 	}
 	// A place among the watches is free again when nobody needs it.
-	for i := range 3 {
+	for i := range 2 {
 		c.Drop(types.UID(fmt.Sprint("u", i)))
 	}
+	ended := podWith("u2", "one", "later", "fixed")
+	ended.Status.Phase = v1.PodSucceeded
+	c.Set(ended)
 	c.Set(podWith("u9", "fixed", "one", "two"))
 	eventually.True(t, "the immutable object to leave its place", func() bool {
 		fresh, watched := state("fixed")

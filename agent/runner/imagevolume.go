@@ -38,7 +38,7 @@ func (imageVolumes) Setup(_ context.Context, r *volume.Request) (volume.Mounted,
 
 // Teardown unmounts the volume and removes its snapshot.
 func (d imageVolumes) Teardown(ctx context.Context, podUID, name, dir string) error {
-	for isMount(dir) {
+	for volume.IsMountPoint(dir) {
 		if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
 			return fmt.Errorf("unmount %s: %w", dir, err)
 		}
@@ -101,7 +101,7 @@ func (w *worker) ensureImageVolumes(ctx context.Context, pod *v1.Pod, s *slot) (
 func (w *worker) ensureImageVolume(ctx context.Context, pod *v1.Pod, iv *imageVolume) (time.Time, bool) {
 	name := iv.spec.Name
 	at, ok := w.r.Volumes.Mounted(pod.UID, name)
-	if ok && isMount(at.Path) {
+	if ok && volume.IsMountPoint(at.Path) {
 		iv.ready = true // an earlier daemon's
 		return time.Time{}, true
 	}

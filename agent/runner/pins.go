@@ -9,6 +9,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"shoal/agent/volume"
 )
 
 // pins keeps pods' IPC and UTS namespaces alive without a process in them,
@@ -21,7 +23,7 @@ func openPins(dir string) (*pins, error) {
 		return nil, fmt.Errorf("open namespace pins: %w", err)
 	}
 	p := &pins{dir: dir}
-	if isMount(dir) {
+	if volume.IsMountPoint(dir) {
 		return p, nil
 	}
 	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
@@ -33,18 +35,8 @@ func openPins(dir string) (*pins, error) {
 	return p, nil
 }
 
-// isMount asks statx, which knows mount points of the same file system too
-// (Linux 5.8).
-func isMount(dir string) bool {
-	var st unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_SYMLINK_NOFOLLOW, 0, &st); err != nil {
-		return false
-	}
-	return st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
-}
-
 func (p *pins) close() error {
-	for isMount(p.dir) { // also if two daemons once mounted at the same moment
+	for volume.IsMountPoint(p.dir) { // also if two daemons once mounted at the same moment
 		if err := unix.Unmount(p.dir, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("unmount %s: %w", p.dir, err)
 		}

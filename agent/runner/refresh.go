@@ -19,6 +19,9 @@ type refresh struct {
 	again   bool // something changed while it ran
 	labels  map[string]string
 	notes   map[string]string // annotations
+	// generation is the specification's: limits can change (KEP-1287), which
+	// files of the downward API have.
+	generation int64
 }
 
 // Refresh tells the runner that an object a pod's volumes are filled from
@@ -43,7 +46,7 @@ func (r *Runner) Refresh(uid types.UID) {
 // beginRefresh notes, after the volumes were filled, when they are to be
 // renewed.
 func (w *worker) beginRefresh(pod *v1.Pod) {
-	w.refresh.labels, w.refresh.notes = pod.Labels, pod.Annotations
+	w.refresh.labels, w.refresh.notes, w.refresh.generation = pod.Labels, pod.Annotations, pod.Generation
 	w.refresh.due = w.r.Volumes.RefreshAt(pod.UID)
 }
 
@@ -51,8 +54,8 @@ func (w *worker) beginRefresh(pod *v1.Pod) {
 // when to look again.
 func (w *worker) refreshStep(ctx context.Context, pod *v1.Pod) time.Time {
 	f := &w.refresh
-	if !maps.Equal(f.labels, pod.Labels) || !maps.Equal(f.notes, pod.Annotations) {
-		f.labels, f.notes = pod.Labels, pod.Annotations
+	if f.generation != pod.Generation || !maps.Equal(f.labels, pod.Labels) || !maps.Equal(f.notes, pod.Annotations) {
+		f.labels, f.notes, f.generation = pod.Labels, pod.Annotations, pod.Generation
 		f.due, f.again = now(), true
 	}
 	if f.running || f.due.IsZero() {
@@ -73,6 +76,9 @@ func (w *worker) refreshStep(ctx context.Context, pod *v1.Pod) time.Time {
 			case err != nil:
 				w.mountFailed(pod, err)
 				f.due = now().Add(refreshRetry)
+				if f.again {
+					f.due = now()
+				}
 			case f.again:
 				f.due = now()
 			default:

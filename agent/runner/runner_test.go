@@ -564,4 +564,9 @@ func sidecarPod(b *bed) {
 	b.remove(p)
 }
 
-func TestImageVolumes(t *testing.T) { imageVolumePods(newBed(t)) }
+// TestVolumesAndRestarts has its own host: the daemon is restarted.
+func TestVolumesAndRestarts(t *testing.T) {
+	b := newBed(t)
+	imageVolumePods(b)
+	vanishedPod(b)
+}

@@ -7,6 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+
+	"shoal/agent/volume"
 )
 
 // shmOptions bound the pod's shared memory as containerd does for one
@@ -23,7 +25,7 @@ func (w *worker) makeShm(pod *v1.Pod) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make shared memory: %w", err)
 	}
-	if isMount(dir) {
+	if volume.IsMountPoint(dir) {
 		return nil
 	}
 	if err := unix.Mount("shm", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, shmOptions); err != nil {
@@ -40,7 +42,7 @@ func (w *worker) shmDir(pod *v1.Pod) string {
 }
 
 func dropShm(dir string) error {
-	if !isMount(dir) {
+	if !volume.IsMountPoint(dir) {
 		return nil
 	}
 	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {

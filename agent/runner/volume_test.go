@@ -76,7 +76,7 @@ func mountedPod(b *bed) {
 			b.t.Errorf("%s in the container: want %t in\n%s", line, want, seen)
 		}
 	}
-	if !isMount(filepath.Join(shared, "inner")) {
+	if !volume.IsMountPoint(filepath.Join(shared, "inner")) {
 		b.t.Error("a mount in the container did not reach the host")
 	}
 	st := b.last(p.UID).ContainerStatuses[0].VolumeMounts
@@ -208,5 +208,37 @@ func blockPod(b *bed) {
 	b.runner.Set(p)
 	b.phase(p, v1.PodRunning)
 	b.run(p, "sh", "-c", "test -c /dev/mine && exec 3<>/dev/mine")
+	b.remove(p)
+}
+
+// vanishedPod runs on when its volume is gone and the daemon comes back; what
+// is wrong is said, and nothing is made in the volume's place.
+func vanishedPod(b *bed) {
+	data := filepath.Join(b.t.TempDir(), "data")
+	if err := os.Mkdir(data, 0o755); err != nil {
+		b.t.Fatal(err)
+	}
+	p := pod("vanished", sleeper, func(p *v1.Pod) {
+		p.Spec.Volumes = []v1.Volume{hostDir("v", data)}
+		p.Spec.Volumes[0].HostPath.Type = ptr(v1.HostPathDirectory)
+		p.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "v", MountPath: "/v"}}
+	})
+	b.runner.Set(p)
+	b.phase(p, v1.PodRunning)
+	before := b.last(p.UID).ContainerStatuses[0].ContainerID
+	b.stop()
+	if err := os.Remove(data); err != nil {
+		b.t.Fatal(err)
+	}
+	b.start()
+	b.runner.Set(p)
+	b.event(p, "FailedMount")
+	if _, err := os.Stat(data); err == nil {
+		b.t.Error("the vanished directory was made again")
+	}
+	b.run(p, "ls", "/v")
+	if now := b.last(p.UID).ContainerStatuses[0]; now.ContainerID != before || now.State.Running == nil {
+		b.t.Errorf("the container did not run on: %+v", now)
+	}
 	b.remove(p)
 }

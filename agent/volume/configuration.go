@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -51,11 +52,21 @@ func (c *configuration) Refresh(ctx context.Context, r *Request) (time.Time, err
 	if err != nil {
 		return time.Time{}, err
 	}
-	if err := c.write(r, files); err != nil {
-		dropUnfinished(r.Dir)
-		return time.Time{}, err
+	write := func() error {
+		err := c.write(r, files)
+		if err != nil {
+			dropUnfinished(r.Dir)
+		}
+		return err
 	}
-	return next, nil
+	if r.write == nil {
+		return next, write()
+	}
+	err = r.write(write)
+	if errors.Is(err, errGone) {
+		c.forget(r.Pod.UID)
+	}
+	return next, err
 }
 
 func (c *configuration) write(r *Request, files files) error {

@@ -58,6 +58,10 @@ type Request struct {
 	// Dir is where the volume may be made, below the pod's own directory. It
 	// is not there yet, and nobody makes it but the driver.
 	Dir string
+
+	// write runs what a renewal writes, if the pod still has its volumes; nil
+	// means that nothing else can happen meanwhile.
+	write func(func() error) error
 }
 
 // Block reports whether containers get a device instead of a directory.

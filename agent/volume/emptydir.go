@@ -66,7 +66,7 @@ func makeEmpty(r *Request) error {
 // mountMemory mounts a tmpfs. Its owner is part of the mount, so a mount that
 // is there is complete.
 func (d emptyDir) mountMemory(r *Request) error {
-	if isMountPoint(r.Dir) {
+	if IsMountPoint(r.Dir) {
 		return nil
 	}
 	opts := "mode=0777"
@@ -125,7 +125,7 @@ func mountHugePages(r *Request, medium v1.StorageMedium) error {
 	if err != nil {
 		return err
 	}
-	if isMountPoint(r.Dir) {
+	if IsMountPoint(r.Dir) {
 		return checkPageSize(r, size)
 	}
 	opts := "pagesize=" + size.String() + ",mode=0777"

@@ -157,7 +157,7 @@ func (l *Local) warnOfGroup(r *Request, path string, group int64) {
 // mountWith mounts the directory once more, with the volume's own options.
 func mountWith(r *Request, path string) (string, error) {
 	at := filepath.Join(r.Dir, mountPoint)
-	if isMountPoint(at) {
+	if IsMountPoint(at) {
 		return at, nil
 	}
 	if err := os.MkdirAll(at, 0o750); err != nil {

@@ -156,7 +156,7 @@ func bindTo(fd int, target string) error {
 	if err := unix.Fstat(fd, &want); err != nil {
 		return err
 	}
-	if isMountPoint(target) {
+	if IsMountPoint(target) {
 		err := unix.Lstat(target, &have)
 		if err == nil && have.Dev == want.Dev && have.Ino == want.Ino {
 			return nil

@@ -20,8 +20,14 @@ import (
 // removed: everything mounted below its directory is detached before.
 func (v *Volumes) Teardown(ctx context.Context, podUID string) error {
 	v.mu.Lock()
-	delete(v.mounted, types.UID(podUID))
+	p := v.pods[types.UID(podUID)]
+	delete(v.pods, types.UID(podUID))
 	v.mu.Unlock()
+	if p != nil {
+		p.writing.Lock()
+		p.gone = true
+		p.writing.Unlock()
+	}
 	v.config.forget(types.UID(podUID))
 	pod := filepath.Join(v.dir, podUID)
 	made := []string{filepath.Join(pod, subPathsDir), filepath.Join(pod, volumesDir)}
@@ -104,9 +110,9 @@ func detachBelow(dirs []string) error {
 	return nil
 }
 
-// isMountPoint asks statx, which knows mounts of the same file system too
+// IsMountPoint asks statx, which knows mounts of the same file system too
 // (Linux 5.8).
-func isMountPoint(dir string) bool {
+func IsMountPoint(dir string) bool {
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_SYMLINK_NOFOLLOW, 0, &st); err != nil {
 		return false

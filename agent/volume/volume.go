@@ -60,8 +60,29 @@ type Volumes struct {
 	Certificates Certificates
 
 	mu sync.Mutex
-	// mounted is what Setup made, by pod and volume. Guarded by mu.
-	mounted map[types.UID]map[string]Mounted
+	pods map[types.UID]*podVolumes // guarded by mu
+}
+
+// podVolumes are a pod's volumes in this daemon's life.
+type podVolumes struct {
+	mounted map[string]Mounted // by volume; guarded by Volumes.mu
+	// writing is held while a renewal writes, so that Teardown does not
+	// remove what is being made.
+	writing sync.Mutex
+	gone    bool // guarded by writing
+}
+
+// errGone is a renewal that came too late.
+var errGone = errors.New("the pod's volumes are taken down")
+
+// write runs f unless Teardown was there before.
+func (p *podVolumes) write(f func() error) error {
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	if p.gone {
+		return errGone
+	}
+	return f()
 }
 
 // Open mounts the tmpfs for secrets if it is not mounted yet. One for all
@@ -69,7 +90,7 @@ type Volumes struct {
 func Open(dataDir string, source Source) (*Volumes, error) {
 	v := &Volumes{
 		dir: filepath.Join(dataDir, "pods"), secrets: filepath.Join(dataDir, "secrets"), source: source,
-		mounted: map[types.UID]map[string]Mounted{},
+		pods: map[types.UID]*podVolumes{},
 	}
 	allocatable := func() v1.ResourceList {
 		if v.Allocatable == nil {
@@ -92,7 +113,7 @@ func Open(dataDir string, source Source) (*Volumes, error) {
 	if err := unix.Statfs(v.secrets, &st); err != nil {
 		return nil, fmt.Errorf("open volumes: %w", err)
 	}
-	if st.Type == unix.TMPFS_MAGIC && isMountPoint(v.secrets) {
+	if st.Type == unix.TMPFS_MAGIC && IsMountPoint(v.secrets) {
 		return v, nil
 	}
 	if err := unix.Mount("tmpfs", v.secrets, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0750"); err != nil {
@@ -104,7 +125,7 @@ func Open(dataDir string, source Source) (*Volumes, error) {
 // Close unmounts the tmpfs. Only for when no pod is left.
 func (v *Volumes) Close() error {
 	// Detached, so that whoever looks into it does not keep the mount.
-	for isMountPoint(v.secrets) {
+	for IsMountPoint(v.secrets) {
 		if err := unix.Unmount(v.secrets, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("unmount %s: %w", v.secrets, err)
 		}
@@ -151,14 +172,14 @@ func (v *Volumes) Setup(ctx context.Context, pod *v1.Pod) error {
 	wg.Wait()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	known := v.mounted[pod.UID]
-	if known == nil {
-		known = make(map[string]Mounted, n)
-		v.mounted[pod.UID] = known
+	p := v.pods[pod.UID]
+	if p == nil {
+		p = &podVolumes{mounted: make(map[string]Mounted, n)}
+		v.pods[pod.UID] = p
 	}
 	for i := range made {
 		if errs[i] == nil {
-			known[pod.Spec.Volumes[i].Name] = made[i]
+			p.mounted[pod.Spec.Volumes[i].Name] = made[i]
 		}
 	}
 	return errors.Join(errs...)
@@ -183,13 +204,23 @@ func (v *Volumes) setup(ctx context.Context, pod *v1.Pod, vol *v1.Volume) (Mount
 func (v *Volumes) Mounted(podUID types.UID, volume string) (Mounted, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	m, ok := v.mounted[podUID][volume]
+	p := v.pods[podUID]
+	if p == nil {
+		return Mounted{}, false
+	}
+	m, ok := p.mounted[volume]
 	return m, ok
 }
 
 // Refresh brings the pod's volumes up to what their objects say now. Errors
 // are as Setup's; volumes that failed are to be tried again by the caller.
 func (v *Volumes) Refresh(ctx context.Context, pod *v1.Pod) error {
+	v.mu.Lock()
+	p := v.pods[pod.UID]
+	v.mu.Unlock()
+	if p == nil {
+		return nil
+	}
 	var errs []error
 	for i := range pod.Spec.Volumes {
 		vol := &pod.Spec.Volumes[i]
@@ -197,23 +228,23 @@ func (v *Volumes) Refresh(ctx context.Context, pod *v1.Pod) error {
 		if !ok || !m.refresh {
 			continue
 		}
-		next, err := v.refresh(ctx, pod, vol)
-		if err != nil {
+		next, err := v.refresh(ctx, &Request{Pod: pod, Volume: vol, write: p.write})
+		switch {
+		case errors.Is(err, errGone):
+			return nil
+		case err != nil:
 			errs = append(errs, err)
 			continue
 		}
+		m.RefreshAt = next
 		v.mu.Lock()
-		if known := v.mounted[pod.UID]; known != nil {
-			m.RefreshAt = next
-			known[vol.Name] = m
-		}
+		p.mounted[vol.Name] = m
 		v.mu.Unlock()
 	}
 	return errors.Join(errs...)
 }
 
-func (v *Volumes) refresh(ctx context.Context, pod *v1.Pod, vol *v1.Volume) (time.Time, error) {
-	r := &Request{Pod: pod, Volume: vol}
+func (v *Volumes) refresh(ctx context.Context, r *Request) (time.Time, error) {
 	driver, err := v.resolve(ctx, r)
 	if err != nil {
 		return time.Time{}, err
@@ -231,7 +262,11 @@ func (v *Volumes) RefreshAt(podUID types.UID) time.Time {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var first time.Time
-	for _, m := range v.mounted[podUID] {
+	p := v.pods[podUID]
+	if p == nil {
+		return first
+	}
+	for _, m := range p.mounted {
 		if at := m.RefreshAt; !at.IsZero() && (first.IsZero() || at.Before(first)) {
 			first = at
 		}

@@ -423,3 +423,23 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("after a daemon died in a write: %v", entries)
 	}
 }
+
+// A renewal that comes while the pod is taken down makes nothing again.
+func TestRefreshAfterTeardown(t *testing.T) {
+	o := &objects{secrets: map[string]*v1.Secret{"s": {Data: map[string][]byte{"k": []byte("hush")}}}}
+	v, dir := open(t, o)
+	pod := testPod("u1", v1.Volume{Name: "sec", VolumeSource: v1.VolumeSource{Secret: &v1.SecretVolumeSource{SecretName: "s"}}})
+	setup(t, v, pod)
+	done := make(chan error)
+	o.mu.Lock() // the renewal waits for the API
+	go func() { done <- v.Refresh(t.Context(), pod) }()
+	time.Sleep(10 * time.Millisecond)
+	teardown(t, v, pod)
+	o.mu.Unlock()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if entries, _ := os.ReadDir(filepath.Join(dir, "secrets")); len(entries) > 0 {
+		t.Errorf("secrets left: %v", entries)
+	}
+}
