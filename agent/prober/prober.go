@@ -234,7 +234,7 @@ func (b *Probe) count(a answer, began time.Time) (news, bool) {
 	b.eager = time.Time{}
 	// The next question comes one period after this one, or at the next such
 	// moment when this one took longer.
-	b.at = began.Add((ended.Sub(began)/b.period + 1) * b.period)
+	b.at = ended.Add(b.period - ended.Sub(began)%b.period)
 	if a.err != nil {
 		return nothingNew, true
 	}

@@ -254,15 +254,13 @@ func (w *worker) resume(pod *v1.Pod) {
 		if !s.running() {
 			continue
 		}
-		// What was ready stays so until its probe says otherwise. What the API had
-		// not heard of, because the daemon died in between, has no probe to say it.
 		w.beginProbes(pod, s, true)
 	}
 }
 
 // watchAdopted waits for the exits of what was adopted running.
 func (w *worker) watchAdopted() {
-	pod, _, _ := w.peek()
+	pod := w.newest()
 	for _, s := range w.slots {
 		if !s.running() {
 			continue

@@ -374,7 +374,7 @@ func (w *worker) onExit(s *slot, inst *instance, code int32, at time.Time) {
 	if s.current != inst || inst.exit != nil {
 		return
 	}
-	pod, _, _ := w.peek()
+	pod := w.newest()
 	t := &v1.ContainerStateTerminated{
 		ExitCode: code, Reason: "Completed", StartedAt: timeOf(inst.startedAt), FinishedAt: timeOf(at),
 		ContainerID: containerID(inst.id),
@@ -406,10 +406,11 @@ func (w *worker) onLost(s *slot, inst *instance) {
 	s.exited(lost(timeOf(inst.startedAt), "containerd://"+inst.id))
 }
 
-func (w *worker) peek() (*v1.Pod, bool, int) {
+// newest is the pod as it was last set.
+func (w *worker) newest() *v1.Pod {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.pod, w.removed, len(w.inbox)
+	return w.pod
 }
 
 // noteExit keeps an exit on the container's record for a later daemon.

@@ -24,6 +24,8 @@ func (w *worker) beginProbes(pod *v1.Pod, s *slot, adopted bool) {
 		s.started = true
 		return
 	}
+	// What was so stays so until its probe says otherwise. What the API had not
+	// heard of, because the daemon died in between, has no probe to say it.
 	s.started = s.spec.StartupProbe == nil || (adopted && s.started)
 	s.ready = s.spec.ReadinessProbe == nil || (adopted && s.ready)
 	if !s.started {
@@ -46,15 +48,17 @@ func (w *worker) probeStarted(pod *v1.Pod, s *slot, adopted bool) {
 // probe begins one probe of the current attempt.
 func (w *worker) probe(pod *v1.Pod, s *slot, kind prober.Kind, p *v1.Probe, adopted bool) {
 	inst := s.current
+	// What is not ready or not started yet is asked at once, also when adopted.
+	spread := adopted && kind != prober.Startup && (kind != prober.Readiness || s.ready)
 	inst.probes = append(inst.probes, w.r.probes.Start(prober.Task{
-		Kind: kind, Probe: *p, Container: s.spec, IP: first(w.podIPs()), Since: inst.startedAt, Spread: adopted,
+		Kind: kind, Probe: *p, Container: s.spec, IP: first(w.podIPs()), Since: inst.startedAt, Spread: spread,
 		Exec: func(ctx context.Context, command []string, timeout time.Duration) (int, string, error) {
 			return w.r.execProbe(ctx, inst.id, command, timeout)
 		},
 		Count:   w.countProbe(pod, s.spec.Name, kind),
 		Verdict: func(ok bool) { w.tell(func(w *worker) { w.onProbe(s, inst, kind, ok) }) },
 		Note: func(reason, message string) {
-			pod, _, _ := w.peek()
+			pod := w.newest()
 			w.r.Sink.Event(pod, v1.EventTypeWarning, reason, message)
 		},
 	}))
@@ -96,7 +100,7 @@ func (w *worker) onProbe(s *slot, inst *instance, kind prober.Kind, ok bool) {
 	if s.current != inst || inst.exit != nil {
 		return
 	}
-	pod, _, _ := w.peek()
+	pod := w.newest()
 	switch {
 	case kind == prober.Readiness:
 		s.ready = ok

@@ -63,6 +63,12 @@ func (s *slot) restartable(pod *v1.Pod) bool {
 	return podutil.ContainerShouldRestart(*s.spec, pod.Spec, code)
 }
 
+// comesAgain reports whether the container has ended and is started again
+// whatever its exit code, which the policies would judge otherwise.
+func (s *slot) comesAgain() bool {
+	return s.current != nil && s.current.exit != nil && s.current.again
+}
+
 // restartedAfterKill reports whether a container that was killed for its
 // health or a change is started again. Its exit code does not matter then.
 func (s *slot) restartedAfterKill(pod *v1.Pod) bool {

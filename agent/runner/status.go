@@ -129,6 +129,9 @@ func (w *worker) fillPhase(pod *v1.Pod, before, st *v1.PodStatus) {
 	if st.Phase == before.Phase {
 		st.Reason, st.Message = before.Reason, before.Message
 	}
+	if w.stop == nil && terminal(st.Phase) && slices.ContainsFunc(w.slots, (*slot).comesAgain) {
+		st.Phase = v1.PodRunning
+	}
 	switch {
 	case terminal(before.Phase):
 		st.Phase, st.Reason, st.Message = before.Phase, before.Reason, before.Message
@@ -138,7 +141,7 @@ func (w *worker) fillPhase(pod *v1.Pod, before, st *v1.PodStatus) {
 		w.evicted.change(st)
 	}
 	if w.stop != nil && w.stop.clean {
-		w.terminate(pod, st)
+		w.terminate(st)
 	}
 	if terminal(st.Phase) && !terminal(before.Phase) && running {
 		st.Phase, st.Reason, st.Message = before.Phase, before.Reason, before.Message
@@ -200,12 +203,12 @@ func (w *worker) readyToStart() v1.PodCondition {
 
 // terminate makes the last status of a pod that is gone from this host: what
 // nobody saw end has failed (the kubelet's TerminatePod).
-func (w *worker) terminate(pod *v1.Pod, st *v1.PodStatus) {
+func (w *worker) terminate(st *v1.PodStatus) {
 	unknown := v1.ContainerState{Terminated: &v1.ContainerStateTerminated{
 		Reason: kubecontainer.ContainerReasonStatusUnknown, ExitCode: exitKilled,
 		Message: "The container could not be located when the pod was terminated",
 	}}
-	if w.initialized(pod) {
+	if w.initialized() {
 		for i := range st.ContainerStatuses {
 			if c := &st.ContainerStatuses[i]; c.State.Terminated == nil {
 				c.State = unknown
@@ -229,7 +232,7 @@ func (w *worker) terminate(pod *v1.Pod, st *v1.PodStatus) {
 }
 
 // initialized reports whether the main containers could start.
-func (w *worker) initialized(pod *v1.Pod) bool {
+func (w *worker) initialized() bool {
 	if w.begun() {
 		return true
 	}
