@@ -148,6 +148,13 @@ func (r *Runner) execProcess(ctx context.Context, req ExecRequest) (containerd.P
 	if err != nil {
 		return nil, fmt.Errorf("exec: find process: %w", err)
 	}
+	// The shim of a process without a terminal wants both outputs.
+	if req.Out == nil {
+		req.Out = io.Discard
+	}
+	if req.Err == nil && !req.TTY {
+		req.Err = io.Discard
+	}
 	p := spec.Process
 	p.Args, p.Terminal = req.Command, req.TTY
 	opts := []cio.Opt{cio.WithStreams(req.In, req.Out, req.Err), cio.WithFIFODir(filepath.Join(r.DataDir, "fifo"))}
