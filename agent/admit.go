@@ -1,51 +1,86 @@
 package agent
 
 import (
-	"fmt"
+	"context"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
-	helpers "k8s.io/component-helpers/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/kubernetes/pkg/kubelet/lifecycle"
+	"k8s.io/kubernetes/pkg/kubelet/preemption"
+	schedulerframework "k8s.io/kubernetes/pkg/scheduler/framework"
+
+	"shoal/agent/shutdown"
 )
 
-// fits checks a pod's requests against what the others on the host leave.
-func fits(pod *v1.Pod, others []*v1.Pod, allocatable v1.ResourceList) (reason, message string) {
-	used := v1.ResourceList{}
-	count := int64(0)
-	for _, o := range others {
-		if o.UID == pod.UID || o.Status.Phase == v1.PodSucceeded || o.Status.Phase == v1.PodFailed {
-			continue
+// freshNode bounds the one read of the Node that an admission may need.
+const freshNode = 2 * time.Second
+
+// newAdmission makes the kubelet's own judgement of whether a pod can run here:
+// its resources and ports beside the others', the node's labels and taints, its
+// operating system. The pods of a critical one's way are evicted for it.
+func (a *Agent) newAdmission() lifecycle.PodAdmitHandler {
+	kill := func(pod *v1.Pod, _ bool, grace *int64, change func(*v1.PodStatus)) error {
+		seconds := int64(0)
+		if grace != nil {
+			seconds = *grace
 		}
-		count++
-		for name, q := range helpers.PodRequests(o, helpers.PodResourcesOptions{}) {
-			sum := used[name]
-			sum.Add(q)
-			used[name] = sum
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(seconds)*time.Second+10*time.Second)
+		defer cancel()
+		return a.runner.Evict(ctx, pod.UID, seconds, change)
+	}
+	return lifecycle.NewPredicateAdmitHandler(a.nodeToAdmitBy,
+		preemption.NewCriticalPodAdmissionHandler(a.running, kill, a.events.recorder),
+		func(*schedulerframework.NodeInfo, *lifecycle.PodAdmitAttributes) error { return nil })
+}
+
+// nodeToAdmitBy is this host's Node as last heard, or, where a pod would be
+// refused for a label, as it is now.
+func (a *Agent) nodeToAdmitBy(ctx context.Context, cached bool) (*v1.Node, error) {
+	if cached {
+		return a.node.self(), nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, freshNode)
+	defer cancel()
+	live, err := a.kube.CoreV1().Nodes().Get(ctx, a.o.NodeName, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	a.node.note(live)
+	return a.node.self(), nil
+}
+
+// admit is the host's own last word on whether a pod fits: the scheduler
+// placed it on what it knew then. Pods are admitted one by one; one that has
+// not been admitted yet takes nothing from those before it.
+func (a *Agent) admit(pod *v1.Pod) (reason, message string) {
+	if reason, message = a.security.refuse(pod); reason != "" {
+		return reason, message
+	}
+	if a.shutdown.Closing() {
+		return shutdown.RejectReason, shutdown.RejectMessage
+	}
+	a.admitting.Lock()
+	defer a.admitting.Unlock()
+	if a.monitor != nil {
+		if reason, message = a.monitor.Admit(pod); reason != "" {
+			return reason, message
 		}
 	}
-	if limit, ok := allocatable[v1.ResourcePods]; ok && count+1 > limit.Value() {
-		return "OutOfpods", outOf(v1.ResourcePods, 1, count, limit.Value())
+	if reason, message = a.fits(pod, lifecycle.AddOperation); reason != "" {
+		return reason, message
 	}
-	for name, want := range helpers.PodRequests(pod, helpers.PodResourcesOptions{}) {
-		if want.IsZero() {
-			continue
-		}
-		have := allocatable[name]
-		taken := used[name]
-		if amount(name, want)+amount(name, taken) > amount(name, have) {
-			return "OutOf" + string(name), outOf(name, amount(name, want), amount(name, taken), amount(name, have))
-		}
-	}
+	a.pods.grant(pod)
 	return "", ""
 }
 
-func amount(name v1.ResourceName, q resource.Quantity) int64 {
-	if name == v1.ResourceCPU {
-		return q.MilliValue()
+// fits is called with admitting held.
+func (a *Agent) fits(pod *v1.Pod, what lifecycle.Operation) (reason, message string) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	r := a.admission.Admit(ctx, &lifecycle.PodAdmitAttributes{Pod: pod, OtherPods: a.pods.granted(pod.UID), Operation: what})
+	if r.Admit {
+		return "", ""
 	}
-	return q.Value()
-}
-
-func outOf(name v1.ResourceName, want, used, capacity int64) string {
-	return fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, want, used, capacity)
+	return r.Reason, r.Message
 }

@@ -35,6 +35,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/kubernetes/pkg/kubelet/lifecycle"
 	kubetypes "k8s.io/kubernetes/pkg/kubelet/types"
 
 	"shoal/agent/cgroup"
@@ -163,6 +164,10 @@ type Agent struct {
 	statics *statics
 	listen  net.Listener
 	monitor *eviction.Monitor
+	// admitting is held while one pod is judged beside the others.
+	admitting sync.Mutex
+	admission lifecycle.PodAdmitHandler
+	room      chan struct{} // has a token when a resize that waits may fit
 
 	imageDir atomic.Pointer[string]
 	security *podSecurity
@@ -181,7 +186,7 @@ func New(o Options) (*Agent, error) {
 		return nil, fmt.Errorf("listen for the agent's API on %s: %w; stop what uses it or choose another address", o.ListenAddr, err)
 	}
 	o.ListenAddr = listener.Addr().String() // a port of 0 is a number now
-	a := &Agent{o: o, log: o.Logger, pods: newPodIndex(), metrics: newAgentMetrics(), listen: listener}
+	a := &Agent{o: o, log: o.Logger, pods: newPodIndex(), room: make(chan struct{}, 1), metrics: newAgentMetrics(), listen: listener}
 	if err := a.connect(); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
@@ -249,7 +254,7 @@ func (a *Agent) build() error {
 	a.runner, err = runner.New(runner.Options{
 		Client: a.client, Namespace: a.o.ContainerdNamespace, Snapshotter: snapshotter,
 		Images: a.images, Cgroups: a.cgroups, Volumes: a.volumes, Network: a.o.Network,
-		Runtimes: a.o.Runtimes, Security: a.o.Security.host(), Source: a.source, Sink: a, Admit: a.admit, Await: a.await, Probed: a.metrics.sawProbe, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir), LogLimits: a.o.LogLimits,
+		Runtimes: a.o.Runtimes, Security: a.o.Security.host(), Source: a.source, Sink: a, Admit: a.admit, Allocate: a.allocate, Await: a.await, Probed: a.metrics.sawProbe, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir), LogLimits: a.o.LogLimits,
 		LogWriter: binary, NodeName: a.o.NodeName, NodeIPs: a.o.NodeIPs, Logger: a.log,
 		ClusterDNS: a.o.ClusterDNS, ClusterDomain: a.o.ClusterDomain, PodPIDs: a.o.Resources.PodPIDs,
 	})
@@ -262,6 +267,7 @@ func (a *Agent) build() error {
 	a.stats = a.newStats()
 	a.callers = newCallers(kube, a.o.NodeName)
 	a.monitor = a.newMonitor()
+	a.admission = a.newAdmission()
 	a.node.pressure = a.monitor.Conditions
 	a.statics = newStatics(a)
 	a.shutdown = a.newShutdown()
@@ -288,6 +294,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.node.follow(ctx) })
 	g.Go(func() error { return a.keepImages(ctx) })
 	g.Go(func() error { return a.monitor.Run(ctx) })
+	g.Go(func() error { return a.retryResizes(ctx) })
 	g.Go(func() error { return a.serve(ctx) })
 	g.Go(func() error {
 		select {
@@ -348,6 +355,9 @@ func (a *Agent) OnUpdate(_, obj any) {
 		return
 	}
 	a.pods.put(pod)
+	if ended(pod) {
+		a.roomMade()
+	}
 	a.metrics.sawPod(pod)
 	a.status.observe(pod)
 	a.objects.Set(pod)
@@ -368,6 +378,7 @@ func (a *Agent) OnDelete(obj any) {
 		return
 	}
 	a.pods.drop(pod)
+	a.roomMade()
 	a.metrics.forget(pod.UID)
 	a.status.forget(pod.UID)
 	a.objects.Drop(pod.UID)

@@ -25,7 +25,7 @@ func Clear(ctx context.Context, o Options) error {
 	case os.Geteuid() != 0:
 		return errors.New("clear pods: not root; namespaces, mounts and cgroups need it; run with sudo")
 	}
-	a := &Agent{o: o, log: o.Logger}
+	a := &Agent{o: o, log: o.Logger, metrics: newAgentMetrics()}
 	if err := a.connect(); err != nil {
 		return err
 	}

@@ -35,7 +35,9 @@ func TestShutdown(t *testing.T) {
 	}
 
 	logind.Prepare(t, true)
-	h.eventually("the pods to end", func() bool { return get("kind").Status.Phase == v1.PodFailed && get("deaf").Status.Phase == v1.PodFailed })
+	h.eventually("the pods to end", func() bool {
+		return get("kind").Status.Phase == v1.PodFailed && get("deaf").Status.Phase == v1.PodFailed
+	})
 	for _, name := range []string{"kind", "deaf"} {
 		s := get(name).Status
 		if s.Reason != "Terminated" || s.Message != "Pod was terminated in response to imminent node shutdown." {

@@ -20,17 +20,7 @@ func (a *Agent) newMonitor() *eviction.Monitor {
 }
 
 // running are the pods that were admitted and have not ended.
-func (a *Agent) running() []*v1.Pod {
-	a.pods.mu.Lock()
-	defer a.pods.mu.Unlock()
-	var out []*v1.Pod
-	for _, pod := range a.pods.admittedPods() {
-		if pod.Status.Phase != v1.PodSucceeded && pod.Status.Phase != v1.PodFailed {
-			out = append(out, pod)
-		}
-	}
-	return out
-}
+func (a *Agent) running() []*v1.Pod { return a.pods.running() }
 
 // imageRoot is where containerd keeps images; empty if it does not say. What it
 // said once stays true.

@@ -260,9 +260,7 @@ func (n *node) syncMeta(ctx context.Context, live, want *v1.Node) (*v1.Node, err
 func (n *node) object(ctx context.Context, problem string) *v1.Node {
 	capacity, allocatable := n.resources(nil)
 	obj := &v1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: n.o.NodeName, Labels: map[string]string{
-			v1.LabelHostname: n.o.NodeName, v1.LabelOSStable: runtime.GOOS, v1.LabelArchStable: runtime.GOARCH,
-		}},
+		ObjectMeta: metav1.ObjectMeta{Name: n.o.NodeName, Labels: n.labels()},
 		Status: v1.NodeStatus{
 			Capacity: capacity, Allocatable: allocatable,
 			Conditions:      n.conditions(problem),
@@ -292,6 +290,12 @@ func (n *node) listImages(ctx context.Context) []v1.ContainerImage {
 		n.imageList = list
 	}
 	return n.imageList
+}
+
+func (n *node) labels() map[string]string {
+	return map[string]string{
+		v1.LabelHostname: n.o.NodeName, v1.LabelOSStable: runtime.GOOS, v1.LabelArchStable: runtime.GOARCH,
+	}
 }
 
 func (n *node) port() int32 {

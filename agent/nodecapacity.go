@@ -2,6 +2,7 @@ package agent
 
 import (
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/kubernetes/pkg/apis/core/v1/helper"
 
 	"shoal/agent/reserve"
@@ -46,14 +47,14 @@ func (n *node) note(live *v1.Node) bool {
 }
 
 // self is this host's Node as admission sees it: the labels and taints the API
-// last told, and what may be asked for now.
+// last told, or those it begins with, and what may be asked for now.
 func (n *node) self() *v1.Node {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.live == nil {
-		return nil
+	own := v1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.o.NodeName, Labels: n.labels()}}
+	if n.live != nil {
+		own = *n.live
 	}
-	own := *n.live
 	own.Status.Allocatable = n.alloc
 	return &own
 }

@@ -8,39 +8,79 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
 )
 
 func asking(uid, cpu, memory string) *v1.Pod {
-	p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: types.UID(uid)}, Spec: v1.PodSpec{Containers: []v1.Container{{}}}}
+	p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: types.UID(uid)}, Spec: v1.PodSpec{
+		Containers: []v1.Container{{Name: "main"}}, Tolerations: []v1.Toleration{{Key: "gone", Operator: v1.TolerationOpExists}}}}
 	p.Spec.Containers[0].Resources.Requests = v1.ResourceList{
 		v1.ResourceCPU: resource.MustParse(cpu), v1.ResourceMemory: resource.MustParse(memory),
 	}
 	return p
 }
 
-func TestFits(t *testing.T) {
+// admitter is an agent that only admits, on a node of these resources.
+func admitter(host v1.ResourceList) *Agent {
+	live := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: map[string]string{"disk": "fast"}}, Spec: v1.NodeSpec{
+		Taints: []v1.Taint{{Key: "gone", Effect: v1.TaintEffectNoExecute}, {Key: "soon", Effect: v1.TaintEffectNoSchedule}},
+	}}
+	a := &Agent{pods: newPodIndex(), node: &node{alloc: host, live: live}, events: newEvents(nil, "n"), kube: fake.NewClientset(live)}
+	a.o.NodeName = "n"
+	a.admission = a.newAdmission()
+	return a
+}
+
+func TestAdmission(t *testing.T) {
 	host := v1.ResourceList{
 		v1.ResourceCPU: resource.MustParse("2"), v1.ResourceMemory: resource.MustParse("1Gi"), v1.ResourcePods: resource.MustParse("3"),
+		"example.com/dongle": resource.MustParse("1"),
+	}
+	with := func(p *v1.Pod, change func(*v1.Pod)) *v1.Pod {
+		change(p)
+		return p
 	}
 	ended := asking("done", "2", "1Gi")
 	ended.Status.Phase = v1.PodSucceeded
-	device := asking("x", "0", "0")
-	device.Spec.Containers[0].Resources.Requests["example.com/gpu"] = resource.MustParse("1")
+	extended := func(uid, name string) *v1.Pod {
+		return with(asking(uid, "0", "0"), func(p *v1.Pod) {
+			p.Spec.Containers[0].Resources.Requests[v1.ResourceName(name)] = resource.MustParse("1")
+		})
+	}
+	port := func(uid string) *v1.Pod {
+		return with(asking(uid, "0", "0"), func(p *v1.Pod) {
+			p.Spec.Containers[0].Ports = []v1.ContainerPort{{HostPort: 80, ContainerPort: 80}}
+		})
+	}
 	for name, test := range map[string]struct {
 		pod    *v1.Pod
 		others []*v1.Pod
 		want   string
 	}{
-		"alone":               {asking("x", "2", "1Gi"), nil, ""},
-		"exactly what's left": {asking("x", "500m", "1"), []*v1.Pod{asking("a", "1500m", "1")}, ""},
-		"cpu":                 {asking("x", "501m", "1"), []*v1.Pod{asking("a", "1500m", "1")}, "OutOfcpu"},
-		"memory":              {asking("x", "1m", "1Gi"), []*v1.Pod{asking("a", "1m", "1")}, "OutOfmemory"},
-		"pods":                {asking("x", "0", "0"), []*v1.Pod{asking("a", "0", "0"), asking("b", "0", "0"), asking("c", "0", "0")}, "OutOfpods"},
-		"ended ones are free": {asking("x", "2", "1Gi"), []*v1.Pod{ended}, ""},
-		"itself":              {asking("x", "2", "1Gi"), []*v1.Pod{asking("x", "2", "1Gi")}, ""},
-		"unknown resource":    {device, nil, "OutOfexample.com/gpu"},
+		"alone":                  {asking("x", "2", "1Gi"), nil, ""},
+		"exactly what's left":    {asking("x", "500m", "1"), []*v1.Pod{asking("a", "1500m", "1")}, ""},
+		"cpu":                    {asking("x", "501m", "1"), []*v1.Pod{asking("a", "1500m", "1")}, "OutOfcpu"},
+		"memory":                 {asking("x", "1m", "1Gi"), []*v1.Pod{asking("a", "1m", "1")}, "OutOfmemory"},
+		"pods":                   {asking("x", "0", "0"), []*v1.Pod{asking("a", "0", "0"), asking("b", "0", "0"), asking("c", "0", "0")}, "OutOfpods"},
+		"ended ones are free":    {asking("x", "2", "1Gi"), []*v1.Pod{ended}, ""},
+		"itself":                 {asking("x", "2", "1Gi"), []*v1.Pod{asking("x", "2", "1Gi")}, ""},
+		"an extended resource":   {extended("x", "example.com/dongle"), nil, ""},
+		"one that is all taken":  {extended("x", "example.com/dongle"), []*v1.Pod{extended("a", "example.com/dongle")}, "OutOfexample.com/dongle"},
+		"one the node never had": {extended("x", "example.com/gpu"), nil, ""}, // as the kubelet: it may be the cluster's
+		"a port":                 {port("x"), nil, ""},
+		"a port that is taken":   {port("x"), []*v1.Pod{port("a")}, "NodePorts"},
+		"a label":                {with(asking("x", "0", "0"), func(p *v1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "fast"} }), nil, ""},
+		"another label":          {with(asking("x", "0", "0"), func(p *v1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "slow"} }), nil, "NodeAffinity"},
+		"another node":           {with(asking("x", "0", "0"), func(p *v1.Pod) { p.Spec.NodeName = "m" }), nil, "NodeName"},
+		"another system":         {with(asking("x", "0", "0"), func(p *v1.Pod) { p.Spec.OS = &v1.PodOS{Name: v1.Windows} }), nil, "PodOSNotSupported"},
+		"no toleration":          {with(asking("x", "0", "0"), func(p *v1.Pod) { p.Spec.Tolerations = nil }), nil, "TaintToleration"},
 	} {
-		if got, message := fits(test.pod, test.others, host); got != test.want || (got != "" && message == "") {
+		a := admitter(host)
+		for _, o := range test.others {
+			a.pods.put(o)
+			a.pods.grant(o)
+		}
+		if got, message := a.admit(test.pod); got != test.want || (got != "" && message == "") {
 			t.Errorf("%s: %q (%s), want %q", name, got, message, test.want)
 		}
 	}
@@ -49,7 +89,7 @@ func TestFits(t *testing.T) {
 // TestAdmitInOrder: of two pods that fit only alone, one runs.
 func TestAdmitInOrder(t *testing.T) {
 	host := v1.ResourceList{v1.ResourceCPU: resource.MustParse("2"), v1.ResourceMemory: resource.MustParse("1Gi"), v1.ResourcePods: resource.MustParse("9")}
-	a := &Agent{pods: newPodIndex(), node: &node{alloc: host}}
+	a := admitter(host)
 	one, two, old := asking("1", "1500m", "1"), asking("2", "1500m", "1"), asking("0", "100m", "1")
 	one.Name, two.Name, old.Name = "one", "two", "old"
 	now := metav1.Now()

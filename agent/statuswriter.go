@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/kubernetes"
+	kubetypes "k8s.io/kubernetes/pkg/kubelet/types"
 )
 
 // statusWriters bounds status writes in flight.
@@ -269,7 +270,7 @@ func keepForeign(mine, live []v1.PodCondition) []v1.PodCondition {
 		have[c.Type] = true
 	}
 	for _, c := range live {
-		if !have[c.Type] {
+		if !have[c.Type] && !kubetypes.PodConditionByKubelet(c.Type) {
 			out = append(out, c)
 		}
 	}

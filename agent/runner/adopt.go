@@ -207,6 +207,7 @@ func (w *worker) instanceOf(pod *v1.Pod, s *slot, f found) *instance {
 		imageName: labels[labelImage], imageID: labels[labelImageID], stopSig: stopSignal(labels[labelStop]),
 		console: w.consoleDir(pod, s, f.record.ID),
 	}
+	w.adoptResources(pod, s, inst)
 	cs := known(pod, s.role, s.spec.Name)
 	if cs != nil && cs.ContainerID == containerID(inst.id) {
 		inst.user = cs.User

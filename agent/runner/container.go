@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 
+	"shoal/agent/cgroup"
 	"shoal/agent/oci"
 	"shoal/agent/secretspec"
 )
@@ -123,6 +124,7 @@ func (w *worker) start(ctx context.Context, pod *v1.Pod, s *slot) error {
 	inst := &instance{
 		id: p.id, attempt: s.attempt(), pidfd: -1, asked: s.spec.Image,
 		imageID: s.image.ID, imageName: s.image.Name, stopSig: stopSignal(s.image.Config.StopSignal),
+		resources: s.spec.Resources, limits: cgroup.ForContainer(pod, s.spec),
 	}
 	crash := s.crash
 	if s.current != nil {

@@ -72,7 +72,13 @@ type Sink interface {
 // Admitter says whether a pod fits; reason and message are empty if so.
 type Admitter func(pod *v1.Pod) (reason, message string)
 
-// Options are what a Runner needs; all fields but Admit, Await and Logger are
+// Allocator gives a pod with the resources it may have now, which are not those
+// it asks for while a resize waits: then it says why. The same pod is returned
+// while nothing differs, and the same copy otherwise.
+type Allocator func(pod *v1.Pod) (*v1.Pod, *Pending)
+
+// Options are what a Runner needs; all fields but Admit, Allocate, Await
+// and Logger are
 // required.
 type Options struct {
 	Client      *containerd.Client
@@ -87,6 +93,7 @@ type Options struct {
 	Source      Source
 	Sink        Sink
 	Admit       Admitter
+	Allocate    Allocator
 	// Await is told of a pod that cannot start for want of an object; Refresh
 	// answers when it may be there. It must not block.
 	Await func(pod *v1.Pod)
@@ -228,6 +235,16 @@ func (r *Runner) Set(pod *v1.Pod) {
 		return
 	}
 	w.set(pod)
+}
+
+// Poke has a pod looked at again: what Allocate says of it has changed.
+func (r *Runner) Poke(uid types.UID) {
+	r.mu.Lock()
+	w := r.workers[uid]
+	r.mu.Unlock()
+	if w != nil {
+		w.poke()
+	}
 }
 
 // Remove tells the runner that a pod's object is no more: it is stopped at

@@ -137,7 +137,10 @@ func QOSClass(pod *v1.Pod) v1.PodQOSClass {
 }
 
 func (w *worker) makeGroup(pod *v1.Pod) error {
-	return w.r.Cgroups.Create(QOSClass(pod), string(pod.UID), cgroup.ForPod(pod, w.r.PodPIDs))
+	// Of an adopted pod the group gets what its containers have: a resize goes on
+	// from there, in its order.
+	w.group = cgroup.ForPod(w.actual(pod), w.r.PodPIDs)
+	return w.r.Cgroups.Create(QOSClass(pod), string(pod.UID), w.group)
 }
 
 func (w *worker) podDir(pod *v1.Pod) string {

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
+	"shoal/agent/cgroup"
 	"shoal/agent/image"
 	"shoal/agent/prober"
 	"shoal/agent/secretspec"
@@ -93,6 +94,8 @@ type instance struct {
 	asked     string // the image as the specification names it
 	user      *v1.ContainerUser
 	stopSig   unix.Signal
+	resources v1.ResourceRequirements // it has; the specification may ask for others
+	limits    cgroup.Limits           // of resources
 
 	probes   []*prober.Probe
 	stopHook context.CancelFunc // nil without a hook that runs

@@ -57,6 +57,7 @@ func (w *worker) status(pod *v1.Pod) v1.PodStatus {
 	}
 	w.fillIPs(before, &st)
 	w.fillContainers(pod, &st)
+	w.fillPodResources(pod, &st)
 	w.fillPhase(pod, before, &st)
 	st.Conditions = w.conditions(pod, before, &st)
 	w.fillEviction(before, &st)
@@ -100,6 +101,7 @@ func (w *worker) fillIPs(before *v1.PodStatus, st *v1.PodStatus) {
 func (w *worker) fillContainers(pod *v1.Pod, st *v1.PodStatus) {
 	for _, s := range w.slots {
 		cs := w.containerStatus(pod, s)
+		fillResources(s, &cs)
 		switch s.role {
 		case roleMain:
 			st.ContainerStatuses = append(st.ContainerStatuses, cs)
@@ -186,7 +188,7 @@ func (w *worker) conditions(pod *v1.Pod, before, st *v1.PodStatus) []v1.PodCondi
 			c.LastTransitionTime = old.LastTransitionTime
 		}
 	}
-	return append(out, mine...)
+	return append(append(out, mine...), w.resizeConditions(before)...)
 }
 
 // readyToStart says whether the pod has its network and volumes (KEP-3085).

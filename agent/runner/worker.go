@@ -10,6 +10,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
+
+	"shoal/agent/cgroup"
 )
 
 // event is something a worker is told by one of its own goroutines.
@@ -45,6 +47,8 @@ type worker struct {
 	sent      *v1.PodStatus
 	stop      *stopping
 	refresh   refresh
+	resize    resizing
+	group     cgroup.Limits           // what the pod's group was last set to
 	imageVols map[string]*imageVolume // by name; nil without any
 	// restartingAll says that all containers are being ended to begin anew.
 	restartingAll bool
@@ -160,6 +164,7 @@ func (w *worker) closeFDs() {
 // nothing happens before; zero means no need.
 func (w *worker) step(ctx context.Context) time.Time {
 	pod, removed, inbox := w.wish()
+	pod = w.allocate(pod)
 	w.follow(pod)
 	for _, e := range inbox {
 		e(w)
@@ -190,6 +195,7 @@ func (w *worker) step(ctx context.Context) time.Time {
 		next = earlier(next, w.activeUntil(pod))
 		if w.box.ready {
 			next = earlier(next, w.refreshStep(ctx, pod))
+			next = earlier(next, w.resizeStep(ctx, pod))
 		}
 	}
 	w.publish(pod)
