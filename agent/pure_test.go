@@ -9,6 +9,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
+
+	"shoal/agent/shutdown"
 )
 
 func asking(uid, cpu, memory string) *v1.Pod {
@@ -28,6 +30,8 @@ func admitter(host v1.ResourceList) *Agent {
 	a := &Agent{pods: newPodIndex(), node: &node{alloc: host, live: live}, events: newEvents(nil, "n"), kube: fake.NewClientset(live)}
 	a.o.NodeName = "n"
 	a.admission = a.newAdmission()
+	a.security, _ = newPodSecurity(nil)
+	a.shutdown = shutdown.New(shutdown.Options{})
 	return a
 }
 
