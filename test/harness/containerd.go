@@ -20,8 +20,9 @@ type Containerd struct {
 	// State is its state directory, with the mounts of running containers.
 	State string
 
-	cmd *exec.Cmd
-	log *os.File
+	config string
+	cmd    *exec.Cmd
+	log    *os.File
 }
 
 // Plugins that are of no use here and slow its start or write warnings.
@@ -57,14 +58,20 @@ func StartContainerd(ctx context.Context, dir string) (*Containerd, error) {
 	if c.log, err = os.Create(filepath.Join(dir, "containerd.log")); err != nil {
 		return nil, err
 	}
-	c.cmd = exec.Command("containerd", "--config", config)
+	c.config = config
+	return c, c.start(ctx)
+}
+
+// start runs containerd and waits until it answers.
+func (c *Containerd) start(ctx context.Context) error {
+	c.cmd = exec.Command("containerd", "--config", c.config)
 	c.cmd.Stdout, c.cmd.Stderr = c.log, c.log
 	if err := c.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start containerd: %w", err)
+		return fmt.Errorf("start containerd: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, startWithin)
 	defer cancel()
-	err = Until(ctx, 20*time.Millisecond, func() error {
+	err := Until(ctx, 20*time.Millisecond, func() error {
 		conn, err := net.Dial("unix", c.Socket)
 		if err == nil {
 			conn.Close()
@@ -73,9 +80,16 @@ func StartContainerd(ctx context.Context, dir string) (*Containerd, error) {
 	})
 	if err != nil {
 		c.Stop()
-		return nil, fmt.Errorf("start containerd: %w\n%s", err, Tail(c.log.Name()))
+		return fmt.Errorf("start containerd: %w\n%s", err, Tail(c.log.Name()))
 	}
-	return c, nil
+	return nil
+}
+
+// Restart ends containerd, by force as a crash would, and starts it again.
+func (c *Containerd) Restart(ctx context.Context) error {
+	_ = c.cmd.Process.Kill()
+	_ = c.cmd.Wait()
+	return c.start(ctx)
 }
 
 // Pid is the process id of containerd itself.
