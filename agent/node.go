@@ -37,6 +37,10 @@ const (
 	nodeRefresh = 5 * time.Minute
 	// containerdProbe is how often an unreachable containerd is asked.
 	containerdProbe = time.Second
+	// containerdCheck is how often one that seems to be there is asked, since a
+	// process that hangs keeps its connections; containerdHangs is when it does.
+	containerdCheck = 10 * time.Second
+	containerdHangs = 5 * time.Second
 )
 
 // node keeps this host's Node object.
@@ -186,6 +190,11 @@ func (n *node) waitChange(ctx context.Context, wait time.Duration) {
 			cancel()
 		}
 	})
+	answering.Go(func() {
+		if n.hangs(ctx) {
+			cancel()
+		}
+	})
 	conn, ok := n.client.Conn().(*grpc.ClientConn)
 	if !ok {
 		<-ctx.Done()
@@ -196,6 +205,26 @@ func (n *node) waitChange(ctx context.Context, wait time.Duration) {
 		return
 	}
 	<-ctx.Done()
+}
+
+// hangs returns true as soon as containerd does not answer, though it may still
+// take connections, and false when ctx ends.
+func (n *node) hangs(ctx context.Context) bool {
+	tick := time.NewTicker(containerdCheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+		asked, cancel := context.WithTimeout(ctx, containerdHangs)
+		_, err := n.client.Version(asked)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			return true
+		}
+	}
 }
 
 // sync writes the node when it differs from what was written last.

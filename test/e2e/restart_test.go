@@ -8,6 +8,8 @@ import (
 	"net"
 	"os/exec"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -157,4 +159,57 @@ func TestStopWithPods(t *testing.T) {
 		t.Fatal(err)
 	}
 	allAnswer(t, "tcp", clusterAddr(service), pods)
+}
+
+// TestContainerdHangs stops containerd's process with its connections open, and
+// then kills it: the node says so, pods go on serving, and what was asked for
+// meanwhile happens when containerd is back.
+func TestContainerdHangs(t *testing.T) {
+	ns := newNamespace(t)
+	service := startEcho(t, ns, 2)
+	before := containerIDs(podsReady(t, ns, "app=echo", 2))
+	nodeReady := func(want corev1.ConditionStatus, word string) {
+		t.Helper()
+		eventually(t, "node's readiness "+string(want), func() error {
+			node, err := client.CoreV1().Nodes().Get(t.Context(), daemon.Name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			for _, c := range node.Status.Conditions {
+				if c.Type == corev1.NodeReady && c.Status == want && strings.Contains(c.Message, word) {
+					return nil
+				}
+			}
+			return fmt.Errorf("conditions %+v", node.Status.Conditions)
+		})
+	}
+	serving := func() {
+		t.Helper()
+		if _, err := ask(t.Context(), "tcp", clusterAddr(service)); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := syscall.Kill(containerd.Pid(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = syscall.Kill(containerd.Pid(), syscall.SIGCONT) }()
+	nodeReady(corev1.ConditionFalse, "container runtime is down")
+	serving()
+	kubectl(t, "run", "meanwhile", "--namespace", ns, "--image", busyboxImage, "--overrides", `{"spec":{"nodeName":"`+daemon.Name+`"}}`, "--command", "--", "sleep", "3600")
+	if err := syscall.Kill(containerd.Pid(), syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	nodeReady(corev1.ConditionTrue, "")
+	kubectl(t, "wait", "--namespace", ns, "--for", "condition=Ready", "pod/meanwhile", "--timeout", "60s")
+
+	if err := containerd.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	serving()
+	kubectl(t, "delete", "pod", "meanwhile", "--namespace", ns, "--now")
+	kubectl(t, "run", "later", "--namespace", ns, "--image", busyboxImage, "--command", "--", "sleep", "3600")
+	kubectl(t, "wait", "--namespace", ns, "--for", "condition=Ready", "pod/later", "--timeout", "60s")
+	if after := containerIDs(podsReady(t, ns, "app=echo", 2)); !maps.Equal(before, after) {
+		t.Errorf("containers before %v, after %v", before, after)
+	}
 }
