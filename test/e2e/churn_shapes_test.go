@@ -63,6 +63,8 @@ func shapes() []shape {
 	run := corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"true"}}}
 	always := corev1.ContainerRestartPolicyAlways
 	limits := corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi"), corev1.ResourceCPU: resource.MustParse("200m")}
+	// Little, so that all pods would fit if they were of this shape.
+	requests := corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("8Mi"), corev1.ResourceCPU: resource.MustParse("5m")}
 	return []shape{
 		{"plain", alone(corev1.Container{}), ready},
 		{"probed", alone(corev1.Container{StartupProbe: probe(connect, 1), ReadinessProbe: probe(get, 1), LivenessProbe: probe(run, 10)}), ready},
@@ -71,7 +73,7 @@ func shapes() []shape {
 			PreStop:   &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 1}},
 		}}), ready},
 		{"deaf", alone(corev1.Container{Command: script("trap '' TERM; while :; do sleep 1; done")}), ready},
-		{"limited", alone(corev1.Container{Resources: corev1.ResourceRequirements{Requests: limits, Limits: limits}}), ready},
+		{"limited", alone(corev1.Container{Resources: corev1.ResourceRequirements{Requests: requests, Limits: limits}}), ready},
 		{"several", func(s *corev1.PodSpec) {
 			s.ShareProcessNamespace = &yes
 			s.Containers = []corev1.Container{filled(corev1.Container{Name: "a"}), filled(corev1.Container{Name: "b", Command: script("exec sleep 100000")})}

@@ -68,7 +68,6 @@ func TestChurn(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("seed %d: go test ./test/e2e -run TestChurn -churn.seed %d", seed, seed)
-	var before map[string]int
 	t.Run("once", func(t *testing.T) {
 		c := newChurn(t)
 		for i, s := range c.shapes {
@@ -76,8 +75,8 @@ func TestChurn(t *testing.T) {
 		}
 		c.settled()
 		c.clear()
-		t.Cleanup(func() { before = settledCounts(t) })
 	})
+	before := settledCounts(t)
 	t.Run("churn", func(t *testing.T) {
 		c := newChurn(t)
 		c.run(seed)
@@ -289,6 +288,7 @@ func (c *churn) report(deed string, err error) {
 		c.note(deed)
 	case apierrors.IsInvalid(err):
 		c.note(deed + ": invalid")
+		c.t.Log(err)
 	default:
 		c.note(deed + ": not")
 		time.Sleep(20 * time.Millisecond)
