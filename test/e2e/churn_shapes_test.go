@@ -140,7 +140,7 @@ func shapes() []shape {
 
 // podOfShape makes one; its shape is in a label.
 func podOfShape(name string, s shape, chance *rand.Rand) *corev1.Pod {
-	grace := int64(chance.IntN(4))
+	grace := int64(2 + chance.IntN(3)) // more than a hook sleeps
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"shape": s.name, "churn": fmt.Sprint(chance.IntN(3))}}}
 	pod.Spec.TerminationGracePeriodSeconds = &grace
 	s.make(&pod.Spec)
