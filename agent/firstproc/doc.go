@@ -15,6 +15,7 @@
 package firstproc
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -33,8 +34,10 @@ const readyTimeout = 10 * time.Second
 
 // Start starts a first process in a new process namespace, and in the other
 // namespaces whose paths are given. dir is an existing directory below which
-// nothing is mounted. The caller reaps the process.
-func Start(binary, dir string, namespaces ...string) (*exec.Cmd, error) {
+// nothing is mounted. keep is told its number and notes it where a later daemon
+// finds it; if it fails, or this process dies before it has returned, the first
+// process ends. The caller reaps the process.
+func Start(binary, dir string, keep func(pid int) error, namespaces ...string) (*exec.Cmd, error) {
 	type result struct {
 		cmd *exec.Cmd
 		err error
@@ -44,7 +47,7 @@ func Start(binary, dir string, namespaces ...string) (*exec.Cmd, error) {
 		// A child has its parent thread's namespaces, and this thread must end
 		// with this goroutine, so it is never unlocked.
 		runtime.LockOSThread()
-		cmd, err := start(binary, dir, namespaces)
+		cmd, err := start(binary, dir, keep, namespaces)
 		out <- result{cmd, err}
 	}()
 	r := <-out
@@ -54,17 +57,17 @@ func Start(binary, dir string, namespaces ...string) (*exec.Cmd, error) {
 	return r.cmd, nil
 }
 
-func start(binary, dir string, namespaces []string) (*exec.Cmd, error) {
+func start(binary, dir string, keep func(pid int) error, namespaces []string) (*exec.Cmd, error) {
 	for _, path := range namespaces {
 		if err := enter(path); err != nil {
 			return nil, err
 		}
 	}
-	ready, theirs, err := os.Pipe()
+	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, err
 	}
-	defer ready.Close()
+	defer ours.Close()
 	cmd := exec.Command(binary, arg)
 	cmd.Dir, cmd.Env, cmd.ExtraFiles = dir, []string{}, []*os.File{theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS}
@@ -73,12 +76,39 @@ func start(binary, dir string, namespaces []string) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
-	_ = ready.SetReadDeadline(time.Now().Add(readyTimeout))
-	if n, err := ready.Read(make([]byte, 1)); n != 1 {
+	_ = ours.SetReadDeadline(time.Now().Add(readyTimeout))
+	n, err := ours.Read(make([]byte, 1))
+	if n != 1 {
+		err = fmt.Errorf("it did not come up: %w", err)
+	} else if err = keep(cmd.Process.Pid); err == nil {
+		_, err = ours.Write([]byte{1})
+	}
+	if err != nil {
 		_ = cmd.Process.Kill()
-		return nil, fmt.Errorf("it did not come up: %w (%w)", err, cmd.Wait())
+		return nil, errors.Join(err, reaped(cmd))
 	}
 	return cmd, nil
+}
+
+// reaped waits for a process that was killed, which is no error.
+func reaped(cmd *exec.Cmd) error {
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) {
+		return err
+	}
+	return nil
+}
+
+func socketPair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
+	}
+	// Theirs blocks: it reads when there is nothing else to do.
+	if err := unix.SetNonblock(fds[1], false); err != nil {
+		return nil, nil, errors.Join(err, unix.Close(fds[0]), unix.Close(fds[1]))
+	}
+	return os.NewFile(uintptr(fds[0]), "ours"), os.NewFile(uintptr(fds[1]), "theirs"), nil
 }
 
 func enter(path string) error {

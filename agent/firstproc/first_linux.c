@@ -1,8 +1,10 @@
 // The first process of a pod's process namespace. The working directory is an
-// empty directory to make a root of; a byte on descriptor 3 says that all is
-// ready.
+// empty directory to make a root of. Descriptor 3 is a socket: a byte from here
+// says that all is ready, one from there that the process has been noted. Until
+// then it goes with who started it, as nobody else would know of it.
 
 #define _GNU_SOURCE
+#include <errno.h>
 #include <grp.h>
 #include <signal.h>
 #include <string.h>
@@ -12,7 +14,7 @@
 #include <unistd.h>
 
 enum {
-	FD_READY = 3,
+	FD_STARTER = 3,
 	NOBODY = 65535, // the user of upstream's pause image
 };
 
@@ -39,6 +41,9 @@ static int empty_root(void)
 
 __attribute__((constructor)) static void shoal_first(int argc, char **argv)
 {
+	char noted;
+	ssize_t got;
+
 	if (argc != 2 || !argv || !argv[1] || strcmp(argv[1], "shoal-first") != 0)
 		return;
 	prctl(PR_SET_NAME, "shoal-first", 0, 0, 0);
@@ -48,9 +53,14 @@ __attribute__((constructor)) static void shoal_first(int argc, char **argv)
 		_exit(3);
 	if (setgroups(0, NULL) != 0 || setresgid(NOBODY, NOBODY, NOBODY) != 0 || setresuid(NOBODY, NOBODY, NOBODY) != 0)
 		_exit(4);
-	if (write(FD_READY, "", 1) != 1)
+	if (write(FD_STARTER, "", 1) != 1)
 		_exit(5);
-	close(FD_READY);
+	do
+		got = read(FD_STARTER, &noted, 1);
+	while (got < 0 && errno == EINTR);
+	if (got != 1)
+		_exit(6);
+	close(FD_STARTER);
 	for (;;)
 		pause();
 }

@@ -68,15 +68,12 @@ func (w *worker) sharedProcesses(pod *v1.Pod) (string, error) {
 	if !pod.Spec.HostNetwork {
 		others = append(others, w.r.pins.path(uid, "uts"))
 	}
-	cmd, err := firstproc.Start(w.r.LogWriter, dir, others...)
+	cmd, err := firstproc.Start(w.r.LogWriter, dir, func(pid int) error { return w.keepFirst(pod, pid) }, others...)
 	if err != nil {
 		return "", err
 	}
 	// It outlives the worker when the daemon stops, so nobody waits for this.
 	go func() { _ = cmd.Wait() }()
-	if err := w.keepFirst(pod, cmd.Process.Pid); err != nil {
-		return "", errors.Join(err, cmd.Process.Kill())
-	}
 	return path, nil
 }
 
