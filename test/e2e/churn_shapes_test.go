@@ -116,6 +116,13 @@ func shapes() []shape {
 				Command: script("trap 'exit 0' TERM; while :; do sleep 1; done")})(s)
 		}, ready},
 		{"mighty", alone(corev1.Container{SecurityContext: &corev1.SecurityContext{Privileged: &yes, RunAsUser: &root}}), ready},
+		{"typed-to", func(s *corev1.PodSpec) {
+			alone(corev1.Container{Stdin: true, TTY: true, Command: script("trap 'exit 0' TERM HUP; while :; do read word; sleep 1; done")})(s)
+		}, ready},
+		{"claiming", func(s *corev1.PodSpec) {
+			alone(corev1.Container{VolumeMounts: []corev1.VolumeMount{{Name: "data", MountPath: "/data"}}})(s)
+			s.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "churn"}}}}
+		}, ready},
 		{"done", func(s *corev1.PodSpec) {
 			s.RestartPolicy = corev1.RestartPolicyNever
 			alone(corev1.Container{Command: script("sleep 1; echo done")})(s)

@@ -10,6 +10,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +19,7 @@ import (
 	containerdclient "github.com/containerd/containerd/v2/client"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -77,6 +80,14 @@ func TestChurn(t *testing.T) {
 		c.clear()
 	})
 	before := settledCounts(t)
+	kinds := goroutinesOf(t)
+	defer func() {
+		for kind, count := range goroutinesOf(t) {
+			if t.Failed() && count > kinds[kind]+5 {
+				t.Logf("goroutines of %s: %d before, %d after", kind, kinds[kind], count)
+			}
+		}
+	}()
 	t.Run("churn", func(t *testing.T) {
 		c := newChurn(t)
 		c.run(seed)
@@ -117,18 +128,9 @@ func countDaemon(t *testing.T) map[string]int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	profile, err := client.CoreV1().RESTClient().Get().AbsPath("/debug/pprof/goroutine").Param("debug", "1").Stream(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer profile.Close()
-	head, err := bufio.NewReader(profile).ReadString('\n')
-	if err != nil {
-		t.Fatal(err)
-	}
-	var goroutines int
-	if _, err := fmt.Sscanf(head, "goroutine profile: total %d", &goroutines); err != nil {
-		t.Fatalf("%q: %v", head, err)
+	goroutines := 0
+	for _, count := range goroutinesOf(t) {
+		goroutines += count
 	}
 	counts := map[string]int{"open files": len(files), "goroutines": goroutines}
 	inContainerd(t, func(ctx context.Context, c *containerdclient.Client) {
@@ -141,6 +143,33 @@ func countDaemon(t *testing.T) map[string]int {
 	return counts
 }
 
+// goroutinesOf counts the daemon's goroutines by what they run.
+func goroutinesOf(t *testing.T) map[string]int {
+	t.Helper()
+	profile, err := client.CoreV1().RESTClient().Get().AbsPath("/debug/pprof/goroutine").Param("debug", "1").Stream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer profile.Close()
+	counts := map[string]int{}
+	count, scan := 0, bufio.NewScanner(profile)
+	for scan.Scan() {
+		line := scan.Text()
+		if n, ok := strings.CutSuffix(strings.SplitN(line, "@", 2)[0], " "); ok && strings.Contains(line, " @ ") {
+			count, _ = strconv.Atoi(n)
+		}
+		// The first line of a stack that is ours, or of a library, names it best.
+		if fields := strings.Fields(line); count > 0 && len(fields) > 2 && fields[0] == "#" && strings.Contains(fields[2], "/") {
+			counts[fields[2]+" "+fields[len(fields)-1]] += count
+			count = 0
+		}
+	}
+	if err := scan.Err(); err != nil || len(counts) == 0 {
+		t.Fatalf("read the goroutines of %d kinds: %v", len(counts), err)
+	}
+	return counts
+}
+
 func newChurn(t *testing.T) *churn {
 	c := &churn{t: t, ns: newNamespace(t), client: client, shapes: shapes(), did: map[string]int{}}
 	word := map[string]string{"word": "first"}
@@ -148,6 +177,13 @@ func newChurn(t *testing.T) *churn {
 	_, err := client.CoreV1().ConfigMaps(c.ns).Create(t.Context(), &corev1.ConfigMap{ObjectMeta: meta, Data: word}, metav1.CreateOptions{})
 	if err == nil {
 		_, err = client.CoreV1().Secrets(c.ns).Create(t.Context(), &corev1.Secret{ObjectMeta: meta, StringData: word}, metav1.CreateOptions{})
+	}
+	if err == nil {
+		claim := &corev1.PersistentVolumeClaim{ObjectMeta: meta, Spec: corev1.PersistentVolumeClaimSpec{
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+			Resources:   corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Mi")}},
+		}}
+		_, err = client.CoreV1().PersistentVolumeClaims(c.ns).Create(t.Context(), claim, metav1.CreateOptions{})
 	}
 	if err != nil {
 		t.Fatal(err)
