@@ -212,16 +212,21 @@ func writeFiles(dir func(controller string) string, settings map[string]string) 
 	return nil
 }
 
-// Remove takes the pod's group away everywhere. Groups runc left inside,
-// after a crash, go with it when they are empty.
+// Remove takes the pod's group away everywhere. Groups that a crash left inside
+// go with it, and so does, by SIGKILL, what still runs in them.
 func (t *Tree) Remove(qos v1.PodQOSClass, podUID string) error {
-	var errs []error
-	if qos == v1.PodQOSBurstable {
-		if err := t.weigh(podUID, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
+	dirs := t.dirs(t.PodPath(qos, podUID))
+	err := removeAll(dirs)
+	if !errors.Is(err, syscall.EBUSY) {
+		return err
 	}
-	for _, dir := range t.dirs(t.PodPath(qos, podUID)) {
+	killAll(dirs)
+	return removeAll(dirs)
+}
+
+func removeAll(dirs []string) error {
+	var errs []error
+	for _, dir := range dirs {
 		errs = append(errs, removeTree(dir))
 	}
 	return errors.Join(errs...)

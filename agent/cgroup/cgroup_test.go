@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -204,7 +205,9 @@ func TestUnifiedFiles(t *testing.T) {
 	}
 }
 
-func TestCreateAndRemove(t *testing.T) {
+// openRoot opens a root of the test's own.
+func openRoot(t *testing.T) *Tree {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to make control groups")
 	}
@@ -212,11 +215,16 @@ func TestCreateAndRemove(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	t.Cleanup(func() {
 		if err := tree.RemoveRoot(); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
+	return tree
+}
+
+func TestCreateAndRemove(t *testing.T) {
+	tree := openRoot(t)
 	for range 2 { // again is no error
 		if err := tree.Create(v1.PodQOSBestEffort, "u1", ForPod(asks(list("", ""), list("", "64Mi")), 0)); err != nil {
 			t.Fatal(err)
@@ -291,5 +299,30 @@ func TestAGivenRootStays(t *testing.T) {
 				t.Errorf("%s is left in %s", e.Name(), dir)
 			}
 		}
+	}
+}
+
+// TestRemoveEndsWhatRuns: a process that a crash left in a pod's group does not
+// keep the group.
+func TestRemoveEndsWhatRuns(t *testing.T) {
+	tree := openRoot(t)
+	if err := tree.Create(v1.PodQOSBestEffort, "left", Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	if err := tree.Enter(v1.PodQOSBestEffort, "left", "first", cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.Remove(v1.PodQOSBestEffort, "left"); err != nil {
+		t.Error(err)
+	}
+	<-ended
+	if _, left := tree.Pods()["left"]; left {
+		t.Error("the group is still there")
 	}
 }

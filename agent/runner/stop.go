@@ -2,7 +2,6 @@ package runner
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -187,8 +186,10 @@ func (r *Runner) takeDown(ctx context.Context, pod *v1.Pod, ids []string) error 
 		}
 		return os.RemoveAll(filepath.Join(r.DataDir, "pods", uid))
 	})
-	err := g.Wait()
-	return errors.Join(err, r.pins.drop(uid))
+	if err := g.Wait(); err != nil {
+		return err // a first process is known by its pin
+	}
+	return r.pins.drop(uid)
 }
 
 // finish reports the pod gone and ends the worker. Its logs go with it.
