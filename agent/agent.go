@@ -272,6 +272,7 @@ func (a *Agent) build() error {
 	a.statics = newStatics(a)
 	a.shutdown = a.newShutdown()
 	a.node.closing = a.shutdown.Closing
+	a.node.tell = func(kind, reason, message string) { a.events.node(a.o.NodeName, kind, reason, message) }
 	return nil
 }
 
@@ -410,6 +411,11 @@ func (a *Agent) Gone(pod *v1.Pod) {
 
 // Event takes an event from the runner.
 func (a *Agent) Event(pod *v1.Pod, kind, reason, message string) {
+	a.ContainerEvent(pod, "", kind, reason, message)
+}
+
+// ContainerEvent takes an event about a container from the runner.
+func (a *Agent) ContainerEvent(pod *v1.Pod, field, kind, reason, message string) {
 	a.metrics.sawEvent(reason)
-	a.events.pod(pod, kind, reason, message)
+	a.events.pod(pod, field, kind, reason, message)
 }

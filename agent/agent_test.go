@@ -289,7 +289,7 @@ func TestWholePath(t *testing.T) {
 	h.execs(config, client)
 	h.eventually("events", func() bool {
 		list, err := client.CoreV1().Events("default").List(context.Background(), metav1.ListOptions{FieldSelector: "involvedObject.name=web,reason=Started"})
-		return err == nil && len(list.Items) == 1
+		return err == nil && len(list.Items) == 1 && list.Items[0].InvolvedObject.FieldPath == "spec.containers{main}" && list.Items[0].ReportingController == "kubelet"
 	})
 	if out := h.request(http.MethodGet, imagesPath, nil, http.StatusOK); !strings.Contains(out, "docker.io/library/box:latest") {
 		t.Errorf("images: %s", out)

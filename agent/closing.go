@@ -13,7 +13,7 @@ import (
 // newShutdown makes what ends pods when the machine shuts down.
 func (a *Agent) newShutdown() *shutdown.Manager {
 	return shutdown.New(shutdown.Options{
-		Periods: a.o.Shutdown, Bus: a.o.ShutdownBus, Logger: a.log, Pods: a.unfinished, Changed: a.node.poke, Flush: a.status.flush,
+		Periods: a.o.Shutdown, Bus: a.o.ShutdownBus, Logger: a.log, Pods: a.unfinished, Changed: a.shutdownChanged, Flush: a.status.flush,
 		Running: func(pod *v1.Pod) bool {
 			return slices.ContainsFunc(a.runner.Containers(pod.UID), func(c runner.Ref) bool { return c.Running })
 		},
@@ -21,6 +21,17 @@ func (a *Agent) newShutdown() *shutdown.Manager {
 			return a.runner.Evict(ctx, pod.UID, grace, change)
 		},
 	})
+}
+
+// shutdownChanged tells the API that the machine goes down, or does not after
+// all.
+func (a *Agent) shutdownChanged() {
+	message := "Shutdown manager detected shutdown cancellation"
+	if a.shutdown.Closing() {
+		message = "Shutdown manager detected shutdown event"
+	}
+	a.events.node(a.o.NodeName, v1.EventTypeNormal, "Shutdown", message)
+	a.node.poke()
 }
 
 // unfinished are this host's pods that have not ended.

@@ -57,6 +57,14 @@ func TestShutdown(t *testing.T) {
 			t.Errorf("node: %+v", c)
 		}
 	}
+	h.eventually("events about the node", func() bool {
+		told := map[string]bool{}
+		list, err := peer.Client.CoreV1().Events("default").List(context.Background(), metav1.ListOptions{FieldSelector: "involvedObject.kind=Node,involvedObject.name=closing"})
+		for _, e := range list.Items {
+			told[e.Reason] = true
+		}
+		return err == nil && told["Starting"] && told["NodeReady"] && told["NodeHasSufficientMemory"] && told["Shutdown"] && told["NodeNotReady"]
+	})
 	h.create("late", sleeper)
 	h.eventually("a late pod to be refused", func() bool {
 		s := get("late").Status

@@ -35,10 +35,10 @@ func (e *events) run(ctx context.Context) error {
 	return nil
 }
 
-func (e *events) pod(pod *v1.Pod, kind, reason, message string) {
+func (e *events) pod(pod *v1.Pod, field, kind, reason, message string) {
 	ref := &v1.ObjectReference{
 		Kind: "Pod", APIVersion: "v1", Namespace: pod.Namespace, Name: pod.Name,
-		UID: pod.UID, ResourceVersion: pod.ResourceVersion,
+		UID: pod.UID, ResourceVersion: pod.ResourceVersion, FieldPath: field,
 	}
 	e.recorder.Event(ref, kind, reason, message)
 }

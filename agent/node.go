@@ -66,6 +66,8 @@ type node struct {
 	said chan struct{}
 	// closing reports whether the machine shuts down.
 	closing func() bool
+	// tell sends an event about this node.
+	tell func(kind, reason, message string)
 	// ready is the Ready status this agent stands for, guarded by mu.
 	ready v1.ConditionStatus
 }
@@ -134,6 +136,7 @@ func (n *node) allocatable() v1.ResourceList {
 // nodeRefresh.
 func (n *node) run(ctx context.Context) error {
 	failures := 0
+	n.tell(v1.EventTypeNormal, "Starting", "Starting kubelet.")
 	for ctx.Err() == nil {
 		problem := n.probe(ctx)
 		wait := nodeRefresh
@@ -240,7 +243,9 @@ func (n *node) sync(ctx context.Context, problem string) error {
 	live, err := nodes.Get(ctx, n.o.NodeName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		want.Status.Conditions = stampConditions(nil, want.Status.Conditions)
-		live, err = nodes.Create(ctx, want, metav1.CreateOptions{})
+		if live, err = nodes.Create(ctx, want, metav1.CreateOptions{}); err == nil {
+			n.tellChanges(&v1.Node{}, live)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("register node %s: %w", n.o.NodeName, err)
@@ -261,6 +266,7 @@ func (n *node) sync(ctx context.Context, problem string) error {
 	if _, err := nodes.UpdateStatus(ctx, next, metav1.UpdateOptions{}); err != nil {
 		return fmt.Errorf("write status of node %s: %w", n.o.NodeName, err)
 	}
+	n.tellChanges(live, next)
 	return nil
 }
 

@@ -135,7 +135,7 @@ func (w *worker) start(ctx context.Context, pod *v1.Pod, s *slot) error {
 		w.discard(ctx, p.id)
 		return err
 	}
-	w.r.Sink.Event(pod, v1.EventTypeNormal, "Created", "Container created")
+	w.event(pod, s, v1.EventTypeNormal, "Created", "Container created")
 	err = p.redact(w.runTask(ctx, pod, s, record, p, inst))
 	s.restarts, s.crash, s.retries, s.retryAt = inst.attempt, crash, 0, time.Time{}
 	// Ended attempts go only now: while one is there the pod's shim lives,
@@ -151,7 +151,7 @@ func (w *worker) start(ctx context.Context, pod *v1.Pod, s *slot) error {
 	}
 	s.current = inst
 	w.watchExit(w.r.ctx, s, inst)
-	w.r.Sink.Event(pod, v1.EventTypeNormal, "Started", "Container started")
+	w.event(pod, s, v1.EventTypeNormal, "Started", "Container started")
 	w.postStart(pod, s)
 	if !s.hookPending {
 		s.waiting = v1.ContainerStateWaiting{}
@@ -325,7 +325,7 @@ func (w *worker) startFailed(pod *v1.Pod, s *slot, err error) time.Time {
 		failed = &startError{reason: reasonCreateError, err: err}
 	}
 	s.waiting = v1.ContainerStateWaiting{Reason: failed.reason, Message: err.Error()}
-	w.r.Sink.Event(pod, v1.EventTypeWarning, "Failed", "Error: "+err.Error())
+	w.event(pod, s, v1.EventTypeWarning, "Failed", "Error: "+err.Error())
 	if failed.ran {
 		w.publish(pod)
 		// The next step starts it again at once, or says that it backs off.

@@ -110,6 +110,10 @@ func (r *record) Gone(pod *v1.Pod) {
 	r.cond.Broadcast()
 }
 
+func (r *record) ContainerEvent(pod *v1.Pod, _, kind, reason, message string) {
+	r.Event(pod, kind, reason, message)
+}
+
 func (r *record) Event(pod *v1.Pod, kind, reason, message string) {
 	r.mu.Lock()
 	r.events = append(r.events, pod.Name+" "+reason+": "+message)

@@ -61,7 +61,7 @@ func (w *worker) postStart(pod *v1.Pod, s *slot) {
 				return
 			}
 			// The message may hold what the container would not tell everybody.
-			w.r.Sink.Event(pod, v1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
+			w.event(pod, s, v1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
 			s.waiting = v1.ContainerStateWaiting{Reason: reasonPostStart, Message: message}
 			w.kill(pod, s, "FailedPostStartHook", grace(pod))
 		})
@@ -83,7 +83,7 @@ func (w *worker) preStop(pod *v1.Pod, s *slot, limit time.Duration) {
 		w.tell(func(w *worker) {
 			inst.end.hookRunning = false
 			if err != nil && !ended && inst.exit == nil {
-				w.r.Sink.Event(pod, v1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
+				w.event(pod, s, v1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
 			}
 		})
 	})

@@ -46,7 +46,7 @@ func (w *worker) kill(pod *v1.Pod, s *slot, message string, grace time.Duration)
 	inst.end.deadline = now().Add(grace)
 	inst.endHealth()
 	inst.endHook()
-	w.r.Sink.Event(pod, v1.EventTypeNormal, "Killing", message)
+	w.event(pod, s, v1.EventTypeNormal, "Killing", message)
 	if grace > 0 {
 		w.preStop(pod, s, grace)
 	}

@@ -47,7 +47,7 @@ func (w *worker) probeStarted(pod *v1.Pod, s *slot, adopted bool) {
 
 // probe begins one probe of the current attempt.
 func (w *worker) probe(pod *v1.Pod, s *slot, kind prober.Kind, p *v1.Probe, adopted bool) {
-	inst := s.current
+	inst, field := s.current, s.field()
 	// What is not ready or not started yet is asked at once, also when adopted.
 	spread := adopted && kind != prober.Startup && (kind != prober.Readiness || s.ready)
 	inst.probes = append(inst.probes, w.r.probes.Start(prober.Task{
@@ -59,7 +59,7 @@ func (w *worker) probe(pod *v1.Pod, s *slot, kind prober.Kind, p *v1.Probe, adop
 		Verdict: func(ok bool) { w.tell(func(w *worker) { w.onProbe(s, inst, kind, ok) }) },
 		Note: func(reason, message string) {
 			pod := w.newest()
-			w.r.Sink.Event(pod, v1.EventTypeWarning, reason, message)
+			w.r.Sink.ContainerEvent(pod, field, v1.EventTypeWarning, reason, message)
 		},
 	}))
 }

@@ -75,14 +75,14 @@ func (w *worker) ensureImage(ctx context.Context, pod *v1.Pod, s *slot) (time.Ti
 }
 
 func (w *worker) present(pod *v1.Pod, s *slot) {
-	w.r.Sink.Event(pod, v1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", s.spec.Image))
+	w.event(pod, s, v1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", s.spec.Image))
 }
 
 func (w *worker) neverPull(pod *v1.Pod, s *slot) {
 	message := fmt.Sprintf("Container image %q is not present with pull policy of Never", s.spec.Image)
 	if s.waiting.Reason != reasonNeverPull {
-		w.r.Sink.Event(pod, v1.EventTypeWarning, reasonNeverPull, message)
-		w.r.Sink.Event(pod, v1.EventTypeWarning, "Failed", "Error: "+reasonNeverPull)
+		w.event(pod, s, v1.EventTypeWarning, reasonNeverPull, message)
+		w.event(pod, s, v1.EventTypeWarning, "Failed", "Error: "+reasonNeverPull)
 	}
 	s.waiting = v1.ContainerStateWaiting{Reason: reasonNeverPull, Message: message}
 }
@@ -95,8 +95,8 @@ func (w *worker) inspectFailed(pod *v1.Pod, s *slot, err error) time.Time {
 		reason, message = reasonImageName, fmt.Sprintf("Failed to apply default image tag %q: couldn't parse image name %q: %v", s.spec.Image, s.spec.Image, errors.Unwrap(bad))
 	}
 	if s.waiting.Message != message {
-		w.r.Sink.Event(pod, v1.EventTypeWarning, "InspectFailed", message)
-		w.r.Sink.Event(pod, v1.EventTypeWarning, "Failed", "Error: "+reason)
+		w.event(pod, s, v1.EventTypeWarning, "InspectFailed", message)
+		w.event(pod, s, v1.EventTypeWarning, "Failed", "Error: "+reason)
 	}
 	s.waiting = v1.ContainerStateWaiting{Reason: reason, Message: message}
 	w.publish(pod)
@@ -233,8 +233,8 @@ func (w *worker) pullFailed(pod *v1.Pod, s *slot, err error) time.Time {
 		s.waiting.Message = fmt.Sprintf("image pull failed for %s because the registry is unavailable: %v", s.spec.Image, err)
 	}
 	s.pull.problem = s.waiting.Reason + ": " + s.waiting.Message
-	w.r.Sink.Event(pod, v1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", s.spec.Image, err))
-	w.r.Sink.Event(pod, v1.EventTypeWarning, "Failed", "Error: "+s.waiting.Reason)
+	w.event(pod, s, v1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", s.spec.Image, err))
+	w.event(pod, s, v1.EventTypeWarning, "Failed", "Error: "+s.waiting.Reason)
 	w.publish(pod)
 	return s.pull.notBefore
 }
@@ -244,8 +244,8 @@ func (w *worker) imageBackOff(pod *v1.Pod, s *slot) {
 		return
 	}
 	message := fmt.Sprintf("Back-off pulling image %q", s.spec.Image)
-	w.r.Sink.Event(pod, v1.EventTypeNormal, "BackOff", message)
-	w.r.Sink.Event(pod, v1.EventTypeWarning, "Failed", "Error: "+reasonPullBackOff)
+	w.event(pod, s, v1.EventTypeNormal, "BackOff", message)
+	w.event(pod, s, v1.EventTypeWarning, "Failed", "Error: "+reasonPullBackOff)
 	s.waiting = v1.ContainerStateWaiting{Reason: reasonPullBackOff, Message: message + ": " + s.pull.problem}
 }
 

@@ -102,7 +102,7 @@ func (w *worker) backsOff(pod *v1.Pod, s *slot) {
 	s.waiting = v1.ContainerStateWaiting{Reason: reasonCrashLoop, Message: message}
 	if !s.told {
 		s.told = true
-		w.r.Sink.Event(pod, v1.EventTypeWarning, "BackOff", fmt.Sprintf("Back-off restarting failed container %s in pod %s", s.spec.Name, format.Pod(pod)))
+		w.event(pod, s, v1.EventTypeWarning, "BackOff", fmt.Sprintf("Back-off restarting failed container %s in pod %s", s.spec.Name, format.Pod(pod)))
 	}
 }
 

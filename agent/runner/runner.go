@@ -67,6 +67,9 @@ type Sink interface {
 	Gone(pod *v1.Pod)
 	// Event is something a user wants to read.
 	Event(pod *v1.Pod, kind, reason, message string)
+	// ContainerEvent is one of a container, which field names as events do, as
+	// in spec.containers{web}.
+	ContainerEvent(pod *v1.Pod, field, kind, reason, message string)
 }
 
 // Admitter says whether a pod fits; reason and message are empty if so.
