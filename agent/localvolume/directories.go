@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,19 +31,19 @@ type Directories struct {
 	dir string
 	// promised tells the sum of the sizes of all volumes here, in bytes.
 	promised func() int64
+	log      *slog.Logger
 
-	mu     sync.Mutex
-	quotas *quotas // nil where the file system has none; guarded by mu while it is set
+	projects sync.Mutex // held while a volume gets its project's number
 }
 
 var _ Backend = (*Directories)(nil)
 
 // OpenDirectories makes the directory of all volumes.
-func OpenDirectories(dir string, promised func() int64) (*Directories, error) {
+func OpenDirectories(dir string, promised func() int64, log *slog.Logger) (*Directories, error) {
 	if err := os.MkdirAll(filepath.Join(dir, trash), 0o711); err != nil {
 		return nil, fmt.Errorf("open the directory of volumes: %w", err)
 	}
-	return &Directories{dir: dir, promised: promised}, nil
+	return &Directories{dir: dir, promised: promised, log: log}, nil
 }
 
 // Path is where the volume of a name is.
@@ -63,9 +64,7 @@ func (d *Directories) Provision(_ context.Context, name string, bytes int64) (v1
 	if err := os.Chmod(path, volumeMode); err != nil { // beyond the umask
 		return source, fmt.Errorf("make directory of volume %s: %w", name, err)
 	}
-	if err := d.limit(name, bytes); err != nil {
-		return source, err
-	}
+	d.limit(name, bytes)
 	if err := errors.Join(syncDir(path), syncDir(d.dir)); err != nil {
 		return source, fmt.Errorf("write directory of volume %s to the disk: %w", name, err)
 	}
@@ -88,7 +87,8 @@ func (d *Directories) Expand(_ context.Context, name string, from, to int64) err
 	if err := noRoom(d.dir, to-from, room); err != nil {
 		return err
 	}
-	return d.limit(name, to)
+	d.limit(name, to)
+	return nil
 }
 
 // Room is how many bytes of new volumes there is room for: what is free, and no
@@ -116,6 +116,8 @@ func (d *Directories) Delete(_ context.Context, name string) error {
 	if len(mounts) > 0 {
 		return fmt.Errorf("something is mounted at %s, below the volume; unmount it", mounts[0].Mountpoint)
 	}
+	forget := unlimit(path)
+	defer forget()
 	into, err := os.MkdirTemp(filepath.Join(d.dir, trash), name+"-")
 	if err != nil {
 		return fmt.Errorf("delete volume %s: %w", name, err)
@@ -126,7 +128,7 @@ func (d *Directories) Delete(_ context.Context, name string) error {
 	if err := errors.Join(syncDir(into), syncDir(d.dir)); err != nil {
 		return fmt.Errorf("delete volume %s: %w", name, err)
 	}
-	return d.unlimit(name)
+	return nil
 }
 
 // Purge removes the files of deleted volumes. What it leaves, for an error or
@@ -166,10 +168,12 @@ func (d *Directories) Names() ([]string, error) {
 // Drop takes a directory away that no volume names, if it is empty. Kept
 // reports that it is not, and stays.
 func (d *Directories) Drop(name string) (kept bool, err error) {
+	forget := unlimit(d.Path(name))
+	defer forget()
 	err = os.Remove(d.Path(name)) // rmdir never takes data
 	switch {
 	case err == nil:
-		return false, d.unlimit(name)
+		return false, nil
 	case errors.Is(err, fs.ErrNotExist):
 		return false, nil
 	case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST), errors.Is(err, unix.EBUSY):

@@ -3,6 +3,7 @@ package localvolume
 import (
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -10,7 +11,7 @@ import (
 
 func directories(t *testing.T) *Directories {
 	t.Helper()
-	d, err := OpenDirectories(filepath.Join(t.TempDir(), "volumes"), func() int64 { return 0 })
+	d, err := OpenDirectories(filepath.Join(t.TempDir(), "volumes"), func() int64 { return 0 }, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +69,7 @@ func TestDeleteTakesTheNameAtOnceAndPurgeTheFiles(t *testing.T) {
 		t.Fatalf("%d deleted, %v", len(left), err)
 	}
 	// A later daemon removes it.
-	again, err := OpenDirectories(d.dir, d.promised)
+	again, err := OpenDirectories(d.dir, d.promised, d.log)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -87,7 +87,7 @@ func New(o Options) (*Provisioner, error) {
 		classes: o.Informers.Storage().V1().StorageClasses().Lister(),
 	}
 	var err error
-	if p.backend, err = OpenDirectories(filepath.Join(o.DataDir, "volumes"), p.promised); err != nil {
+	if p.backend, err = OpenDirectories(filepath.Join(o.DataDir, "volumes"), p.promised, p.log); err != nil {
 		return nil, err
 	}
 	p.room = &room{p: p, changed: make(chan struct{}, 1)}

@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	storagehelpers "k8s.io/component-helpers/storage/volume"
 
@@ -198,12 +199,8 @@ func TestAVolumeIsMadeGrownAndDeleted(t *testing.T) {
 	hasEvent(t, "life", "Provisioning", "default/life")
 	hasEvent(t, "life", "ProvisioningSucceeded", pv.Name)
 
-	c, err := peer.Client.CoreV1().PersistentVolumeClaims(ns).Get(t.Context(), "life", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.Spec.Resources.Requests[v1.ResourceStorage] = resource.MustParse("2Mi")
-	if _, err := peer.Client.CoreV1().PersistentVolumeClaims(ns).Update(t.Context(), c, metav1.UpdateOptions{}); err != nil {
+	grow := []byte(`{"spec":{"resources":{"requests":{"storage":"2Mi"}}}}`)
+	if _, err := peer.Client.CoreV1().PersistentVolumeClaims(ns).Patch(t.Context(), "life", types.MergePatchType, grow, metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "claim grown", func() error {
@@ -234,8 +231,8 @@ func TestARetainedVolumeStays(t *testing.T) {
 	pv := bound(t, "kept")
 	path := host.backend.Path(pv.Name)
 	put(t, filepath.Join(path, "file"))
-	pv.Spec.PersistentVolumeReclaimPolicy = v1.PersistentVolumeReclaimRetain
-	if _, err := peer.Client.CoreV1().PersistentVolumes().Update(t.Context(), pv, metav1.UpdateOptions{}); err != nil {
+	retain := []byte(`{"spec":{"persistentVolumeReclaimPolicy":"Retain"}}`)
+	if _, err := peer.Client.CoreV1().PersistentVolumes().Patch(t.Context(), pv.Name, types.MergePatchType, retain, metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	drop(t, "kept")
