@@ -300,9 +300,20 @@ func volumeOn(name, node, path string) *v1.PersistentVolume {
 
 func createVolume(t *testing.T, pv *v1.PersistentVolume) {
 	t.Helper()
-	if _, err := peer.Client.CoreV1().PersistentVolumes().Create(t.Context(), pv, metav1.CreateOptions{}); err != nil {
+	volumes := peer.Client.CoreV1().PersistentVolumes()
+	if _, err := volumes.Create(t.Context(), pv, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		ctx := context.Background()
+		_, err := volumes.Patch(ctx, pv.Name, types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+		if err == nil {
+			err = volumes.Delete(ctx, pv.Name, metav1.DeleteOptions{})
+		}
+		if err != nil && !apierrors.IsNotFound(err) {
+			t.Error(err)
+		}
+	})
 }
 
 // TestWhatTwoHostsMade: two schedulers chose two hosts during a split, and the
