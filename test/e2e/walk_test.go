@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -16,7 +15,6 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/registry"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"shoal/test/harness"
@@ -131,7 +129,9 @@ func TestImagePull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	push(t, server.URL+"/v2/team/hello", "v1", image)
+	if err := harness.PushImage(t.Context(), server.URL+"/v2/team/hello", "v1", image); err != nil {
+		t.Fatal(err)
+	}
 	name := strings.TrimPrefix(server.URL, "http://") + "/team/hello:v1"
 	shoal(t, "image", "pull", name)
 	mentions(t, shoal(t, "image", "ls"), "team/hello")
@@ -147,62 +147,6 @@ func TestImagePull(t *testing.T) {
 `))
 	podWhen(t, ns, "pulled", "runs", ready)
 	mentions(t, kubectl(t, "describe", "pod", "pulled", "--namespace", ns), "Pulling", "Pulled")
-}
-
-// push uploads an image of one layer with the calls of the OCI distribution
-// specification.
-func push(t *testing.T, repository, tag string, image v1.Image) {
-	t.Helper()
-	layers, err := image.Layers()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, layer := range layers {
-		digest, err := layer.Digest()
-		if err != nil {
-			t.Fatal(err)
-		}
-		content, err := layer.Compressed()
-		if err != nil {
-			t.Fatal(err)
-		}
-		upload(t, http.MethodPost, repository+"/blobs/uploads/?digest="+digest.String(), "application/octet-stream", content)
-	}
-	digest, err := image.ConfigName()
-	if err != nil {
-		t.Fatal(err)
-	}
-	config, err := image.RawConfigFile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	upload(t, http.MethodPost, repository+"/blobs/uploads/?digest="+digest.String(), "application/octet-stream", bytes.NewReader(config))
-	manifest, err := image.RawManifest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	kind, err := image.MediaType()
-	if err != nil {
-		t.Fatal(err)
-	}
-	upload(t, http.MethodPut, repository+"/manifests/"+tag, string(kind), bytes.NewReader(manifest))
-}
-
-func upload(t *testing.T, method, address, kind string, content io.Reader) {
-	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), method, address, content)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.Header.Set("Content-Type", kind)
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusCreated {
-		t.Fatalf("%s %s answered %s", method, address, response.Status)
-	}
 }
 
 // TestWatchOutput follows a list with -w until a change appears.

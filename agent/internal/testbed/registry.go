@@ -19,6 +19,7 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/klauspost/compress/zstd"
 )
 
 // Registry is an image registry on loopback. Set its fields before it is used.
@@ -165,7 +166,7 @@ const (
 	IndexType    = "application/vnd.oci.image.index.v1+json"
 )
 
-// Push puts an image of uncompressed layers for a platform's architecture into
+// Push puts an image of layers, plain or compressed with zstd, for a platform's architecture into
 // the registry as name:tag, such as x/y:v1.
 func (r *Registry) Push(t testing.TB, name, architecture string, layers ...[]byte) Image {
 	t.Helper()
@@ -174,9 +175,21 @@ func (r *Registry) Push(t testing.TB, name, architecture string, layers ...[]byt
 	var out Image
 	var descs []any
 	for _, l := range layers {
-		diffs = append(diffs, Digest(l))
+		kind, plain := "application/vnd.oci.image.layer.v1.tar", l
+		if bytes.HasPrefix(l, []byte{0x28, 0xb5, 0x2f, 0xfd}) {
+			reader, err := zstd.NewReader(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if plain, err = reader.DecodeAll(l, nil); err != nil {
+				t.Fatal(err)
+			}
+			reader.Close()
+			kind += "+zstd"
+		}
+		diffs = append(diffs, Digest(plain))
 		out.Layers = append(out.Layers, Digest(l))
-		descs = append(descs, r.blob(t, repository, "application/vnd.oci.image.layer.v1.tar", l))
+		descs = append(descs, r.blob(t, repository, kind, l))
 	}
 	config, _ := json.Marshal(map[string]any{
 		"architecture": architecture, "os": "linux", "config": map[string]any{"Cmd": []string{"/bin/sh"}, "Env": []string{"A=b", "PATH=/bin"}},

@@ -45,6 +45,13 @@ type Containerd struct {
 // StartContainerd starts one, and stops it when the test ends.
 func StartContainerd(t testing.TB) *Containerd {
 	t.Helper()
+	return StartContainerdOn(t, "")
+}
+
+// StartContainerdOn starts one whose images are on a disk of that size, such as
+// 64M; empty is the machine's own disk.
+func StartContainerdOn(t testing.TB, size string) *Containerd {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: containers, namespaces and mounts")
 	}
@@ -59,6 +66,15 @@ func StartContainerd(t testing.TB) *Containerd {
 		t.Fatal(err)
 	}
 	c := &Containerd{Socket: filepath.Join(dir, "c.sock"), dir: dir}
+	if size != "" {
+		root := filepath.Join(dir, "root")
+		if err := os.Mkdir(root, 0o711); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount("tmpfs", root, "tmpfs", 0, "size="+size); err != nil {
+			t.Fatal(err)
+		}
+	}
 	c.Start(t)
 	t.Cleanup(func() { c.stop(t) })
 	c.Client, err = containerd.New(c.Socket, containerd.WithDefaultNamespace(Namespace))
