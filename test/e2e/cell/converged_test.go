@@ -116,6 +116,9 @@ func (p *peer) types() ([]schema.GroupVersionResource, error) {
 		if err != nil {
 			return nil, err
 		}
+		if gv.Group == "metrics.k8s.io" {
+			continue // measured when asked for, and kept nowhere
+		}
 		for _, r := range list.APIResources {
 			if slices.Contains(r.Verbs, "list") && slices.Contains(r.Verbs, "get") && r.Name != "componentstatuses" {
 				types = append(types, gv.WithResource(r.Name))
