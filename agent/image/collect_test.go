@@ -157,7 +157,7 @@ func TestDirectory(t *testing.T) {
 	var mu sync.Mutex
 	var told []string
 	d := &Directory{
-		Store: s, Path: filepath.Join(dir, "images"), State: filepath.Join(dir, "state"), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Store: s, Path: filepath.Join(dir, "images"), State: filepath.Join(dir, "state"), Log: slog.New(slog.DiscardHandler),
 		Tell: func(reason, message string) {
 			mu.Lock()
 			told = append(told, reason+": "+message)

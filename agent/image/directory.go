@@ -76,7 +76,8 @@ func (d *Directory) Run(ctx context.Context) error {
 				return nil
 			}
 			timer.Reset(settleTime)
-		case <-watcher.Errors: // an overflow: something changed
+		case err := <-watcher.Errors: // such as an overflow: something changed
+			d.Log.Debug("watch the image directory", "error", err)
 			timer.Reset(settleTime)
 		case <-timer.C:
 			if d.scan(ctx) {

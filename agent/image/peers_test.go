@@ -3,6 +3,7 @@ package image
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -218,7 +219,7 @@ func TestBadPeer(t *testing.T) {
 // of them needs it.
 func TestLoaded(t *testing.T) {
 	c, ctx := newCell(t, Config{}, "a", "b", "c")
-	if _, err := c.stores["b"].PullLoaded(ctx, "hello", "", nil); !errorsIsAbsent(err) {
+	if _, err := c.stores["b"].PullLoaded(ctx, "hello", "", nil); !errors.Is(err, ErrNotPresent) {
 		t.Errorf("nobody has it: %v", err)
 	}
 	if _, err := c.stores["a"].Import(ctx, bytes.NewReader(testbed.Archive(t, "hello")), func(Progress) {}); err != nil {
@@ -250,10 +251,6 @@ func TestLoaded(t *testing.T) {
 	}
 }
 
-func errorsIsAbsent(err error) bool {
-	return err != nil && strings.Contains(err.Error(), ErrNotPresent.Error())
-}
-
 // TestShareRate: what is given is bounded, and so is to how many at once.
 func TestShareRate(t *testing.T) {
 	const rate = 4 << 20
@@ -275,7 +272,7 @@ func TestShareRate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.stores["b"].open(ctx, "a", img.Digest, 0); err != errBusy {
+	if _, err := c.stores["b"].open(ctx, "a", img.Digest, 0); !errors.Is(err, errBusy) {
 		t.Errorf("a host that gives to enough others: %v", err)
 	}
 }

@@ -161,6 +161,7 @@ func Digest(data []byte) string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
+// Media types of what PutManifest takes.
 const (
 	ManifestType = "application/vnd.oci.image.manifest.v1+json"
 	IndexType    = "application/vnd.oci.image.index.v1+json"
