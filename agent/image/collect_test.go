@@ -29,9 +29,9 @@ func onDisk(t *testing.T, size string, o Config) (*Store, context.Context) {
 // TestFullDisk: what the disk cannot take is not begun; what fills it on the
 // way is given up and leaves nothing.
 func TestFullDisk(t *testing.T) {
-	s, ctx := onDisk(t, "64M", Config{ReserveBytes: 1 << 20})
+	s, ctx := onDisk(t, "192M", Config{})
 	reg := testbed.StartRegistry(t, false)
-	big := testbed.LayerOf(t, "big", noise(40<<20, 5))
+	big := testbed.LayerOf(t, "big", noise(60<<20, 5))
 	image := reg.Push(t, "x/big:v1", "amd64", big)
 	_, err := s.Pull(ctx, reg.Host+"/x/big:v1", nil, nil)
 	if err == nil || !isNoSpace(err) || !strings.Contains(err.Error(), "shoal image rm") {
@@ -43,10 +43,12 @@ func TestFullDisk(t *testing.T) {
 
 	// Its size passes the check at the beginning, and what it unpacks to does
 	// not fit.
-	reg.Push(t, "x/zeros:v1", "amd64", compressed(t, testbed.LayerOf(t, "zeros", make([]byte, 100<<20))))
+	reg.Push(t, "x/zeros:v1", "amd64", compressed(t, testbed.LayerOf(t, "zeros", make([]byte, 250<<20))))
 	_, before, _ := s.FSStats(ctx)
 	if _, err := s.Pull(ctx, reg.Host+"/x/zeros:v1", nil, nil); err == nil {
 		t.Error("an image that fills the disk is pulled")
+	} else if !isNoSpace(err) {
+		t.Errorf("an image that fills the disk: %v", err)
 	}
 	waitFor(t, "the disk to be as free as before", func() bool {
 		_, after, ok := s.FSStats(ctx)

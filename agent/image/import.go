@@ -30,11 +30,15 @@ func (s *Store) Import(ctx context.Context, archive io.Reader, report func(Progr
 		return nil, fmt.Errorf("import image archive: %w", err)
 	}
 	defer tar.Close()
-	s.rootDir(ctx) // for room, which asks no one
-	imported, err := s.client.Import(l.ctx, tar,
+	guarded, stop := s.guard(l.ctx)
+	defer stop()
+	imported, err := s.client.Import(guarded, tar,
 		containerd.WithImageLabels(map[string]string{labelSource: sourceImport, labelPinned: pinned}),
 		containerd.WithSkipMissing(),
 		containerd.WithAllPlatforms(true)) // peers may be of another one
+	if cause := context.Cause(guarded); err != nil && isNoSpace(cause) {
+		err = cause
+	}
 	if isNoSpace(err) {
 		return nil, fmt.Errorf("import image archive: %w", err)
 	}
@@ -46,7 +50,10 @@ func (s *Store) Import(ctx context.Context, archive io.Reader, report func(Progr
 	}
 	names := make([]string, 0, len(imported))
 	for _, record := range imported {
-		name, err := s.adopt(l.ctx, record, report)
+		name, err := s.adopt(guarded, record, report)
+		if cause := context.Cause(guarded); err != nil && isNoSpace(cause) {
+			err = cause
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -117,13 +117,18 @@ func (s *Store) fetchAll(ctx context.Context, f *fetch, name string, target ocis
 	if err != nil {
 		return images.Image{}, err
 	}
-	handle, err := s.client.Pull(l.ctx, name,
+	guarded, stop := s.guard(l.ctx)
+	defer stop()
+	handle, err := s.client.Pull(guarded, name,
 		containerd.WithResolver(resolved{target}),
 		containerd.WithImageHandler(images.HandlerFunc(f.handle)),
 		containerd.WithPullUnpack,
 		containerd.WithPullSnapshotter(s.snapshotter),
 		containerd.WithPullLabels(labels),
 		containerd.WithPlatformMatcher(platform))
+	if cause := context.Cause(guarded); err != nil && isNoSpace(cause) {
+		err = cause
+	}
 	if err != nil {
 		l.failed(f, err)
 		return images.Image{}, err

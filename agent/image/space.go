@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -89,13 +90,55 @@ func (s *Store) makeRoom(ctx context.Context, layers int64) error {
 		errNoSpace, humanBytes(need), s.root.path, humanBytes(available), humanBytes(s.reserve(capacity)))
 }
 
+// guardEvery is how often the disk is looked at while images are written: what
+// fast disks take in that time is a small part of the reserve.
+const guardEvery = 20 * time.Millisecond
+
+// guard returns a context that ends, with the reason as its cause, before what is
+// written under it fills the disk: unpacking is containerd's work, and on a full
+// disk containerd cannot even remove what it has unpacked. stop ends the guard.
+func (s *Store) guard(ctx context.Context) (guarded context.Context, stop func()) {
+	guarded, cancel := context.WithCancelCause(ctx)
+	s.rootDir(ctx) // known from here on
+	capacity, before, ok := s.FSStats(ctx)
+	if !ok {
+		return guarded, func() { cancel(nil) }
+	}
+	// What needs no room goes on, also on a disk that is nearly full.
+	least := min(s.reserve(capacity), before-s.reserve(capacity)/4)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		tick := time.NewTicker(guardEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-guarded.Done():
+				return
+			case <-tick.C:
+				if _, available, ok := s.FSStats(guarded); ok && available < least {
+					cancel(s.tooLittle(available, capacity))
+				}
+			}
+		}
+	})
+	return guarded, func() {
+		cancel(nil)
+		watching.Wait()
+	}
+}
+
+func (s *Store) tooLittle(available, capacity int64) error {
+	return fmt.Errorf("%w: %s has %s free, and %s are kept for what runs; remove images with `shoal image rm`, or make room",
+		errNoSpace, s.rootDir(context.Background()), humanBytes(available), humanBytes(s.reserve(capacity)))
+}
+
 // checkReserve ends a transfer before the disk is full.
 func (s *Store) checkReserve() error {
 	capacity, available, ok := s.FSStats(context.Background()) // known by now: no call
 	if !ok || available >= s.reserve(capacity) {
 		return nil
 	}
-	return fmt.Errorf("%w: %s has %s free, and %s are kept for what runs", errNoSpace, s.root.path, humanBytes(available), humanBytes(s.reserve(capacity)))
+	return s.tooLittle(available, capacity)
 }
 
 func humanBytes(n int64) string {
