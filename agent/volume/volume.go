@@ -59,7 +59,7 @@ type Volumes struct {
 	// none here. It is set before the first Setup.
 	Certificates Certificates
 
-	mu sync.Mutex
+	mu   sync.Mutex
 	pods map[types.UID]*podVolumes // guarded by mu
 }
 

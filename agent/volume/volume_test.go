@@ -443,3 +443,24 @@ func TestRefreshAfterTeardown(t *testing.T) {
 		t.Errorf("secrets left: %v", entries)
 	}
 }
+
+// BenchmarkDefaultVolume is what every pod has: a token and the API's CA.
+func BenchmarkDefaultVolume(b *testing.B) {
+	o := &objects{}
+	o.put("root-ca", map[string]string{"ca.crt": "x"})
+	v, err := Open(b.TempDir(), o)
+	if err != nil {
+		b.Skip(err)
+	}
+	defer func() { _ = v.Close() }()
+	pod := testPod("u1", v1.Volume{Name: "api", VolumeSource: v1.VolumeSource{Projected: &v1.ProjectedVolumeSource{Sources: []v1.VolumeProjection{
+		{ServiceAccountToken: &v1.ServiceAccountTokenProjection{Path: "token"}},
+		{ConfigMap: &v1.ConfigMapProjection{LocalObjectReference: v1.LocalObjectReference{Name: "root-ca"}}},
+		{DownwardAPI: &v1.DownwardAPIProjection{Items: []v1.DownwardAPIVolumeFile{{Path: "namespace", FieldRef: &v1.ObjectFieldSelector{FieldPath: "metadata.namespace"}}}}},
+	}}}})
+	for b.Loop() {
+		if err := errors.Join(v.Setup(b.Context(), pod), v.Teardown(b.Context(), "u1")); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
