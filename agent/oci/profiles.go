@@ -67,7 +67,7 @@ func seccompOpt(in Input, privileged bool) (oci.SpecOpts, error) {
 		return nil, fmt.Errorf("unknown seccomp profile type: %q", profile.Type)
 	}
 	if profile.LocalhostProfile == nil || *profile.LocalhostProfile == "" {
-		return nil, errors.New("localhostProfile must be set if seccompProfile type is Localhost.")
+		return nil, errors.New("localhostProfile must be set if seccompProfile type is Localhost.") //nolint:revive,staticcheck // the kubelet's words
 	}
 	if privileged {
 		return nil, nil

@@ -62,14 +62,14 @@ func TestParseRefuses(t *testing.T) {
 func TestOptions(t *testing.T) {
 	read := func(r Runtime, link string) any {
 		t.Helper()
-		any, err := r.Options(link)
+		encoded, err := r.Options(link)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if any == nil {
+		if encoded == nil {
 			return nil
 		}
-		v, err := typeurl.UnmarshalAny(any)
+		v, err := typeurl.UnmarshalAny(encoded)
 		if err != nil {
 			t.Fatal(err)
 		}
