@@ -215,13 +215,19 @@ func writeFiles(dir func(controller string) string, settings map[string]string) 
 // Remove takes the pod's group away everywhere. Groups that a crash left inside
 // go with it, and so does, by SIGKILL, what still runs in them.
 func (t *Tree) Remove(qos v1.PodQOSClass, podUID string) error {
+	var weight error
+	if qos == v1.PodQOSBurstable {
+		if weight = t.weigh(podUID, 0); errors.Is(weight, fs.ErrNotExist) {
+			weight = nil
+		}
+	}
 	dirs := t.dirs(t.PodPath(qos, podUID))
 	err := removeAll(dirs)
-	if !errors.Is(err, syscall.EBUSY) {
-		return err
+	if errors.Is(err, syscall.EBUSY) {
+		killAll(dirs)
+		err = removeAll(dirs)
 	}
-	killAll(dirs)
-	return removeAll(dirs)
+	return errors.Join(weight, err)
 }
 
 func removeAll(dirs []string) error {
