@@ -157,7 +157,9 @@ func TestAttach(t *testing.T) {
 		return s.out.has("17 91")
 	})
 	s.stop()
-	<-s.done
+	if err := <-s.done; err == nil {
+		t.Error("a session that was cut has no error")
+	}
 
 	h.restart()
 	h.running("shell")

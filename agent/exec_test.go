@@ -67,7 +67,9 @@ func (h *host) floods(t *testing.T) {
 	go func() { done <- executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: out, Stderr: out}) }()
 	<-out.seen
 	leave()
-	<-done
+	if err := <-done; err == nil {
+		t.Error("a session that was cut has no error")
+	}
 	h.eventually("the flood to end", func() bool {
 		out, err := h.exec(config, client, "box", nil, "sh", "-c", "cat /proc/[0-9]*/comm")
 		return err == nil && !strings.Contains(out, "yes")

@@ -49,7 +49,7 @@ func (a *Agent) listImages(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	writeJSON(w, http.StatusOK, imageList{items})
+	writeJSON(w, imageList{items})
 }
 
 func (a *Agent) removeImage(w http.ResponseWriter, r *http.Request) {

@@ -81,11 +81,10 @@ func (a *Agent) servePods(w http.ResponseWriter, _ *http.Request) {
 	for _, pod := range a.pods.list() {
 		list.Items = append(list.Items, *pod)
 	}
-	writeJSON(w, http.StatusOK, &list)
+	writeJSON(w, &list)
 }
 
-func writeJSON(w http.ResponseWriter, code int, v any) {
+func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(v)
 }

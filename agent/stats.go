@@ -20,7 +20,7 @@ const UsagePath = "/shoal/v1/usage"
 func (a *Agent) statsRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("GET /stats/summary", func(w http.ResponseWriter, r *http.Request) {
 		only := r.URL.Query().Get("only_cpu_and_memory")
-		writeJSON(w, http.StatusOK, a.stats.Summary(r.Context(), only == "true" || only == "1"))
+		writeJSON(w, a.stats.Summary(r.Context(), only == "true" || only == "1"))
 	})
 	mux.HandleFunc("GET "+UsagePath, func(w http.ResponseWriter, r *http.Request) {
 		usage, err := a.stats.Usage(r.Context())
@@ -28,7 +28,7 @@ func (a *Agent) statsRoutes(mux *http.ServeMux) {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-		writeJSON(w, http.StatusOK, usage)
+		writeJSON(w, usage)
 	})
 	for path, read := range map[string]func(context.Context) []byte{
 		"/metrics/resource": a.stats.Resource,

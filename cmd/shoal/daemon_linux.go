@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -17,6 +18,15 @@ import (
 	// runtime starts.
 	_ "shoal/agent/logwriter"
 )
+
+// The daemon's threads enter pods' namespaces and end there. A program's first
+// thread cannot end, and what /proc says of the program is what it says of this
+// thread; so the daemon's belongs to its main goroutine alone.
+func init() {
+	if len(os.Args) > 1 && os.Args[1] == "start" {
+		runtime.LockOSThread()
+	}
+}
 
 // DaemonCommands are the commands that run and stop this host's daemon.
 type DaemonCommands struct {
