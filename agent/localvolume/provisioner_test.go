@@ -180,10 +180,13 @@ func gone(t *testing.T, pv string) {
 	t.Helper()
 	until(t, "volume "+pv+" gone", func() error {
 		_, err := peer.Client.CoreV1().PersistentVolumes().Get(t.Context(), pv, metav1.GetOptions{})
+		if err == nil {
+			return errors.New("it is there")
+		}
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
-		return fmt.Errorf("it is there: %v", err)
+		return err
 	})
 }
 

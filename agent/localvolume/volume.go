@@ -187,7 +187,7 @@ func (p *Provisioner) elsewhere(ctx context.Context, pv *v1.PersistentVolume) er
 	if pv.DeletionTimestamp == nil || pv.Status.Phase == v1.VolumeBound || !p.speaks(pv.Name) {
 		return nil
 	}
-	if any, err := p.hasHost(pv, func(*v1.Node) bool { return true }); err != nil || any {
+	if there, err := p.hasHost(pv, func(*v1.Node) bool { return true }); err != nil || there {
 		return err
 	}
 	return p.finalizer(ctx, pv, false)
