@@ -8,15 +8,22 @@ import (
 	"k8s.io/kubernetes/pkg/volume/util/fs"
 )
 
-// sizeFresh is how long a directory's size is believed: walking one with many
-// files is what costs most here. The kubelet's is a minute too.
-const sizeFresh = time.Minute
+// sizeFresh is the longest a directory's size is believed, which is the
+// kubelet's too. Walking one with many files is what costs most here, so a size
+// is believed for a hundred times as long as it took to count, and sizeLeast at
+// least: what a pod may keep on disk is enforced by these numbers.
+const (
+	sizeFresh = time.Minute
+	sizeLeast = 5 * time.Second
+	sizeShare = 100
+)
 
 // size is what a directory holds, as du counts it.
 type size struct {
 	bytes, inodes uint64
 	at            time.Time // when it was counted
 	asked         time.Time
+	fresh         time.Duration // how long it is believed
 }
 
 // sizes remembers how large directories are.
@@ -39,14 +46,15 @@ func (s *sizes) of(dir string) (size, bool) {
 		s.known[dir] = found
 	}
 	s.mu.Unlock()
-	if ok && now.Sub(found.at) < sizeFresh {
+	if ok && now.Sub(found.at) < found.fresh {
 		return found, true
 	}
 	usage, err := fs.DiskUsage(dir)
 	if err != nil {
 		return size{}, false
 	}
-	found = size{bytes: uint64(max(usage.Bytes, 0)), inodes: uint64(max(usage.Inodes, 0)), at: now, asked: now}
+	found = size{bytes: uint64(max(usage.Bytes, 0)), inodes: uint64(max(usage.Inodes, 0)), at: now, asked: now,
+		fresh: min(max(sizeShare*time.Since(now), sizeLeast), sizeFresh)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.known[dir] = found

@@ -2,6 +2,7 @@ package support
 
 import (
 	"fmt"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/kubernetes/pkg/apis/apps"
@@ -79,7 +80,6 @@ func pod(path string, s *api.PodSpec) []string {
 	n.when(len(s.ResourceClaims) > 0, "resourceClaims", refused)
 	for i, v := range s.Volumes {
 		n.when(!volumeWorks(&v.VolumeSource), fmt.Sprintf("volumes[%d]", i), "this volume type is "+refused)
-		n.when(v.EmptyDir != nil && v.EmptyDir.SizeLimit != nil && v.EmptyDir.Medium == api.StorageMediumDefault, fmt.Sprintf("volumes[%d].emptyDir.sizeLimit", i), "not enforced on disk by this version of shoal")
 	}
 	containers(n, "initContainers", s.InitContainers, s)
 	containers(n, "containers", s.Containers, s)
@@ -120,5 +120,6 @@ func containers(n *notes, list string, all []api.Container, s *api.PodSpec) {
 }
 
 func resourceWorks(name api.ResourceName) bool {
-	return name == api.ResourceCPU || name == api.ResourceMemory
+	return name == api.ResourceCPU || name == api.ResourceMemory || name == api.ResourceEphemeralStorage ||
+		strings.HasPrefix(string(name), api.ResourceHugePagesPrefix)
 }
