@@ -99,7 +99,7 @@ func (h host) read(name, imageFS string) (*statsapi.NodeStats, error) {
 	if err := unix.Sysinfo(&mem); err != nil {
 		return nil, fmt.Errorf("read the host's memory: %w", err)
 	}
-	total := uint64(mem.Totalram) * uint64(mem.Unit)
+	total := mem.Totalram * uint64(mem.Unit)
 	whole, err := h.groups.Memory("/")
 	if err != nil {
 		return nil, err
