@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,7 +30,7 @@ func acquireLock(dataDir string) (*lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open lock file: %w", err)
 	}
-	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock(file); err != nil {
 		pid := readPID(file)
 		_ = file.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
@@ -42,6 +43,27 @@ func acquireLock(dataDir string) (*lock, error) {
 		return nil, fmt.Errorf("write lock file: %w", err)
 	}
 	return &lock{file}, nil
+}
+
+// A daemon that was killed while it started another process may have left the
+// lock with that: it lets go when it executes its program.
+const (
+	inheritedWithin = 3 * time.Second
+	inheritedPoll   = 10 * time.Millisecond
+)
+
+// flock locks the file, and waits a little when the daemon that the file names
+// is no more.
+func flock(file *os.File) error {
+	for deadline := time.Now().Add(inheritedWithin); ; time.Sleep(inheritedPoll) {
+		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
+			return err
+		}
+		if pid := readPID(file); pid > 0 && !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			return err
+		}
+	}
 }
 
 func writePID(file *os.File) error {
