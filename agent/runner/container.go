@@ -437,10 +437,15 @@ func (w *worker) noteExit(ctx context.Context, inst *instance, t *v1.ContainerSt
 
 func (w *worker) deleteTask(ctx context.Context, inst *instance) {
 	_, err := w.r.Client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: inst.id})
-	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) && ctx.Err() == nil {
+	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) && !shimEnded(err) && ctx.Err() == nil {
 		w.log.Warn("task of an ended container could not be deleted", "container", inst.id, "error", err)
 	}
 }
+
+// shimEnded says that the task's shim ended while it was asked: the pod ended just
+// as its container did, and containerd cleans up after the shim. The error comes
+// as text (ttrpc.ErrClosed).
+func shimEnded(err error) bool { return strings.Contains(err.Error(), "ttrpc: closed") }
 
 // discard removes everything of a container that did not come to run.
 func (w *worker) discard(ctx context.Context, id string) {
