@@ -81,7 +81,13 @@ type host struct {
 
 func newHost(t testing.TB, name string, change ...func(*Options)) *host {
 	t.Helper()
-	h := &host{t: t, ctrd: testbed.StartContainerd(t), name: name}
+	return newHostOn(t, "", name, change...)
+}
+
+// newHostOn is one whose images are on a disk of that size, such as 64M.
+func newHostOn(t testing.TB, size, name string, change ...func(*Options)) *host {
+	t.Helper()
+	h := &host{t: t, ctrd: testbed.StartContainerdOn(t, size), name: name}
 	dir := t.TempDir()
 	h.network = &testbed.Network{Dir: filepath.Join(dir, "net"), Prefix: fmt.Sprintf("sa%d.", os.Getpid()%100000)}
 	config, err := peer.AsNode(name)
@@ -127,22 +133,35 @@ func (h *host) start() {
 		h.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	h.cancel, h.done = cancel, make(chan error, 1)
-	go func() { h.done <- h.agent.Run(ctx) }()
+	a, done := h.agent, make(chan error, 1)
+	h.cancel, h.done = cancel, done
+	go func() { done <- a.Run(ctx) }()
 	h.node(v1.ConditionTrue)
 }
 
+// stop ends the agent if it runs; pods stay.
 func (h *host) stop() {
 	h.t.Helper()
+	if h.done == nil {
+		return
+	}
 	h.cancel()
 	if err := <-h.done; err != nil {
 		h.t.Errorf("run: %v", err)
 	}
+	h.done = nil
 }
 
+// finish takes everything of the host away, also when its agent is stopped.
 func (h *host) finish() {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
+	if h.done == nil {
+		if err := Clear(ctx, h.options); err != nil {
+			h.t.Error(err)
+		}
+		return
+	}
 	if err := h.agent.StopPods(ctx); err != nil {
 		h.t.Error(err)
 	}

@@ -113,7 +113,6 @@ func TestClear(t *testing.T) {
 		}
 		h.leaves()
 	}
-	h.start() // for the clean-up
 }
 
 // TestStopPodsBeforeTheFirstList: pods of an earlier agent that this one has
@@ -148,5 +147,4 @@ func TestStopPodsBeforeTheFirstList(t *testing.T) {
 	h.leaves("logs")
 	a.client.Close()
 	a.listen.Close()
-	h.start() // for the clean-up
 }
