@@ -24,7 +24,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
@@ -169,7 +168,6 @@ type Agent struct {
 	admission lifecycle.PodAdmitHandler
 	room      chan struct{} // has a token when a resize that waits may fit
 
-	imageDir atomic.Pointer[string]
 	security *podSecurity
 	shutdown *shutdown.Manager
 }

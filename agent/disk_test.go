@@ -1,12 +1,19 @@
 package agent
 
 import (
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"shoal/agent/internal/testbed"
 )
 
 // diskVolume is a volume on disk, of at most that size if there is a limit.
@@ -38,11 +45,57 @@ func TestStorageLimits(t *testing.T) {
 	h.delete("modest")
 }
 
-// TestDiskPressure: under pressure the pod that keeps most on disk goes, and no
-// other is let in.
+// TestDiskPressure: what nothing uses goes first; then the pod that keeps most on
+// disk goes, and no other.
 func TestDiskPressure(t *testing.T) {
-	h := newHost(t, "full", func(o *Options) {
-		o.Resources = Resources{EvictionHard: "nodefs.available<99%", EvictionTransition: time.Hour}
+	h := newHostOn(t, "128M", "full", func(o *Options) {
+		o.Resources = Resources{EvictionHard: "imagefs.available<80Mi", EvictionTransition: time.Second}
+		o.Images.CollectAge = -1
+	})
+	fill := func(megabytes string) string {
+		return "dd if=/dev/urandom of=/tmp/x bs=1M count=" + megabytes + "; " + sleeper
+	}
+	h.make("calm", sleeper, func(*v1.Pod) {})
+	h.make("some", fill("20"), func(*v1.Pod) {})
+	h.running("calm")
+	h.running("some")
+
+	noise := make([]byte, 18<<20) // on disk twice: as a layer and unpacked
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(noise)
+	reg := testbed.StartRegistry(t, false) // what is loaded by hand would stay
+	reg.Push(t, "x/unused:v1", "amd64", testbed.LayerOf(t, "noise", noise))
+	ctx := namespaces.WithNamespace(t.Context(), testbed.Namespace)
+	if _, err := h.agent.images.Pull(ctx, reg.Host+"/x/unused:v1", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	h.eventually("the unused image to go", func() bool {
+		return !strings.Contains(h.request(http.MethodGet, imagesPath, nil, http.StatusOK), "unused:v1")
+	})
+	h.condition(v1.NodeDiskPressure, v1.ConditionTrue)
+	h.condition(v1.NodeDiskPressure, v1.ConditionFalse)
+
+	h.make("most", fill("40"), func(*v1.Pod) {})
+	if s := h.phase("most", v1.PodFailed).Status; s.Reason != "Evicted" ||
+		!strings.HasPrefix(s.Message, "The node was low on resource: ephemeral-storage. Threshold quantity: 80Mi, available: ") {
+		t.Errorf("status: %s: %q", s.Reason, s.Message)
+	}
+	h.condition(v1.NodeDiskPressure, v1.ConditionFalse)
+	for _, name := range []string{"calm", "some"} {
+		if p := h.running(name); p.Status.ContainerStatuses[0].RestartCount != 0 {
+			t.Errorf("%s was hit: %+v", name, p.Status)
+		}
+		h.delete(name)
+	}
+	h.delete("most")
+}
+
+// TestNoneUnderDiskPressure: no pod is let in, and an idle monitor and one that
+// stops say nothing of themselves.
+func TestNoneUnderDiskPressure(t *testing.T) {
+	log := &screen{}
+	h := newHost(t, "crowded", func(o *Options) {
+		o.Resources = Resources{EvictionHard: "nodefs.available<99%,nodefs.inodesFree<1%", EvictionTransition: time.Hour}
+		o.Logger = slog.New(slog.NewTextHandler(io.MultiWriter(log, t.Output()), nil))
 	})
 	h.condition(v1.NodeDiskPressure, v1.ConditionTrue)
 	h.make("late", sleeper, func(*v1.Pod) {})
@@ -51,4 +104,10 @@ func TestDiskPressure(t *testing.T) {
 		t.Errorf("status: %s: %q", pod.Status.Reason, pod.Status.Message)
 	}
 	h.delete("late")
+	h.stop()
+	for _, noise := range []string{"no observation found", "control loop", "monitoring loop", "context canceled"} {
+		if log.has(noise) {
+			t.Errorf("the log has %q", noise)
+		}
+	}
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"golang.org/x/sync/errgroup"
@@ -19,6 +20,9 @@ type Images struct {
 	Directory string      // archives in it are imported; default DATADIR/images
 	HostDirs  []string    // certs.d directories; default DATADIR/certs.d and /etc/shoal/certs.d
 	AuthFile  string      // this host's credentials for registries; default DATADIR/config.json
+	// CollectAge is how long an image that nothing uses stays at least; default
+	// image.DefaultCollectAge, negative is not at all.
+	CollectAge time.Duration
 }
 
 func (i *Images) fill(dataDir string) {
@@ -36,7 +40,7 @@ func (i *Images) fill(dataDir string) {
 func (a *Agent) newImages() *image.Store {
 	store := image.NewInCell(a.client, snapshotter, image.Config{
 		Self: a.o.NodeName, Peers: a.o.Images.Peers, HostDirs: a.o.Images.HostDirs, AuthFile: a.o.Images.AuthFile,
-		ShareRate: a.o.Images.ShareRate, Logger: a.log,
+		ShareRate: a.o.Images.ShareRate, CollectAge: a.o.Images.CollectAge, Logger: a.log,
 	})
 	store.SetInUse(a.imagesInUse)
 	return store

@@ -109,7 +109,7 @@ func New(o Options) *Monitor {
 func (m *Monitor) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	logger := logr.FromSlogHandler(m.o.Logger.Handler())
+	logger := logr.FromSlogHandler(quiet{m.o.Logger.Handler(), ctx.Done()})
 	m.pressure = openPressure()
 	defer m.pressure.close()
 	var watching sync.WaitGroup

@@ -17,7 +17,7 @@ import (
 const (
 	CollectAbovePercent = 85
 	CollectToPercent    = 80
-	collectMinAge       = 2 * time.Minute
+	DefaultCollectAge   = 2 * time.Minute
 )
 
 // Reasons of the node's events.
@@ -87,7 +87,7 @@ func (s *Store) unused(ctx context.Context, now time.Time) ([]unusedImage, error
 		d := r.Target.Digest
 		here[d] = true
 		used, first := s.use.seen(d, r.CreatedAt)
-		if kept[d] || now.Sub(first) < collectMinAge || now.Sub(used) < collectMinAge {
+		if kept[d] || now.Sub(first) < s.o.CollectAge || now.Sub(used) < s.o.CollectAge {
 			continue
 		}
 		u := byDigest[d]

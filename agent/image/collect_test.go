@@ -138,7 +138,7 @@ func TestCollect(t *testing.T) {
 	}
 
 	// Full: what is left may not go, and the node is told.
-	root := s.rootDir(ctx)
+	root := s.Root(ctx)
 	capacity, available, _ := s.FSStats(ctx)
 	if err := os.WriteFile(filepath.Join(root, "filler"), make([]byte, available-capacity/10), 0o600); err != nil {
 		t.Fatal(err)

@@ -74,6 +74,9 @@ type Config struct {
 	ShareRate int64    // bytes per second given to peers; 0: DefaultShareRate, negative: nothing is shared
 	// ReserveBytes stay free on the file system of images; 0: DefaultReserve.
 	ReserveBytes int64
+	// CollectAge is how long an image stays after it was seen first or used last;
+	// 0: DefaultCollectAge, negative: not at all.
+	CollectAge time.Duration
 	// StallTimeout is how long a transfer may go without a byte; 0: the default.
 	StallTimeout time.Duration
 	Logger       *slog.Logger
@@ -130,6 +133,9 @@ func (o *Config) fill() {
 	}
 	if o.ReserveBytes == 0 {
 		o.ReserveBytes = DefaultReserve
+	}
+	if o.CollectAge == 0 {
+		o.CollectAge = DefaultCollectAge
 	}
 	if o.StallTimeout == 0 {
 		o.StallTimeout = stallTimeout

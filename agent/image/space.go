@@ -35,8 +35,9 @@ type fsRoot struct {
 	path string // guarded by mu
 }
 
-// rootDir finds out where containerd keeps snapshots; empty if it does not say.
-func (s *Store) rootDir(ctx context.Context) string {
+// Root is the directory in which containerd keeps snapshots; empty if it does not
+// say. What it said once stays true.
+func (s *Store) Root(ctx context.Context) string {
 	s.root.mu.Lock()
 	defer s.root.mu.Unlock()
 	if s.root.path != "" {
@@ -57,7 +58,7 @@ func (s *Store) rootDir(ctx context.Context) string {
 // FSStats is the size and the free space, in bytes, of the file system of
 // images; ok is false where containerd does not say where it is.
 func (s *Store) FSStats(ctx context.Context) (capacity, available int64, ok bool) {
-	root := s.rootDir(ctx)
+	root := s.Root(ctx)
 	var fs unix.Statfs_t
 	if root == "" || unix.Statfs(root, &fs) != nil {
 		return 0, 0, false
@@ -99,7 +100,7 @@ const guardEvery = 20 * time.Millisecond
 // disk containerd cannot even remove what it has unpacked. stop ends the guard.
 func (s *Store) guard(ctx context.Context) (guarded context.Context, stop func()) {
 	guarded, cancel := context.WithCancelCause(ctx)
-	s.rootDir(ctx) // known from here on
+	s.Root(ctx) // known from here on
 	capacity, before, ok := s.FSStats(ctx)
 	if !ok {
 		return guarded, func() { cancel(nil) }
@@ -129,7 +130,7 @@ func (s *Store) guard(ctx context.Context) (guarded context.Context, stop func()
 
 func (s *Store) tooLittle(available, capacity int64) error {
 	return fmt.Errorf("%w: %s has %s free, and %s are kept for what runs; remove images with `shoal image rm`, or make room",
-		errNoSpace, s.rootDir(context.Background()), humanBytes(available), humanBytes(s.reserve(capacity)))
+		errNoSpace, s.Root(context.Background()), humanBytes(available), humanBytes(s.reserve(capacity)))
 }
 
 // checkReserve ends a transfer before the disk is full.
