@@ -90,12 +90,13 @@ func (h *host) followsFast(client kubernetes.Interface) {
 }
 
 // TestLogRotation: the files of a container are bounded, and a follower sees
-// every line through rotations.
+// every line through rotations. The writer pauses, as one that is two files ahead
+// of a follower leaves it behind, here as with a kubelet.
 func TestLogRotation(t *testing.T) {
-	h := newHost(t, "rotate", func(o *Options) { o.LogLimits = logwriter.Limits{MaxBytes: 64 << 10, MaxFiles: 20} })
+	h := newHost(t, "rotate", func(o *Options) { o.LogLimits = logwriter.Limits{MaxBytes: 200 << 10, MaxFiles: 20} })
 	_, client := h.admin()
 	const count = 5000
-	h.create("many", fmt.Sprintf(`until stat /go >/dev/null 2>&1; do sleep 0.05; done; i=0; while [ $i -lt %d ]; do echo "line $i of many that fill log files"; i=$((i+1)); done`, count))
+	h.create("many", fmt.Sprintf(`until stat /go >/dev/null 2>&1; do sleep 0.05; done; i=0; while [ $i -lt %d ]; do echo "line $i of many that fill log files"; i=$((i+1)); [ $((i%%100)) = 0 ] && sleep 0.05; done`, count))
 	h.running("many")
 	stream, err := client.CoreV1().Pods("default").GetLogs("many", &v1.PodLogOptions{Follow: true}).Stream(context.Background())
 	if err != nil {

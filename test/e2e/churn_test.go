@@ -82,6 +82,9 @@ func TestChurn(t *testing.T) {
 	before := settledCounts(t)
 	kinds := goroutinesOf(t)
 	defer func() {
+		if t.Failed() {
+			describeContainers(t)
+		}
 		for kind, count := range goroutinesOf(t) {
 			if t.Failed() && count > kinds[kind]+5 {
 				t.Logf("goroutines of %s: %d before, %d after", kind, kinds[kind], count)
@@ -96,6 +99,25 @@ func TestChurn(t *testing.T) {
 		c.clear()
 	})
 	eventually(t, "nothing left of any pod", func() error { return noMore(t, before) })
+}
+
+// describeContainers logs what is left in containerd.
+func describeContainers(t *testing.T) {
+	inContainerd(t, func(ctx context.Context, c *containerdclient.Client) {
+		containers, err := c.Containers(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, container := range containers {
+			info, _ := container.Info(ctx)
+			state := "no task"
+			if task, err := container.Task(ctx, nil); err == nil {
+				status, err := task.Status(ctx)
+				state = fmt.Sprintf("task %d %v (%v)", task.Pid(), status.Status, err)
+			}
+			t.Logf("container %s of %s made %s: %s; %v", container.ID(), info.Labels["io.kubernetes.pod.name"], info.CreatedAt, state, info.Labels)
+		}
+	})
 }
 
 // settledCounts is what the host and the daemon hold when no pod is left.
