@@ -74,6 +74,9 @@ func (f found) attempt() int32 {
 // slot is its current one, older ones are cleaned up.
 func (w *worker) adopt(pod *v1.Pod, before []found) {
 	slices.SortFunc(before, func(a, b found) int { return int(a.attempt() - b.attempt()) })
+	for _, f := range before {
+		w.remember(f.record.ID)
+	}
 	for _, s := range w.slots {
 		w.fromStatus(pod, s)
 		for _, f := range before {
@@ -103,7 +106,7 @@ func (w *worker) adopt(pod *v1.Pod, before []found) {
 func (w *worker) adoptOne(pod *v1.Pod, s *slot, f found) {
 	if p := f.process; p != nil && p.Status == task.Status_CREATED {
 		// The daemon died between create and start.
-		w.jobs.Go(func() { w.r.killAndPurge(w.r.ctx, f.record.ID) })
+		w.jobs.Go(func() { w.discard(w.r.ctx, f.record.ID) })
 		return
 	}
 	if s.current != nil {

@@ -83,6 +83,7 @@ func (w *worker) snapshot(ctx context.Context, pod *v1.Pod, s *slot) (*prepared,
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
 	defer cancel()
 	id := newID()
+	w.remember(id)
 	mounts, err := w.r.Client.SnapshotService(w.r.Snapshotter).Prepare(ctx, id, s.image.ChainID, snapshots.WithLabels(map[string]string{
 		labelRoot: "true", labelPodUID: string(pod.UID),
 	}))
@@ -176,7 +177,7 @@ func (w *worker) retire(s *slot) {
 	}
 	s.last = old.exit
 	w.jobs.Go(func() {
-		w.cleanInstance(w.r.ctx, old)
+		w.discard(w.r.ctx, old.id)
 		w.dropConsole(old)
 	})
 }
@@ -436,8 +437,7 @@ func (w *worker) noteExit(ctx context.Context, inst *instance, t *v1.ContainerSt
 }
 
 func (w *worker) deleteTask(ctx context.Context, inst *instance) {
-	_, err := w.r.Client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: inst.id})
-	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) && !shimEnded(err) && ctx.Err() == nil {
+	if err := w.r.deleteTask(ctx, inst.id); err != nil && !shimEnded(err) && ctx.Err() == nil {
 		w.log.Warn("task of an ended container could not be deleted", "container", inst.id, "error", err)
 	}
 }
@@ -446,33 +446,3 @@ func (w *worker) deleteTask(ctx context.Context, inst *instance) {
 // as its container did, and containerd cleans up after the shim. The error comes
 // as text (ttrpc.ErrClosed).
 func shimEnded(err error) bool { return strings.Contains(err.Error(), "ttrpc: closed") }
-
-// discard removes everything of a container that did not come to run.
-func (w *worker) discard(ctx context.Context, id string) {
-	if err := w.r.purge(ctx, id); err != nil {
-		w.log.Warn("failed container could not be cleaned up", "container", id, "error", err)
-	}
-}
-
-// cleanInstance removes an ended attempt's task, record and root.
-func (w *worker) cleanInstance(ctx context.Context, inst *instance) {
-	if err := w.r.purge(ctx, inst.id); err != nil && ctx.Err() == nil {
-		w.log.Warn("ended container could not be cleaned up", "container", inst.id, "error", err)
-	}
-}
-
-// purge deletes a stopped container: task, record, snapshot. What is not
-// there is fine.
-func (r *Runner) purge(ctx context.Context, id string) error {
-	_, err := r.Client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
-	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("delete task %s: %w", id, err)
-	}
-	if err := r.Client.ContainerService().Delete(ctx, id); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("delete container %s: %w", id, err)
-	}
-	if err := r.Client.SnapshotService(r.Snapshotter).Remove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("remove root file system %s: %w", id, err)
-	}
-	return r.vault.Remove(id)
-}

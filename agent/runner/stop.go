@@ -107,6 +107,9 @@ func (w *worker) stopContainers(pod *v1.Pod) (time.Time, bool) {
 func (w *worker) clean(ctx context.Context, pod *v1.Pod) {
 	w.stop.cleaning = true
 	ids := w.leftovers()
+	for _, s := range w.slots {
+		s.prepared = nil
+	}
 	st := w.stop
 	w.jobs.Go(func() {
 		err := acquire(ctx, w.r.stops)
@@ -120,6 +123,7 @@ func (w *worker) clean(ctx context.Context, pod *v1.Pod) {
 		w.tell(func(w *worker) {
 			st.cleaning = false
 			if err == nil {
+				w.purged(ids...)
 				st.clean = true
 				w.box = sandbox{}
 				return
@@ -130,21 +134,6 @@ func (w *worker) clean(ctx context.Context, pod *v1.Pod) {
 			w.r.Sink.Event(pod, v1.EventTypeWarning, "FailedKillPod", err.Error())
 		})
 	})
-}
-
-// leftovers are the ids of everything made for the pod's containers.
-func (w *worker) leftovers() []string {
-	var ids []string
-	for _, s := range w.slots {
-		if s.current != nil {
-			ids = append(ids, s.current.id)
-		}
-		if s.prepared != nil {
-			ids = append(ids, s.prepared.id)
-			s.prepared = nil
-		}
-	}
-	return ids
 }
 
 // takeDown removes a stopped pod's containers and sandbox. Groups come after

@@ -107,13 +107,6 @@ func (r *Runner) killTask(ctx context.Context, id string) {
 	_, _ = r.Client.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: id})
 }
 
-func (r *Runner) killAndPurge(ctx context.Context, id string) {
-	r.killTask(ctx, id)
-	if err := r.purge(ctx, id); err != nil && ctx.Err() == nil {
-		r.Logger.Warn("container that was never started could not be removed", "container", id, "error", err)
-	}
-}
-
 // orphanPod stands for a pod of which only the uid is known.
 func orphanPod(r *Runner, uid string) *v1.Pod {
 	pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: types.UID(uid)}}

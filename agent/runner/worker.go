@@ -29,10 +29,11 @@ type worker struct {
 	giveUp    context.CancelFunc
 
 	mu      sync.Mutex
-	pod     *v1.Pod // the wish; guarded by mu
-	removed bool    // the wish is that it be gone; guarded by mu
-	quiet   bool    // it stops with its object staying; guarded by mu
-	inbox   []event // guarded by mu
+	pod     *v1.Pod  // the wish; guarded by mu
+	removed bool     // the wish is that it be gone; guarded by mu
+	quiet   bool     // it stops with its object staying; guarded by mu
+	inbox   []event  // guarded by mu
+	made    []string // see remember; guarded by mu
 
 	view atomic.Pointer[view] // for other goroutines
 
