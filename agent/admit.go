@@ -8,7 +8,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/kubernetes/pkg/kubelet/lifecycle"
 	"k8s.io/kubernetes/pkg/kubelet/preemption"
-	schedulerframework "k8s.io/kubernetes/pkg/scheduler/framework"
 
 	"shoal/agent/shutdown"
 )
@@ -31,7 +30,7 @@ func (a *Agent) newAdmission() lifecycle.PodAdmitHandler {
 	}
 	return lifecycle.NewPredicateAdmitHandler(a.nodeToAdmitBy,
 		preemption.NewCriticalPodAdmissionHandler(a.running, kill, a.events.recorder),
-		func(*schedulerframework.NodeInfo, *lifecycle.PodAdmitAttributes) error { return nil })
+		a.countDevices)
 }
 
 // nodeToAdmitBy is this host's Node as last heard, or, where a pod would be
@@ -67,7 +66,11 @@ func (a *Agent) admit(pod *v1.Pod) (reason, message string) {
 			return reason, message
 		}
 	}
+	if reason, message = a.giveDevices(context.Background(), pod); reason != "" {
+		return reason, message
+	}
 	if reason, message = a.fits(pod, lifecycle.AddOperation); reason != "" {
+		a.takeDevices(pod)
 		return reason, message
 	}
 	a.pods.grant(pod)

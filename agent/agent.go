@@ -24,6 +24,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
@@ -38,6 +39,7 @@ import (
 	kubetypes "k8s.io/kubernetes/pkg/kubelet/types"
 
 	"shoal/agent/cgroup"
+	"shoal/agent/devices"
 	"shoal/agent/eviction"
 	"shoal/agent/image"
 	"shoal/agent/logwriter"
@@ -77,6 +79,7 @@ type Options struct {
 	ClusterDNS          []netip.Addr // servers for pods with dnsPolicy ClusterFirst; the host's when empty
 	ClusterDomain       string       // default cluster.local
 	Resources           Resources
+	DevicePluginDir     string // where device plugins register; none can if empty
 	Security            Security
 	Images              Images
 	ListenAddr          string      // host:port of the kubelet API; default :10250
@@ -170,6 +173,8 @@ type Agent struct {
 
 	security *podSecurity
 	shutdown *shutdown.Manager
+	devices  *devices.Plugins // nil: there are none
+	synced   atomic.Bool      // every pod of this host is known
 }
 
 // New checks what the host offers and prepares an Agent. It listens, so that
@@ -249,10 +254,13 @@ func (a *Agent) build() error {
 	a.node = newNode(a.o, kube, a.client, a.cgroups)
 	a.volumes.Allocatable = a.node.allocatable
 	a.node.images = a.images
+	if err := a.newDevices(); err != nil {
+		return err
+	}
 	a.runner, err = runner.New(runner.Options{
 		Client: a.client, Namespace: a.o.ContainerdNamespace, Snapshotter: snapshotter,
 		Images: a.images, Cgroups: a.cgroups, Volumes: a.volumes, Network: a.o.Network,
-		Runtimes: a.o.Runtimes, Security: a.o.Security.host(), Source: a.source, Sink: a, Admit: a.admit, Allocate: a.allocate, Await: a.await, Probed: a.metrics.sawProbe, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir), LogLimits: a.o.LogLimits,
+		Runtimes: a.o.Runtimes, Security: a.o.Security.host(), Source: a.source, Sink: a, Admit: a.admit, Allocate: a.allocate, Devices: a.containerDevices(), Await: a.await, Probed: a.metrics.sawProbe, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir), LogLimits: a.o.LogLimits,
 		LogWriter: binary, NodeName: a.o.NodeName, NodeIPs: a.o.NodeIPs, Logger: a.log,
 		ClusterDNS: a.o.ClusterDNS, ClusterDomain: a.o.ClusterDomain, PodPIDs: a.o.Resources.PodPIDs,
 	})
@@ -295,6 +303,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.monitor.Run(ctx) })
 	g.Go(func() error { return a.retryResizes(ctx) })
 	g.Go(func() error { return a.serve(ctx) })
+	if a.devices != nil {
+		g.Go(func() error { return a.devices.Run(ctx) })
+	}
 	g.Go(func() error {
 		select {
 		case <-ready:
@@ -334,6 +345,7 @@ func (a *Agent) watch(ctx context.Context) error {
 		if err := a.runner.Synced(ctx); err != nil && ctx.Err() == nil {
 			a.log.Error("leftovers of earlier pods could not all be removed", "error", err)
 		}
+		a.synced.Store(true)
 	})
 	informer.RunWithContext(ctx)
 	wg.Wait()

@@ -52,6 +52,9 @@ type node struct {
 	// pressure gives the conditions of pressure.
 	pressure func() []v1.NodeCondition
 	images   *image.Store // nil: its images are not told
+	// devices gives what device plugins have and what is healthy; nil: there
+	// are none.
+	devices func() (capacity, allocatable v1.ResourceList)
 
 	mu             sync.Mutex
 	alloc          v1.ResourceList     // guarded by mu

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"maps"
+
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/kubernetes/pkg/apis/core/v1/helper"
@@ -10,7 +12,7 @@ import (
 
 // resources are what this host has and what pods may ask for. Extended
 // resources (KEP-1290's and those an administrator wrote into the Node's status)
-// are kept from live, the Node as the API has it.
+// are kept from live, the Node as the API has it, but for those of device plugins.
 func (n *node) resources(live *v1.Node) (capacity, allocatable v1.ResourceList) {
 	capacity = reserve.Capacity(n.o.DataDir, MaxPods)
 	if live != nil {
@@ -21,6 +23,11 @@ func (n *node) resources(live *v1.Node) (capacity, allocatable v1.ResourceList) 
 		}
 	}
 	allocatable = n.o.Resources.plan.Allocatable(capacity)
+	if n.devices != nil {
+		all, healthy := n.devices()
+		maps.Copy(capacity, all)
+		maps.Copy(allocatable, healthy)
+	}
 	return capacity, allocatable
 }
 

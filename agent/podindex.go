@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"slices"
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
@@ -97,6 +98,16 @@ func (p *podIndex) running() []*v1.Pod {
 		}
 	}
 	return out
+}
+
+// over reports whether the API has heard that a pod ended, every container of it.
+func (p *podIndex) over(uid types.UID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pod := p.byUID[uid]
+	return pod != nil && ended(pod) && !slices.ContainsFunc(pod.Status.ContainerStatuses, func(c v1.ContainerStatus) bool {
+		return c.State.Running != nil
+	})
 }
 
 func ended(pod *v1.Pod) bool {

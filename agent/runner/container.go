@@ -213,6 +213,10 @@ func (w *worker) createRecord(ctx context.Context, pod *v1.Pod, s *slot, p *prep
 	if err != nil {
 		return nil, &startError{reason: reasonConfigError, err: err}
 	}
+	use, err := w.devices(ctx, pod, s.spec)
+	if err != nil {
+		return nil, &startError{reason: reasonConfigError, err: err}
+	}
 	mounts, err := w.mounts(pod, s.spec, env)
 	if err != nil {
 		return nil, asStartError(reasonConfigError, err)
@@ -230,7 +234,10 @@ func (w *worker) createRecord(ctx context.Context, pod *v1.Pod, s *slot, p *prep
 	}
 	hidden := secretspec.NewHidden()
 	p.hidden = hidden
-	spec, err := w.spec(ctx, pod, s, record, env, mounts, hidden)
+	spec, err := w.spec(ctx, pod, s, record, deviceEnv(use, env), deviceMounts(use, mounts), hidden)
+	if err == nil {
+		err = addDevices(ctx, use, spec)
+	}
 	if errors.Is(err, oci.ErrCreate) {
 		return nil, &startError{reason: reasonCreateError, err: err}
 	}

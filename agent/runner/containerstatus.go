@@ -16,6 +16,9 @@ func (w *worker) containerStatus(pod *v1.Pod, s *slot) v1.ContainerStatus {
 		started := s.started
 		cs.Started, cs.Ready = &started, s.ready && s.started
 	}
+	if s.role == roleMain && w.r.Devices != nil {
+		cs.AllocatedResourcesStatus = w.r.Devices.Status(pod.UID, s.spec.Name)
+	}
 	cs.LastTerminationState.Terminated = s.last
 	if i := s.current; i != nil {
 		cs.ContainerID, cs.Image, cs.ImageID, cs.User = containerID(i.id), i.imageName, i.imageID, i.user

@@ -38,10 +38,15 @@ func (w *worker) mounts(pod *v1.Pod, c *v1.Container, env []oci.EnvVar) ([]specs
 		}
 		out = append(out, mount)
 	}
-	slices.SortStableFunc(out, func(a, b specs.Mount) int {
+	parentsFirst(out)
+	return out, nil
+}
+
+// parentsFirst orders mounts so that none hides another.
+func parentsFirst(mounts []specs.Mount) {
+	slices.SortStableFunc(mounts, func(a, b specs.Mount) int {
 		return strings.Count(filepath.Clean(a.Destination), "/") - strings.Count(filepath.Clean(b.Destination), "/")
 	})
-	return out, nil
 }
 
 func (w *worker) ownFiles(pod *v1.Pod, taken map[string]bool) []specs.Mount {

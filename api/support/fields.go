@@ -2,7 +2,6 @@ package support
 
 import (
 	"fmt"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/kubernetes/pkg/apis/apps"
@@ -113,13 +112,5 @@ func containers(n *notes, list string, all []api.Container, s *api.PodSpec) {
 			n.when(sc.SELinuxOptions != nil, field("securityContext.seLinuxOptions"), noEffect)
 			n.when(sc.WindowsOptions != nil, field("securityContext.windowsOptions"), noEffect)
 		}
-		for name := range c.Resources.Limits {
-			n.when(!resourceWorks(name), field("resources"), fmt.Sprintf("%s counts for placement only", name))
-		}
 	}
-}
-
-func resourceWorks(name api.ResourceName) bool {
-	return name == api.ResourceCPU || name == api.ResourceMemory || name == api.ResourceEphemeralStorage ||
-		strings.HasPrefix(string(name), api.ResourceHugePagesPrefix)
 }

@@ -87,7 +87,7 @@ func (c *StartCmd) Run() error {
 		Runtimes: c.Runtime, UnsafeSysctls: c.AllowedUnsafeSysctls, SeccompDefault: c.SeccompDefault,
 		LogMaxSize: c.ContainerLogMaxSize, LogMaxFiles: c.ContainerLogMaxFiles,
 		ImageDir: c.ImageDir, ImageShareMbit: c.ImageShareMbit,
-		Resources:  c.ResourceFlags.config(),
+		Resources: c.ResourceFlags.config(), DevicePluginDir: c.DevicePluginDir,
 		GossipPort: c.GossipPort, Join: c.Join, Token: c.Token,
 	}
 	var err error

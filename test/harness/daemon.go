@@ -60,7 +60,7 @@ func (d *Daemon) Argv() []string {
 	for _, flag := range [][2]string{
 		{"--name", d.Name}, {"--data-dir", d.DataDir}, {"--api-addr", d.APIAddr},
 		{"--containerd", d.Containerd}, {"--containerd-namespace", d.Namespace}, {"--cgroup-root", d.CgroupRoot},
-		{"--gossip-port", d.GossipPort},
+		{"--gossip-port", d.GossipPort}, {"--device-plugin-dir", filepath.Join(d.DataDir, "device-plugins")},
 	} {
 		if flag[1] != "" {
 			argv = append(argv, flag[0], flag[1])

@@ -164,6 +164,7 @@ func (l *Lab) bootDaemon(ctx context.Context, p *peer) error {
 		"--name", p.Name, "--data-dir", dataDir, "--node-ip", p.Address.String(),
 		"--api-addr", p.Address.String() + ":" + apiPort,
 		"--containerd-namespace", p.Name,
+		"--device-plugin-dir", filepath.Join(dataDir, "device-plugins"),
 		"--cgroup-root", filepath.Join(l.groups.unified, l.peerGroup(p.Number))}, join...)
 	log, err := os.OpenFile(l.dataPath(p, daemonLog), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {

@@ -60,6 +60,8 @@ type Config struct {
 	// second; 0 is the default, negative nothing.
 	ImageDir       string `json:"imageDir,omitempty"`
 	ImageShareMbit int    `json:"imageShareMbit,omitempty"`
+	// DevicePluginDir is where device plugins register; none can if empty.
+	DevicePluginDir string `json:"devicePluginDir,omitempty"`
 	// GossipPort is where members hear each other; record streams and hosts
 	// that join are on the next one.
 	GossipPort int `json:"gossipPort"`
@@ -115,6 +117,11 @@ func (c Config) complete() (Config, error) {
 	if c.Manifests != "" {
 		if c.Manifests, err = filepath.Abs(c.Manifests); err != nil {
 			return c, fmt.Errorf("resolve --manifests: %w", err)
+		}
+	}
+	if c.DevicePluginDir != "" {
+		if c.DevicePluginDir, err = filepath.Abs(c.DevicePluginDir); err != nil {
+			return c, fmt.Errorf("resolve --device-plugin-dir: %w", err)
 		}
 	}
 	if c.WriteKubeconfig != "" {

@@ -362,6 +362,7 @@ func (p *peer) newAgent(config *rest.Config) (*agent.Agent, error) {
 		NodeIPs:             []netip.Addr{netip.MustParseAddr(p.config.NodeIP)},
 		PodCIDR:             p.podCIDR.String(),
 		Resources:           p.config.Resources,
+		DevicePluginDir:     p.config.DevicePluginDir,
 		Manifests:           orDefault(p.config.Manifests, filepath.Join(p.config.DataDir, manifestsDir)),
 		Shutdown:            p.config.Shutdown,
 		ListenAddr:          p.config.agentAddr(),
