@@ -79,7 +79,8 @@ type Options struct {
 	ClusterDNS          []netip.Addr // servers for pods with dnsPolicy ClusterFirst; the host's when empty
 	ClusterDomain       string       // default cluster.local
 	Resources           Resources
-	DevicePluginDir     string // where device plugins register; none can if empty
+	DevicePluginDir     string   // where device plugins register; none can if empty
+	CDIDirs             []string // of CDI files; default /etc/cdi and /var/run/cdi
 	Security            Security
 	Images              Images
 	ListenAddr          string      // host:port of the kubelet API; default :10250
@@ -260,7 +261,7 @@ func (a *Agent) build() error {
 	a.runner, err = runner.New(runner.Options{
 		Client: a.client, Namespace: a.o.ContainerdNamespace, Snapshotter: snapshotter,
 		Images: a.images, Cgroups: a.cgroups, Volumes: a.volumes, Network: a.o.Network,
-		Runtimes: a.o.Runtimes, Security: a.o.Security.host(), Source: a.source, Sink: a, Admit: a.admit, Allocate: a.allocate, Devices: a.containerDevices(), Await: a.await, Probed: a.metrics.sawProbe, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir), LogLimits: a.o.LogLimits,
+		Runtimes: a.o.Runtimes, Security: a.o.Security.host(), Source: a.source, Sink: a, Admit: a.admit, Allocate: a.allocate, Devices: a.containerDevices(), CDIDirs: a.o.CDIDirs, Await: a.await, Probed: a.metrics.sawProbe, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir), LogLimits: a.o.LogLimits,
 		LogWriter: binary, NodeName: a.o.NodeName, NodeIPs: a.o.NodeIPs, Logger: a.log,
 		ClusterDNS: a.o.ClusterDNS, ClusterDomain: a.o.ClusterDomain, PodPIDs: a.o.Resources.PodPIDs,
 	})

@@ -55,6 +55,10 @@ func newMaker(h *host, ids ...string) *maker {
 			Annotations: map[string]string{"example.com/made-by": "plugin"},
 		}
 		for _, id := range ids {
+			if strings.HasPrefix(id, "cdi") {
+				answer.CdiDevices = append(answer.CdiDevices, &api.CDIDevice{Name: "example.com/dongle=" + id})
+				continue
+			}
 			answer.Devices = append(answer.Devices, &api.DeviceSpec{ContainerPath: "/dev/" + id, HostPath: "/dev/null", Permissions: "rw"})
 		}
 		return &api.AllocateResponse{ContainerResponses: []*api.ContainerAllocateResponse{answer}}, nil
@@ -197,6 +201,61 @@ func TestDevicePlugin(t *testing.T) {
 	}
 	h.delete("next")
 	h.delete("last")
+}
+
+// cdiFile says what a container with the device cdi1 has.
+const cdiFile = `{"cdiVersion": "0.6.0", "kind": "example.com/dongle", "devices": [
+	{"name": "cdi1", "containerEdits": {"env": ["FROM_CDI=yes"], "deviceNodes": [{"path": "/dev/cdi1", "hostPath": "/dev/null", "permissions": "rw"}]}}]}`
+
+// TestDevicesOfOnePod: init containers' devices are their followers', a container
+// that restarts has what it had, and a plugin's CDI devices are there.
+func TestDevicesOfOnePod(t *testing.T) {
+	cdi := t.TempDir()
+	if err := os.WriteFile(filepath.Join(cdi, "dongle.json"), []byte(cdiFile), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	h := newHost(t, "devicesofone", (*host)(nil).withDevices, func(o *Options) { o.CDIDirs = []string{cdi} })
+	m := newMaker(h, "cdi1")
+	h.dongles(1, 1)
+	h.make("reuse", `echo x > /dev/cdi1; echo "$DONGLES $FROM_CDI" >> /own/log; [ $(wc -l < /own/log) = 1 ] && exit 1; `+sleeper, func(p *v1.Pod) {
+		p.Spec.Volumes = []v1.Volume{{Name: "own", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}}}
+		main := &p.Spec.Containers[0]
+		main.VolumeMounts = []v1.VolumeMount{{Name: "own", MountPath: "/own"}}
+		wants(1)(p)
+		p.Spec.InitContainers = []v1.Container{{Name: "before", Image: "box", ImagePullPolicy: v1.PullIfNotPresent, Command: []string{"sh", "-c", "echo x > /dev/cdi1"}, Resources: asks(1)}}
+	})
+	h.eventually("the second attempt", func() bool {
+		c := h.running("reuse").Status.ContainerStatuses[0]
+		return c.RestartCount == 1 && c.State.Running != nil
+	})
+	if out := h.inside("reuse", "cat /own/log"); out != "cdi1 yes\ncdi1 yes" {
+		t.Errorf("the two attempts had %q", out)
+	}
+	if n := m.handedOut(); n != 2 { // one for each container, none for the restart
+		t.Errorf("the plugin was asked %d times", n)
+	}
+	h.delete("reuse")
+
+	// A name that no file has.
+	if err := os.Remove(filepath.Join(cdi, "dongle.json")); err != nil {
+		t.Fatal(err)
+	}
+	h.make("nofile", sleeper, wants(1))
+	h.eventually("the pod to say what is missing", func() bool {
+		pod := h.phase("nofile", v1.PodPending)
+		if len(pod.Status.ContainerStatuses) == 0 || pod.Status.ContainerStatuses[0].State.Waiting == nil {
+			return false
+		}
+		w := pod.Status.ContainerStatuses[0].State.Waiting
+		return w.Reason == "CreateContainerError" && strings.Contains(w.Message, "CDI device injection failed") && strings.Contains(w.Message, "example.com/dongle=cdi1")
+	})
+	h.delete("nofile")
+
+	// The plugin dies: what it has cannot be given, and is not forgotten.
+	if err := m.plugin.Stop(klog.Background()); err != nil {
+		t.Fatal(err)
+	}
+	h.dongles(1, 0)
 }
 
 // health says what a pod's status tells of its devices.

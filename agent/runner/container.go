@@ -236,7 +236,7 @@ func (w *worker) createRecord(ctx context.Context, pod *v1.Pod, s *slot, p *prep
 	p.hidden = hidden
 	spec, err := w.spec(ctx, pod, s, record, deviceEnv(use, env), deviceMounts(use, mounts), hidden)
 	if err == nil {
-		err = addDevices(ctx, use, spec)
+		err = addDevices(ctx, w.r.CDIDirs, use, spec)
 	}
 	if errors.Is(err, oci.ErrCreate) {
 		return nil, &startError{reason: reasonCreateError, err: err}

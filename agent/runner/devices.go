@@ -62,18 +62,18 @@ func deviceMounts(use *devices.Use, mounts []specs.Mount) []specs.Mount {
 }
 
 // addDevices gives the container its device nodes and the right to use them,
-// and the plugins' annotations beside our own.
-func addDevices(ctx context.Context, use *devices.Use, spec *specs.Spec) error {
+// the plugins' annotations beside our own, and what CDI files in dirs say.
+func addDevices(ctx context.Context, dirs []string, use *devices.Use, spec *specs.Spec) error {
 	if use == nil {
 		return nil
 	}
 	for _, d := range use.Devices {
 		path, err := filepath.EvalSymlinks(d.HostPath)
 		if err != nil {
-			return fmt.Errorf("device %s of a device plugin: %w", d.HostPath, err)
+			return fmt.Errorf("%w: device %s of a device plugin: %w", oci.ErrCreate, d.HostPath, err)
 		}
 		if err := containeroci.WithDevices(path, d.ContainerPath, d.Permissions)(ctx, nil, nil, spec); err != nil {
-			return fmt.Errorf("device %s of a device plugin: %w", d.HostPath, err)
+			return fmt.Errorf("%w: device %s of a device plugin: %w", oci.ErrCreate, d.HostPath, err)
 		}
 	}
 	for name, value := range use.Annotations {
@@ -81,8 +81,5 @@ func addDevices(ctx context.Context, use *devices.Use, spec *specs.Spec) error {
 			spec.Annotations[name] = value
 		}
 	}
-	if len(use.CDI) > 0 {
-		return fmt.Errorf("device plugin asks for CDI devices %v, which are not supported here; have it give device nodes", use.CDI)
-	}
-	return nil
+	return injectCDI(dirs, use.CDI, spec)
 }

@@ -97,7 +97,8 @@ type Options struct {
 	Sink        Sink
 	Admit       Admitter
 	Allocate    Allocator
-	Devices     Devices // nil: there are no device plugins
+	Devices     Devices  // nil: there are no device plugins
+	CDIDirs     []string // of CDI files; default /etc/cdi and /var/run/cdi
 	// Await is told of a pod that cannot start for want of an object; Refresh
 	// answers when it may be there. It must not block.
 	Await func(pod *v1.Pod)
