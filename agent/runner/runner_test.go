@@ -372,6 +372,17 @@ func unsupportedPod(b *bed) {
 	}
 	b.event(p, "Unsupported")
 	b.remove(p)
+
+	file := pod("envfile", sleeper, func(p *v1.Pod) {
+		p.Spec.Volumes = []v1.Volume{{Name: "v", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}}}
+		p.Spec.Containers[0].Env = []v1.EnvVar{{Name: "A", ValueFrom: &v1.EnvVarSource{FileKeyRef: &v1.FileKeySelector{VolumeName: "v", Path: "x", Key: "A"}}}}
+	})
+	b.runner.Set(file)
+	c = b.container(file, "main", "unsupported", waitingFor("CreateContainerConfigError"))
+	if !strings.Contains(c.State.Waiting.Message, "container main: env A: valueFrom.fileKeyRef") {
+		b.t.Errorf("message does not name the field: %s", c.State.Waiting.Message)
+	}
+	b.remove(file)
 }
 
 func gracePod(b *bed) {

@@ -112,5 +112,8 @@ func containers(n *notes, list string, all []api.Container, s *api.PodSpec) {
 			n.when(sc.SELinuxOptions != nil, field("securityContext.seLinuxOptions"), noEffect)
 			n.when(sc.WindowsOptions != nil, field("securityContext.windowsOptions"), noEffect)
 		}
+		for j, v := range c.Env {
+			n.when(v.ValueFrom != nil && v.ValueFrom.FileKeyRef != nil, field(fmt.Sprintf("env[%d].valueFrom.fileKeyRef", j)), refused)
+		}
 	}
 }
