@@ -16,16 +16,20 @@ type PodFlags struct {
 
 	Manifests string `placeholder:"DIR" help:"Pods in files here run on this host without the API's doing (default: manifests in the data directory)."`
 
-	AllowedUnsafeSysctls []string `placeholder:"NAME,..." help:"Sysctls, or patterns that end in *, that pods may set beside the safe ones."`
+	AllowedUnsafeSysctls []string `placeholder:"NAME" help:"Sysctls, or patterns that end in *, that pods may set beside the safe ones."`
 	SeccompDefault       bool     `help:"Give pods without a seccomp profile the runtime's default."`
+}
 
-	ShutdownGracePeriod              time.Duration `default:"30s" help:"How long pods may take to end when the machine shuts down; 0 leaves them to it (default ${default})."`
-	ShutdownGracePeriodCriticalPods  time.Duration `default:"10s" help:"How much of that critical pods get, which end last (default ${default})."`
+// ShutdownFlags are flags of `shoal start` about the end of pods when the machine
+// shuts down.
+type ShutdownFlags struct {
+	ShutdownGracePeriod              time.Duration `default:"30s" placeholder:"DURATION" help:"How long pods may take to end when the machine shuts down; 0 leaves them to it (default ${default})."`
+	ShutdownGracePeriodCriticalPods  time.Duration `default:"10s" placeholder:"DURATION" help:"How much of that critical pods get, which end last (default ${default})."`
 	ShutdownGracePeriodByPodPriority string        `placeholder:"PRIORITY=TIME,..." help:"In place of the two above, how long pods of each priority get, the lowest first, as in 0=20s,100000=10s."`
 }
 
 // shutdownPeriods are how long pods get when the machine shuts down.
-func (f *PodFlags) shutdownPeriods() ([]shutdown.Period, error) {
+func (f *ShutdownFlags) shutdownPeriods() ([]shutdown.Period, error) {
 	periods, err := shutdown.ParsePeriods(f.ShutdownGracePeriodByPodPriority)
 	if err != nil {
 		return nil, fmt.Errorf("--shutdown-grace-period-by-pod-priority: %w", err)

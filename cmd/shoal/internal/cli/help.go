@@ -24,6 +24,13 @@ var groups = []kong.Group{
 	{Key: kubectl.GroupCluster, Title: "Cluster:"},
 	{Key: kubectl.GroupSettings, Title: "Settings and help:"},
 	{Key: "connection", Title: "Connection:"},
+
+	// Of flags of `shoal start`.
+	{Key: "cell", Title: "Cell:"},
+	{Key: "images", Title: "Images:"},
+	{Key: "pods", Title: "Pods:"},
+	{Key: "resources", Title: "What pods may use:"},
+	{Key: "shutdown", Title: "Shutdown of the machine:"},
 }
 
 // firstSteps is what someone who types only `shoal` should do.
