@@ -2,6 +2,8 @@ package agent
 
 import (
 	"net/url"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -140,5 +142,18 @@ func TestLogOptions(t *testing.T) {
 		if _, err := logOptions(q); err == nil {
 			t.Errorf("%s is accepted", bad)
 		}
+	}
+}
+
+// TestReservedDisk: the disk of a data directory that is still to be made is
+// known by its parents.
+func TestReservedDisk(t *testing.T) {
+	r := Resources{Reserved: "ephemeral-storage=1Ei"}
+	missing := filepath.Join(t.TempDir(), "not", "made")
+	if err := r.Check(missing); err == nil || !strings.Contains(err.Error(), "leaves nothing") {
+		t.Errorf("a reserve above the disk's size: %v", err)
+	}
+	if err := (Resources{}).Check("not/made"); err != nil {
+		t.Errorf("a relative directory: %v", err)
 	}
 }

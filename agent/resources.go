@@ -1,6 +1,10 @@
 package agent
 
 import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"time"
 
 	"shoal/agent/cgroup"
@@ -24,10 +28,17 @@ type Resources struct {
 	plan reserve.Plan // of the texts above
 }
 
-// Check reports a text that cannot be read, or that leaves nothing for pods.
+// Check reports a text that cannot be read, or that leaves nothing for pods. The
+// data directory need not exist yet.
 func (r Resources) Check(dataDir string) error {
 	if err := r.fill(); err != nil {
 		return err
+	}
+	for parent := filepath.Dir(dataDir); parent != dataDir; parent = filepath.Dir(dataDir) {
+		if _, err := os.Stat(dataDir); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		dataDir = parent // where it will be made
 	}
 	return r.plan.Check(reserve.Capacity(dataDir, MaxPods))
 }
