@@ -89,7 +89,7 @@ func newHostOn(t testing.TB, size, name string, change ...func(*Options)) *host 
 	t.Helper()
 	h := &host{t: t, ctrd: testbed.StartContainerdOn(t, size), name: name}
 	dir := t.TempDir()
-	h.network = &testbed.Network{Dir: filepath.Join(dir, "net"), Prefix: fmt.Sprintf("sa%d.", os.Getpid()%100000)}
+	h.network = &testbed.Network{Dir: filepath.Join(dir, "net"), Prefix: "sa"}
 	config, err := peer.AsNode(name)
 	if err != nil {
 		t.Fatal(err)

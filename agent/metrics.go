@@ -208,11 +208,11 @@ func (s *state) Collect(ch chan<- prometheus.Metric) {
 	told := map[string]bool{}
 	for _, c := range s.a.stats.Claims() {
 		labels := []string{c.Namespace, c.Claim}
-		if key := c.Namespace + "/" + c.Claim; told[key] {
+		key := c.Namespace + "/" + c.Claim
+		if told[key] {
 			continue // several pods use it
-		} else {
-			told[key] = true
 		}
+		told[key] = true
 		for name, value := range map[string]*uint64{
 			"capacity_bytes": c.CapacityBytes, "available_bytes": c.AvailableBytes, "used_bytes": c.UsedBytes,
 			"inodes": c.Inodes, "inodes_free": c.InodesFree, "inodes_used": c.InodesUsed,

@@ -46,7 +46,7 @@ func (b *bed) counts() map[string]int {
 	}
 	links, _ := netlink.LinkList()
 	for _, l := range links {
-		if strings.HasPrefix(l.Attrs().Name, "srt") {
+		if strings.HasPrefix(l.Attrs().Name, b.network.LinkPrefix()) {
 			out["veths"]++
 		}
 	}

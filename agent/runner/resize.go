@@ -111,7 +111,7 @@ func (w *worker) resizes(pod *v1.Pod) (changes []change, restarts []*slot) {
 	}
 	// What shrinks makes room for what grows.
 	slices.SortStableFunc(changes, func(a, b change) int {
-		return int(b2i(shrinks(b.from.MemoryBytes, b.to.MemoryBytes)) - b2i(shrinks(a.from.MemoryBytes, a.to.MemoryBytes)))
+		return b2i(shrinks(b.from.MemoryBytes, b.to.MemoryBytes)) - b2i(shrinks(a.from.MemoryBytes, a.to.MemoryBytes))
 	})
 	return changes, restarts
 }

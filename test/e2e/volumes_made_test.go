@@ -23,7 +23,9 @@ func TestVolumesMadeByHand(t *testing.T) {
 		t.Fatal(err)
 	}
 	node := strings.TrimSpace(kubectl(t, "get", "nodes", "-o", "jsonpath={.items[0].metadata.labels.kubernetes\\.io/hostname}"))
-	t.Cleanup(func() { afterTest("delete", "pv", "by-hand-local", "by-hand-host", "by-hand-nfs", "--ignore-not-found") })
+	t.Cleanup(func() {
+		afterTest("delete", "pv", "by-hand-local", "by-hand-host", "by-hand-nfs", "--ignore-not-found")
+	})
 	apply(t, ns, `
 apiVersion: storage.k8s.io/v1
 kind: StorageClass

@@ -68,10 +68,10 @@ func volumeGone(t *testing.T, volume string) {
 	eventually(t, "volume "+volume+" gone", func() error {
 		pv, err := client.CoreV1().PersistentVolumes().Get(t.Context(), volume, metav1.GetOptions{})
 		if !apierrors.IsNotFound(err) {
-			return fmt.Errorf("it is %s, %v", pv.Status.Phase, err)
+			return fmt.Errorf("it is %s, %w", pv.Status.Phase, err)
 		}
 		if _, err := os.Lstat(volumeDir(volume)); !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("its directory is there: %v", err)
+			return fmt.Errorf("its directory is there: %w", err)
 		}
 		return nil
 	})
@@ -191,7 +191,7 @@ spec:
 	eventually(t, "one pod", func() error {
 		_, err := client.CoreV1().Pods(ns).Get(t.Context(), "db-1", metav1.GetOptions{})
 		if !apierrors.IsNotFound(err) {
-			return fmt.Errorf("db-1 is there: %v", err)
+			return fmt.Errorf("db-1 is there: %w", err)
 		}
 		return nil
 	})

@@ -31,6 +31,10 @@ type attachment struct {
 	ip   netip.Addr
 }
 
+// LinkPrefix begins the names of the network's host links. The process is in it:
+// several test at once on one machine.
+func (n *Network) LinkPrefix() string { return fmt.Sprintf("%s%x.", n.Prefix, os.Getpid()) }
+
 func (n *Network) path(uid string) string { return filepath.Join(n.Dir, uid) }
 
 // Attach makes the pod's namespace, unless it has one.
@@ -44,8 +48,7 @@ func (n *Network) Attach(_ context.Context, uid, _, _ string) (string, []netip.A
 		return n.path(uid), []netip.Addr{a.ip}, nil
 	}
 	n.next++
-	// With the process in its name: several test at once on one machine.
-	a := attachment{link: fmt.Sprintf("%s%x.%d", n.Prefix, os.Getpid(), n.next), ip: netip.AddrFrom4([4]byte{10, 99, 0, n.next})}
+	a := attachment{link: fmt.Sprintf("%s%d", n.LinkPrefix(), n.next), ip: netip.AddrFrom4([4]byte{10, 99, 0, n.next})}
 	if err := os.MkdirAll(n.Dir, 0o755); err != nil {
 		return "", nil, err
 	}
