@@ -113,7 +113,7 @@ func (p *Plugins) Run(ctx context.Context) error {
 		p.o.Logger.Error("device plugins cannot register", "error", err)
 		return nil
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(grpc.WaitForHandlers(true))
 	api.RegisterRegistrationServer(server, p)
 	stop := context.AfterFunc(ctx, server.Stop)
 	defer stop()
