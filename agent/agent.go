@@ -56,6 +56,8 @@ import (
 // repeated with the same effect.
 type Network interface {
 	Attach(ctx context.Context, podUID, namespace, name string) (netnsPath string, ips []netip.Addr, err error)
+	// AttachTo is Attach of a namespace that is there already, at the path given.
+	AttachTo(ctx context.Context, podUID, namespace, name, given string) (netnsPath string, ips []netip.Addr, err error)
 	Detach(ctx context.Context, podUID string) error
 	Attached(ctx context.Context) ([]string, error)
 }

@@ -69,7 +69,7 @@ func (w testWriter) Write(p []byte) (int, error) {
 
 func (l *lab) makeNamespace(path string) namespace {
 	l.t.Helper()
-	err := createNamespace(path, func(*os.File) error {
+	err := createNamespace("", path, func(*os.File) error {
 		nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return err

@@ -90,17 +90,18 @@ func currentNamespace() (*os.File, error) {
 	return os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
 }
 
-// createNamespace makes a network namespace and pins it at path, then runs
-// inside with an open file of it. The caller removes the pin if inside fails.
-func createNamespace(path string, inside func(ns *os.File) error) error {
+// createNamespace makes a network namespace, or takes the one at the path given,
+// and pins it at path, then runs inside with an open file of it. The caller
+// removes the pin if inside fails.
+func createNamespace(given, path string, inside func(ns *os.File) error) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o444)
 	if err != nil {
 		return fmt.Errorf("create namespace pin: %w", err)
 	}
 	_ = f.Close()
 	return onOwnThread(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("create network namespace: %w", err)
+		if err := enterNew(given); err != nil {
+			return err
 		}
 		self := fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())
 		if err := unix.Mount(self, path, "", unix.MS_BIND, ""); err != nil {
@@ -113,6 +114,26 @@ func createNamespace(path string, inside func(ns *os.File) error) error {
 		defer ns.Close()
 		return inside(ns)
 	})
+}
+
+// enterNew takes the thread into a new network namespace, or into the one that
+// its owner has just made at the path given.
+func enterNew(given string) error {
+	if given == "" {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("create network namespace: %w", err)
+		}
+		return nil
+	}
+	f, err := os.Open(given)
+	if err != nil {
+		return fmt.Errorf("open network namespace: %w", err)
+	}
+	defer f.Close()
+	if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter network namespace %s: %w", given, err)
+	}
+	return nil
 }
 
 // unpinNamespace removes what createNamespace left at path. The namespace ends

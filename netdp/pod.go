@@ -91,6 +91,13 @@ func (d *Datapath) adoptPod(rec podRecord) error {
 // Attach gives a pod its network namespace and address, or returns those it
 // has. The namespace is pinned at the returned path until Detach.
 func (d *Datapath) Attach(ctx context.Context, podUID, namespace, name string) (string, []netip.Addr, error) {
+	return d.AttachTo(ctx, podUID, namespace, name, "")
+}
+
+// AttachTo is Attach for a pod whose network namespace was made by the caller
+// and is at the path given, as one that a user namespace owns. It is the same
+// path each time, and has no links but its own loopback.
+func (d *Datapath) AttachTo(ctx context.Context, podUID, namespace, name, given string) (string, []netip.Addr, error) {
 	if err := errors.Join(ctx.Err(), checkUID(podUID)); err != nil {
 		return "", nil, fmt.Errorf("attach pod %s/%s: %w", namespace, name, err)
 	}
@@ -103,7 +110,7 @@ func (d *Datapath) Attach(ctx context.Context, podUID, namespace, name string) (
 	addrs := []netip.Addr{entry.record.Address}
 	complete, err := d.podComplete(entry.record)
 	if err == nil && !(complete && entry.ready) {
-		err = d.buildPod(entry)
+		err = d.buildPod(entry, given)
 	}
 	if err != nil {
 		return "", nil, fmt.Errorf("attach pod %s/%s: %w", namespace, name, err)
@@ -148,13 +155,13 @@ func (p *podSet) entry(uid, namespace, name string) (*podEntry, error) {
 
 // buildPod clears away what a killed daemon or a failed try left, and makes
 // everything.
-func (d *Datapath) buildPod(entry *podEntry) error {
+func (d *Datapath) buildPod(entry *podEntry, given string) error {
 	entry.ready = false
 	if err := d.clearPod(entry.record); err != nil {
 		return err
 	}
 	path := d.pods.records.netns(entry.record.UID)
-	if err := d.makePod(entry.record, path); err != nil {
+	if err := d.makePod(entry.record, given, path); err != nil {
 		return errors.Join(err, d.clearPod(entry.record))
 	}
 	entry.record.Made = true

@@ -74,10 +74,10 @@ func podKey(a netip.Addr) uint32 {
 	return binary.NativeEndian.Uint32(b[:])
 }
 
-// makePod makes the namespace and the link and publishes the address.
-func (d *Datapath) makePod(rec podRecord, path string) error {
+// makePod makes the namespace, unless one is given, and the link and publishes the address.
+func (d *Datapath) makePod(rec podRecord, given, path string) error {
 	mtu := d.podMTU()
-	return createNamespace(path, func(ns *os.File) error {
+	return createNamespace(given, path, func(ns *os.File) error {
 		name := hostLinkName(rec.UID)
 		veth := &netlink.Veth{
 			LinkAttrs: netlink.LinkAttrs{

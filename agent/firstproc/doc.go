@@ -15,8 +15,10 @@
 package firstproc
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -33,31 +35,32 @@ const arg = "shoal-first"
 const readyTimeout = 10 * time.Second
 
 // Start starts a first process in a new process namespace, and in the other
-// namespaces whose paths are given. dir is an existing directory below which
+// namespaces whose paths are given. users is the path of the user namespace that
+// is to own it, "" for the host's. dir is an existing directory below which
 // nothing is mounted. keep is told its number and notes it where a later daemon
 // finds it; if it fails, or this process dies before it has returned, the first
-// process ends. The caller reaps the process.
-func Start(binary, dir string, keep func(pid int) error, namespaces ...string) (*exec.Cmd, error) {
+// process ends. wait reaps the process and must be called.
+func Start(program, dir, users string, keep func(pid int) error, namespaces ...string) (wait func(), err error) {
 	type result struct {
-		cmd *exec.Cmd
-		err error
+		process *os.Process
+		err     error
 	}
 	out := make(chan result, 1)
 	go func() {
 		// A child has its parent thread's namespaces, and this thread must end
 		// with this goroutine, so it is never unlocked.
 		runtime.LockOSThread()
-		cmd, err := start(binary, dir, keep, namespaces)
-		out <- result{cmd, err}
+		process, err := start(program, dir, users, keep, namespaces)
+		out <- result{process, err}
 	}()
 	r := <-out
 	if r.err != nil {
 		return nil, fmt.Errorf("start the first process of a pod: %w", r.err)
 	}
-	return r.cmd, nil
+	return func() { _, _ = r.process.Wait() }, nil
 }
 
-func start(binary, dir string, keep func(pid int) error, namespaces []string) (*exec.Cmd, error) {
+func start(program, dir, users string, keep func(pid int) error, namespaces []string) (*os.Process, error) {
 	for _, path := range namespaces {
 		if err := enter(path); err != nil {
 			return nil, err
@@ -68,35 +71,51 @@ func start(binary, dir string, keep func(pid int) error, namespaces []string) (*
 		return nil, err
 	}
 	defer ours.Close()
-	cmd := exec.Command(binary, arg)
-	cmd.Dir, cmd.Env, cmd.ExtraFiles = dir, []string{}, []*os.File{theirs}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS}
-	err = cmd.Start()
+	_ = ours.SetReadDeadline(time.Now().Add(readyTimeout))
+	process, err := launch(program, dir, users, ours, theirs)
 	_ = theirs.Close()
 	if err != nil {
 		return nil, err
 	}
-	_ = ours.SetReadDeadline(time.Now().Add(readyTimeout))
 	n, err := ours.Read(make([]byte, 1))
 	if n != 1 {
 		err = fmt.Errorf("it did not come up: %w", err)
-	} else if err = keep(cmd.Process.Pid); err == nil {
+	} else if err = keep(process.Pid); err == nil {
 		_, err = ours.Write([]byte{1})
 	}
 	if err != nil {
-		_ = cmd.Process.Kill()
-		return nil, errors.Join(err, reaped(cmd))
+		_ = process.Kill()
+		_, waited := process.Wait()
+		return nil, errors.Join(err, waited)
 	}
-	return cmd, nil
+	return process, nil
 }
 
-// reaped waits for a process that was killed, which is no error.
-func reaped(cmd *exec.Cmd) error {
-	var exit *exec.ExitError
-	if err := cmd.Wait(); !errors.As(err, &exit) {
-		return err
+// launch starts the process. One in a user namespace is made by another, as a
+// process of many threads, like this one, cannot enter any.
+func launch(program, dir, users string, ours, theirs *os.File) (*os.Process, error) {
+	cmd := exec.Command(program, arg)
+	cmd.Dir, cmd.Env, cmd.ExtraFiles = dir, []string{}, []*os.File{theirs}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS}
+	if users == "" {
+		err := cmd.Start()
+		return cmd.Process, err
 	}
-	return nil
+	ns, err := os.Open(users)
+	if err != nil {
+		return nil, fmt.Errorf("open user namespace: %w", err)
+	}
+	defer ns.Close()
+	cmd.Args, cmd.ExtraFiles = append(cmd.Args, "users"), append(cmd.ExtraFiles, ns)
+	cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWNS
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("enter user namespace %s: %w", users, err)
+	}
+	var number [4]byte
+	if _, err := io.ReadFull(ours, number[:]); err != nil {
+		return nil, fmt.Errorf("read its number: %w", err)
+	}
+	return os.FindProcess(int(binary.NativeEndian.Uint32(number[:])))
 }
 
 func socketPair() (ours, theirs *os.File, err error) {

@@ -21,10 +21,12 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"strconv"
 )
 
 // Arg is the first argument by which a process knows that it is a log
-// writer. The second is "maxBytes:maxFiles:path".
+// writer. The second is "maxBytes:maxFiles:path", with the owner of the
+// container's pipes and a colon before the path if it is not root.
 const Arg = "shoal-log-writer"
 
 // MaxLineBytes is the longest message in one line; longer ones are split
@@ -46,13 +48,18 @@ const MaxFiles = 64
 var DefaultLimits = Limits{MaxBytes: 10 << 20, MaxFiles: 5}
 
 // URI returns the shim's logging address that makes binary, which must link
-// this package, write to path. The directory of path must exist.
-func URI(binary, path string, limits Limits) (string, error) {
+// this package, write to path. The directory of path must exist. owner is who
+// the container's root is on the host.
+func URI(binary, path string, limits Limits, owner uint32) (string, error) {
 	if !filepath.IsAbs(binary) || !filepath.IsAbs(path) {
 		return "", fmt.Errorf("build log address: %q and %q must be absolute paths", binary, path)
 	}
 	// One query key only: the shim hands keys over in map order.
-	query := url.Values{Arg: {target(path, limits)}}
+	of := ""
+	if owner != 0 {
+		of = strconv.FormatUint(uint64(owner), 10) + ":"
+	}
+	query := url.Values{Arg: {target(of+path, limits)}}
 	return (&url.URL{Scheme: "binary", Path: binary, RawQuery: query.Encode()}).String(), nil
 }
 

@@ -144,7 +144,7 @@ void shoal_log_split(struct stream *s, size_t fresh)
 }
 
 // take_number parses "N:" and moves past it.
-static int take_number(char **s, long long *value)
+int shoal_take_number(char **s, long long *value)
 {
 	char *end;
 
@@ -159,7 +159,7 @@ int shoal_log_take(char **spec)
 {
 	long long max_bytes, max_files;
 
-	if (!take_number(spec, &max_bytes) || !take_number(spec, &max_files))
+	if (!shoal_take_number(spec, &max_bytes) || !shoal_take_number(spec, &max_files))
 		return 0;
 	shoal_log.max_bytes = max_bytes;
 	shoal_log.max_files = (long)max_files;

@@ -29,6 +29,8 @@ extern struct logfile shoal_log;
 // shoal_log_take reads "maxBytes:maxFiles:" into shoal_log and moves past it;
 // it returns 0 for anything else.
 int shoal_log_take(char **spec);
+// shoal_take_number reads "NUMBER:" likewise.
+int shoal_take_number(char **spec, long long *out);
 void shoal_log_open(void);
 // shoal_log_emit writes one line; tag P says that more of it follows.
 void shoal_log_emit(struct stream *s, const char *msg, size_t len, char tag);

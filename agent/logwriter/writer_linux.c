@@ -57,6 +57,19 @@ static void finish(void)
 	_exit(0);
 }
 
+// give_pipes gives the pipes to the root of the container's user namespace, so
+// that it may open /dev/stdout. The shim does that only for pipes without us.
+static void give_pipes(char **spec)
+{
+	long long owner;
+
+	if (!shoal_take_number(spec, &owner))
+		return;
+	for (int fd = FD_STDOUT; fd <= FD_STDERR; fd++)
+		if (fchown(fd, (uid_t)owner, (gid_t)owner) != 0)
+			_exit(2);
+}
+
 static void run(void)
 {
 	sigset_t block, none;
@@ -108,7 +121,11 @@ __attribute__((constructor)) static void shoal_log_writer(int argc, char **argv)
 	if (argc != 3 || !argv || !argv[1] || strcmp(argv[1], "shoal-log-writer") != 0)
 		return;
 	spec = argv[2];
-	if (!shoal_log_take(&spec) || *spec != '/')
+	if (!shoal_log_take(&spec))
+		_exit(2);
+	if (*spec != '/')
+		give_pipes(&spec);
+	if (*spec != '/')
 		_exit(2);
 	shoal_log.path = spec;
 	run();

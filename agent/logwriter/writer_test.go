@@ -196,11 +196,11 @@ func TestSmall(t *testing.T) {
 }
 
 func TestURI(t *testing.T) {
-	got, err := URI("/usr/bin/shoal", "/var/log/pods/a b/0.log", Limits{MaxBytes: 5, MaxFiles: 2})
+	got, err := URI("/usr/bin/shoal", "/var/log/pods/a b/0.log", Limits{MaxBytes: 5, MaxFiles: 2}, 0)
 	if err != nil || got != "binary:///usr/bin/shoal?shoal-log-writer=5%3A2%3A%2Fvar%2Flog%2Fpods%2Fa+b%2F0.log" {
 		t.Errorf("%q, %v", got, err)
 	}
-	if _, err := URI("shoal", "/x", DefaultLimits); err == nil {
+	if _, err := URI("shoal", "/x", DefaultLimits, 0); err == nil {
 		t.Error("a relative binary is accepted")
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"k8s.io/kubernetes/third_party/forked/golang/expansion"
 
 	"shoal/agent/cgroup"
+	"shoal/agent/userns"
 )
 
 // groupAnnotation makes the runc v2 shim serve all containers of one pod.
@@ -64,6 +65,9 @@ type Namespaces struct {
 	// PID is "" for one of the container's own, "host" for the host's, else
 	// the path of another container's.
 	PID string
+	// User is "" for the host's; else FirstID is what id 0 in it is outside.
+	User    string
+	FirstID uint32
 }
 
 // HostPID is the value of Namespaces.PID that shares the host's.
@@ -202,6 +206,13 @@ func withNamespaces(ns Namespaces) oci.SpecOpts {
 				opt = oci.WithLinuxNamespace(specs.LinuxNamespace{Type: kind, Path: path})
 			}
 			if err := opt(ctx, c, r, s); err != nil {
+				return err
+			}
+		}
+		if ns.User != "" {
+			ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: ns.FirstID, Size: userns.Length}}
+			s.Linux.UIDMappings, s.Linux.GIDMappings = ids, ids
+			if err := oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.UserNamespace, Path: ns.User})(ctx, c, r, s); err != nil {
 				return err
 			}
 		}

@@ -14,6 +14,8 @@ import (
 const (
 	unprivilegedPorts, everyPort = "net.ipv4.ip_unprivileged_port_start", "0"
 	pingGroups, everyGroup       = "net.ipv4.ping_group_range", "0 2147483647"
+	// A user namespace takes no group that it does not map.
+	everyMapped = "0 65535"
 )
 
 func withSysctls(in Input) oci.SpecOpts {
@@ -21,6 +23,9 @@ func withSysctls(in Input) oci.SpecOpts {
 		set := map[string]string{}
 		if in.Namespaces.Net != "" {
 			set[unprivilegedPorts], set[pingGroups] = everyPort, everyGroup
+			if in.Namespaces.User != "" {
+				set[pingGroups] = everyMapped
+			}
 		}
 		if pod := in.Pod.Spec.SecurityContext; pod != nil {
 			for _, c := range pod.Sysctls {

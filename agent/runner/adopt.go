@@ -51,6 +51,10 @@ func (r *Runner) discover(ctx context.Context) error {
 	if err := r.vault.Keep(known); err != nil {
 		return err
 	}
+	// Nothing starts yet that could need them.
+	if err := r.pins.unstagePods(); err != nil {
+		return err
+	}
 	// One that was prepared ahead, of a container that was never made. Nobody
 	// prepares any before discover returns.
 	if err := r.removeSnapshots(ctx, func(_, key string) bool { return !known[key] }); err != nil {

@@ -43,7 +43,7 @@ type stdio struct{ in, out, err string }
 // for a container with input or a terminal a console, which we start.
 func (w *worker) openStdio(pod *v1.Pod, s *slot, inst *instance) (stdio, error) {
 	if !interactive(s.spec) {
-		uri, err := logwriter.URI(w.r.LogWriter, LogPath(w.r.LogDir, pod, s.spec.Name, inst.attempt), w.r.LogLimits)
+		uri, err := logwriter.URI(w.r.LogWriter, LogPath(w.r.LogDir, pod, s.spec.Name, inst.attempt), w.r.LogLimits, w.rootID())
 		return stdio{out: uri, err: uri}, err
 	}
 	c := w.console(pod, s, inst)

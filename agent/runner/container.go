@@ -127,6 +127,9 @@ func (w *worker) start(ctx context.Context, pod *v1.Pod, s *slot) error {
 		imageID: s.image.ID, imageName: s.image.Name, stopSig: stopSignal(s.image.Config.StopSignal),
 		resources: s.spec.Resources, limits: cgroup.ForContainer(pod, s.spec),
 	}
+	if w.box.users != nil {
+		defer w.unstage(pod, p.id) // the container has its own by then
+	}
 	crash := s.crash
 	if s.current != nil {
 		crash.next(s.current.exit.FinishedAt.Time, now())
@@ -232,6 +235,9 @@ func (w *worker) createRecord(ctx context.Context, pod *v1.Pod, s *slot, p *prep
 			labelStop: strconv.Itoa(int(inst.stopSig)),
 		},
 	}
+	if mounts, err = w.mapMounts(pod, s.spec, p, mounts); err != nil {
+		return nil, asStartError(reasonCreateError, err)
+	}
 	hidden := secretspec.NewHidden()
 	p.hidden = hidden
 	spec, err := w.spec(ctx, pod, s, record, deviceEnv(use, env), deviceMounts(use, mounts), hidden)
@@ -266,6 +272,9 @@ func LogPath(base string, pod *v1.Pod, container string, attempt int32) string {
 func (w *worker) runTask(ctx context.Context, pod *v1.Pod, s *slot, record *containers.Container, p *prepared, inst *instance) error {
 	streams, err := w.openStdio(pod, s, inst)
 	if err != nil {
+		return err
+	}
+	if err := w.mapRoot(pod, p); err != nil {
 		return err
 	}
 	rootfs := make([]*types.Mount, len(p.mounts))

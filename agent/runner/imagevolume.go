@@ -50,8 +50,9 @@ func (d imageVolumes) Teardown(ctx context.Context, podUID, name, dir string) er
 	return nil
 }
 
-// mount mounts the view of the image at dir.
-func (d imageVolumes) mount(ctx context.Context, podUID, name, dir string, img *image.Image) error {
+// mountImageVolume mounts the view of the image at dir.
+func (w *worker) mountImageVolume(ctx context.Context, pod *v1.Pod, name, dir string, img *image.Image) error {
+	d, podUID := w.r.imageVolumes, string(pod.UID)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
 	defer cancel()
 	service := d.client.SnapshotService(d.snapshotter)
@@ -65,7 +66,12 @@ func (d imageVolumes) mount(ctx context.Context, podUID, name, dir string, img *
 	if err != nil {
 		return fmt.Errorf("prepare image volume %s: %w", name, err)
 	}
-	if err := mount.All(mounts, dir); err != nil {
+	if w.box.users != nil {
+		err = w.mapVolume(pod, key, mounts, dir)
+	} else {
+		err = mount.All(mounts, dir)
+	}
+	if err != nil {
 		return fmt.Errorf("mount image volume %s: %w", name, err)
 	}
 	return nil
@@ -108,7 +114,7 @@ func (w *worker) ensureImageVolume(ctx context.Context, pod *v1.Pod, iv *imageVo
 	if next, ok := w.ensureImage(ctx, pod, iv.slot); !ok {
 		return next, false
 	}
-	if err := w.r.imageVolumes.mount(ctx, string(pod.UID), name, at.Path, iv.image); err != nil {
+	if err := w.mountImageVolume(ctx, pod, name, at.Path, iv.image); err != nil {
 		if errdefs.IsNotFound(err) { // its layers are gone
 			w.r.Images.Forget(iv.image)
 			iv.image = nil

@@ -13,8 +13,14 @@ import (
 	"shoal/agent/volume"
 )
 
-// pins keeps pods' IPC and UTS namespaces alive without a process in them,
-// by bind mounts in one directory that is a private mount of its own: pins
+// Pins of a pod with a user namespace.
+const (
+	pinUser = "user"
+	pinNet  = "net"
+)
+
+// pins keeps pods' namespaces (IPC and UTS; those that a user namespace of the
+// pod owns) alive without a process in them, by bind mounts in one directory that is a private mount of its own: pins
 // are then not copied into every container's mount namespace.
 type pins struct{ dir string }
 
@@ -56,17 +62,21 @@ func (p *pins) make(podUID, hostname string, uts bool) error {
 	if err := os.MkdirAll(filepath.Join(p.dir, podUID), 0o711); err != nil {
 		return fmt.Errorf("pin namespaces: %w", err)
 	}
-	done := make(chan error, 1)
-	go func() {
-		// The thread is in other namespaces now and must end with this
-		// goroutine, so it is never unlocked.
-		runtime.LockOSThread()
-		done <- p.makeOnThread(podUID, hostname, uts)
-	}()
-	if err := <-done; err != nil {
+	if err := onOwnThread(func() error { return p.makeOnThread(podUID, hostname, uts) }); err != nil {
 		return fmt.Errorf("pin namespaces of pod %s: %w", podUID, err)
 	}
 	return nil
+}
+
+// onOwnThread runs f on a thread that ends with it: it is in other namespaces
+// afterwards, so it is never unlocked.
+func onOwnThread(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		done <- f()
+	}()
+	return <-done
 }
 
 func (p *pins) makeOnThread(podUID, hostname string, uts bool) error {
@@ -112,7 +122,10 @@ func (p *pins) have(podUID string) bool {
 // drop lets the pod's namespaces go.
 func (p *pins) drop(podUID string) error {
 	var errs []error
-	for _, kind := range []string{"ipc", "uts", pinPID} {
+	if err := p.unstageAll(podUID); err != nil {
+		return err
+	}
+	for _, kind := range []string{"ipc", "uts", pinPID, pinNet, pinUser} {
 		path := p.path(podUID, kind)
 		if pinned(path) {
 			errs = append(errs, unix.Unmount(path, unix.MNT_DETACH))

@@ -68,12 +68,16 @@ func (w *worker) sharedProcesses(pod *v1.Pod) (string, error) {
 	if !pod.Spec.HostNetwork {
 		others = append(others, w.r.pins.path(uid, "uts"))
 	}
-	cmd, err := firstproc.Start(w.r.LogWriter, dir, func(pid int) error { return w.keepFirst(pod, pid) }, others...)
+	users := ""
+	if w.box.users != nil {
+		users = w.box.users.path
+	}
+	wait, err := firstproc.Start(w.r.LogWriter, dir, users, func(pid int) error { return w.keepFirst(pod, pid) }, others...)
 	if err != nil {
 		return "", err
 	}
 	// It outlives the worker when the daemon stops, so nobody waits for this.
-	go func() { _ = cmd.Wait() }()
+	go wait()
 	return path, nil
 }
 

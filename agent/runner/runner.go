@@ -38,13 +38,16 @@ import (
 	"shoal/agent/prober"
 	"shoal/agent/runtimes"
 	"shoal/agent/secretspec"
+	"shoal/agent/userns"
 	"shoal/agent/volume"
 )
 
-// Network gives pods a network namespace and addresses. All three may be
+// Network gives pods a network namespace and addresses. All may be
 // repeated with the same effect.
 type Network interface {
 	Attach(ctx context.Context, podUID, namespace, name string) (netnsPath string, ips []netip.Addr, err error)
+	// AttachTo is Attach of a namespace that is there already, at the path given.
+	AttachTo(ctx context.Context, podUID, namespace, name, given string) (netnsPath string, ips []netip.Addr, err error)
 	Detach(ctx context.Context, podUID string) error
 	Attached(ctx context.Context) ([]string, error)
 }
@@ -138,6 +141,8 @@ type Runner struct {
 	users        userCache
 	imageVolumes imageVolumes
 	vault        *secretspec.Vault
+	ids          *userns.IDs
+	usersAllowed func() error // why there are no user namespaces here, if so
 	starts       chan struct{}
 	stops        chan struct{}
 
@@ -184,8 +189,16 @@ func New(o Options) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
+	ids, err := userns.OpenIDs(filepath.Join(o.DataDir, "pods"))
+	if err != nil {
+		return nil, err
+	}
 	r := &Runner{
 		Options: o,
+		ids:     ids,
+		usersAllowed: sync.OnceValue(func() error {
+			return userns.Probe(o.DataDir, o.Volumes.SecretsDir())
+		}),
 		vault:   vault,
 		pins:    p,
 		logs:    logs,

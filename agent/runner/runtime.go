@@ -73,7 +73,7 @@ func (w *worker) runtimeOf(ctx context.Context, pod *v1.Pod, id string, spec *sp
 		}
 		spec.Root.Path = hidden.RootPath()
 	}
-	info.Options, err = r.Options(link)
+	info.Options, err = r.Options(link, w.rootID())
 	return info, err
 }
 

@@ -23,6 +23,7 @@ type sandbox struct {
 	ips      []netip.Addr
 	failures int
 	runtime  *runtimes.Runtime // of the pod's containers; nil until found
+	users    *users            // nil for the host's
 }
 
 // retryFirst and retryMax bound the wait before a failed step is tried again.
@@ -54,13 +55,16 @@ func (w *worker) prepare(ctx context.Context, pod *v1.Pod) (time.Time, bool) {
 }
 
 func (w *worker) prepareAll(ctx context.Context, pod *v1.Pod) error {
+	if err := w.prepareUsers(ctx, pod); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		if pod.Spec.HostNetwork {
 			w.box.netns, w.box.ips = "", w.r.NodeIPs
 			return nil
 		}
-		netns, ips, err := w.r.Network.Attach(ctx, string(pod.UID), pod.Namespace, pod.Name)
+		netns, ips, err := w.attach(ctx, pod)
 		if err != nil {
 			return fmt.Errorf("attach network: %w", err)
 		}
@@ -68,6 +72,9 @@ func (w *worker) prepareAll(ctx context.Context, pod *v1.Pod) error {
 		return nil
 	})
 	g.Go(func() error {
+		if w.box.users != nil {
+			return nil // made with its user namespace
+		}
 		name, err := w.r.nodename(pod)
 		if err != nil {
 			return err
@@ -87,6 +94,14 @@ func (w *worker) prepareAll(ctx context.Context, pod *v1.Pod) error {
 		return err
 	}
 	return w.writeHosts(ctx, pod)
+}
+
+func (w *worker) attach(ctx context.Context, pod *v1.Pod) (string, []netip.Addr, error) {
+	uid := string(pod.UID)
+	if w.box.users != nil {
+		return w.r.Network.AttachTo(ctx, uid, pod.Namespace, pod.Name, w.r.pins.path(uid, pinNet))
+	}
+	return w.r.Network.Attach(ctx, uid, pod.Namespace, pod.Name)
 }
 
 // prefetch makes the root file systems of the containers that start first.

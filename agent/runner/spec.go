@@ -23,6 +23,9 @@ func (w *worker) spec(ctx context.Context, pod *v1.Pod, s *slot, record *contain
 	if pod.Spec.HostIPC {
 		ns.IPC = ""
 	}
+	if u := w.box.users; u != nil {
+		ns.User, ns.FirstID = u.path, u.first
+	}
 	var err error
 	if ns.PID, err = w.processes(pod, s); err != nil {
 		return nil, err

@@ -178,7 +178,10 @@ func (r *Runner) takeDown(ctx context.Context, pod *v1.Pod, ids []string) error 
 	if err := g.Wait(); err != nil {
 		return err // a first process is known by its pin
 	}
-	return r.pins.drop(uid)
+	if err := r.pins.drop(uid); err != nil {
+		return err
+	}
+	return r.ids.Release(uid)
 }
 
 // finish reports the pod gone and ends the worker. Its logs go with it.

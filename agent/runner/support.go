@@ -23,8 +23,6 @@ func (w *worker) warn(pod *v1.Pod) {
 // checkSupported names the first field of the pod that would be ignored.
 func (w *worker) checkSupported(pod *v1.Pod) error {
 	switch {
-	case pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers:
-		return fmt.Errorf("spec.hostUsers: false is %w here", volume.ErrUnsupported)
 	case len(pod.Spec.ResourceClaims) > 0:
 		return fmt.Errorf("spec.resourceClaims is %w here", volume.ErrUnsupported)
 	}

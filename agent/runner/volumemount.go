@@ -43,11 +43,14 @@ func (w *worker) volumeMount(pod *v1.Pod, c *v1.Container, i int, env map[string
 		// The runtime would have said it.
 		return specs.Mount{}, &startError{reason: reasonCreateError, err: err}
 	}
-	at := m.MountPath
-	if !filepath.IsAbs(at) {
-		at = "/" + at
+	return specs.Mount{Destination: absolute(m.MountPath), Type: "bind", Source: source, Options: []string{"rbind", propagation, access}}, nil
+}
+
+func absolute(path string) string {
+	if filepath.IsAbs(path) {
+		return path
 	}
-	return specs.Mount{Destination: at, Type: "bind", Source: source, Options: []string{"rbind", propagation, access}}, nil
+	return "/" + path
 }
 
 // mountSource is the volume, or the part of it that the mount names.

@@ -18,8 +18,8 @@ const askTimeout = 5 * time.Second
 // Features are what a runtime can do beyond what all can.
 type Features struct {
 	Version string // the first line of --version, "" if it did not say
-	// UserNamespaces: it maps ids of mounts, as a pod's user namespace needs
-	// (runc 1.2, crun 1.9).
+	// UserNamespaces: it can put a container into a user namespace that is there
+	// already. Ids of mounts are mapped before it sees them.
 	UserNamespaces bool
 	// RecursiveReadOnly: it has the mount option rro (runc 1.1, crun 1.4).
 	RecursiveReadOnly bool
@@ -64,14 +64,12 @@ func (f Features) with(answer []byte) Features {
 		return f
 	}
 	f.RecursiveReadOnly = slices.Contains(got.MountOptions, "rro")
-	if l := got.Linux; l != nil && l.MountExtensions != nil && l.MountExtensions.IDMap != nil && l.MountExtensions.IDMap.Enabled != nil {
-		f.UserNamespaces = *l.MountExtensions.IDMap.Enabled && slices.Contains(l.Namespaces, "user")
-	}
+	f.UserNamespaces = got.Linux != nil && slices.Contains(got.Linux.Namespaces, "user")
 	return f
 }
 
-// Status is what a node says of its runtimes. containerd and the kernel have a
-// say in user namespaces too, so the caller may rule them out.
+// Status is what a node says of its runtimes. The kernel has a say in user
+// namespaces too, so the caller may rule them out.
 func (s *Set) Status(ctx context.Context, userNamespaces bool) []v1.NodeRuntimeHandler {
 	out := make([]v1.NodeRuntimeHandler, 0, len(s.all)+1)
 	for i, r := range s.all {

@@ -48,17 +48,18 @@ type Runtime struct {
 func (r Runtime) Runc() bool { return r.Shim == RuncShim }
 
 // Options are what the shim is told. binary takes the place of the runtime's
-// own when it is not empty.
-func (r Runtime) Options(binary string) (typeurl.Any, error) {
+// own when it is not empty; owner is who the container's root is on the host,
+// to whom its pipes belong.
+func (r Runtime) Options(binary string, owner uint32) (typeurl.Any, error) {
 	if binary == "" && r.Binary != Default {
 		binary = r.Binary
 	}
 	var value any
 	switch {
-	case r.Runc() && binary == "", !r.Runc() && r.Config == "":
+	case r.Runc() && binary == "" && owner == 0, !r.Runc() && r.Config == "":
 		return nil, nil
 	case r.Runc():
-		value = &options.Options{BinaryName: binary}
+		value = &options.Options{BinaryName: binary, IoUid: owner, IoGid: owner}
 	case r.Shim == runscShim:
 		value = &runtimeoptions.Options{TypeUrl: runscOptions, ConfigPath: r.Config}
 	default:

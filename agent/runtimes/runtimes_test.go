@@ -62,7 +62,7 @@ func TestParseRefuses(t *testing.T) {
 func TestOptions(t *testing.T) {
 	read := func(r Runtime, link string) any {
 		t.Helper()
-		encoded, err := r.Options(link)
+		encoded, err := r.Options(link, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

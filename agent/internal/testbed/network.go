@@ -38,7 +38,12 @@ func (n *Network) LinkPrefix() string { return fmt.Sprintf("%s%x.", n.Prefix, os
 func (n *Network) path(uid string) string { return filepath.Join(n.Dir, uid) }
 
 // Attach makes the pod's namespace, unless it has one.
-func (n *Network) Attach(_ context.Context, uid, _, _ string) (string, []netip.Addr, error) {
+func (n *Network) Attach(ctx context.Context, uid, namespace, name string) (string, []netip.Addr, error) {
+	return n.AttachTo(ctx, uid, namespace, name, "")
+}
+
+// AttachTo is Attach for a namespace that is there already.
+func (n *Network) AttachTo(_ context.Context, uid, _, _, given string) (string, []netip.Addr, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.pods == nil {
@@ -55,7 +60,7 @@ func (n *Network) Attach(_ context.Context, uid, _, _ string) (string, []netip.A
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // the thread ends with this goroutine
-		done <- pinNetns(n.path(uid))
+		done <- pinNetns(given, n.path(uid))
 	}()
 	if err := <-done; err != nil {
 		return "", nil, err
@@ -67,9 +72,21 @@ func (n *Network) Attach(_ context.Context, uid, _, _ string) (string, []netip.A
 	return n.path(uid), []netip.Addr{a.ip}, nil
 }
 
-func pinNetns(path string) error {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("unshare network: %w", err)
+func enterNetns(given string) error {
+	if given == "" {
+		return unix.Unshare(unix.CLONE_NEWNET)
+	}
+	fd, err := unix.Open(given, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Setns(fd, unix.CLONE_NEWNET)
+}
+
+func pinNetns(given, path string) error {
+	if err := enterNetns(given); err != nil {
+		return fmt.Errorf("enter network namespace: %w", err)
 	}
 	f, err := os.Create(path)
 	if err != nil {

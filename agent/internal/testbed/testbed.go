@@ -65,6 +65,10 @@ func StartContainerdOn(t testing.TB, size string) *Containerd {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// As /run/containerd: users of a pod's own go through to their root.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
 	c := &Containerd{Socket: filepath.Join(dir, "c.sock"), dir: dir}
 	if size != "" {
 		root := filepath.Join(dir, "root")
