@@ -270,6 +270,7 @@ func (a *Agent) build() error {
 	if err != nil {
 		return err
 	}
+	a.node.users = a.runner.UserNamespaces
 	a.objects.Changed = a.runner.Refresh
 	a.certs = podcerts.New(kube, a.o.NodeName, a.runner.Refresh, a.Event)
 	a.volumes.Certificates = a.certs

@@ -55,6 +55,7 @@ type node struct {
 	// devices gives what device plugins have and what is healthy; nil: there
 	// are none.
 	devices func() (capacity, allocatable v1.ResourceList)
+	users   func() error // why pods have no user namespaces here
 
 	mu             sync.Mutex
 	alloc          v1.ResourceList     // guarded by mu
@@ -305,7 +306,7 @@ func (n *node) object(ctx context.Context, problem string) *v1.Node {
 			Addresses:       n.addresses(),
 			DaemonEndpoints: v1.NodeDaemonEndpoints{KubeletEndpoint: v1.DaemonEndpoint{Port: n.port()}},
 			NodeInfo:        n.info(ctx),
-			RuntimeHandlers: n.o.Runtimes.Status(ctx, false),
+			RuntimeHandlers: n.o.Runtimes.Status(ctx, n.users != nil && n.users() == nil),
 			Features:        nodeFeatures(),
 			Images:          n.listImages(ctx),
 		},

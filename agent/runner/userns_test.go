@@ -189,6 +189,16 @@ func TestUserNamespaceWith(t *testing.T) {
 			b.remove(p)
 		})
 	}
+	for name, stdin := range map[string]bool{"terminal": false, "input": true} {
+		p := pod(name, "(tty || echo no) > /dev/stdout; "+sleeper, ownUsers, func(p *v1.Pod) {
+			p.Spec.Containers[0].TTY, p.Spec.Containers[0].Stdin = !stdin, stdin
+		})
+		b.runner.Set(p)
+		b.container(p, "main", "running", isRunning)
+		want := map[bool]string{false: "/dev/pts/0", true: "not a tty"}[stdin]
+		eventually.True(t, name+" writes "+want, func() bool { return strings.Contains(b.logs(p, "main", 0), want) })
+		b.remove(p)
+	}
 	b.settled(t, before)
 }
 

@@ -88,14 +88,19 @@ func (i *IDs) Take(uid string) (uint32, error) {
 	return 0, errors.New("could not find an empty slot to allocate a user namespace")
 }
 
-// save writes the record as a whole or not at all. It need not outlive a crash
-// of the host: no file that does has an owner from the range.
+// save writes the record as a whole or not at all. That it may be lost with a
+// crash of the host is fine: no file that outlives one has an owner of the range.
 func (i *IDs) save(uid string, first uint32) error {
 	file := i.record(uid)
 	if err := os.MkdirAll(filepath.Dir(file), 0o750); err != nil {
 		return err
 	}
-	if err := os.WriteFile(file+".new", []byte(strconv.FormatUint(uint64(first), 10)+"\n"), 0o600); err != nil {
+	f, err := os.OpenFile(file+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(f, first)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(file+".new", file)

@@ -71,7 +71,6 @@ func service(s *api.ServiceSpec) []string {
 
 func pod(path string, s *api.PodSpec) []string {
 	n := &notes{path: path}
-	n.when(s.HostUsers != nil && !*s.HostUsers, "hostUsers", refused)
 	n.when(s.SecurityContext != nil && s.SecurityContext.SELinuxOptions != nil, "securityContext.seLinuxOptions", noEffect)
 	n.when(s.SecurityContext != nil && s.SecurityContext.WindowsOptions != nil, "securityContext.windowsOptions", noEffect)
 	n.when(s.DNSPolicy == api.DNSClusterFirstWithHostNet, "dnsPolicy", "there is no cluster DNS in this version of shoal; the host's resolver is used")
