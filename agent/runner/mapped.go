@@ -158,11 +158,11 @@ func keepFlags(source string, options []string) ([]string, error) {
 		flag int64
 		name string
 	}{{unix.ST_NOSUID, "nosuid"}, {unix.ST_NODEV, "nodev"}, {unix.ST_NOEXEC, "noexec"}} {
-		if int64(st.Flags)&f.flag != 0 {
+		if st.Flags&f.flag != 0 {
 			out = append(out, f.name)
 		}
 	}
-	if int64(st.Flags)&unix.ST_RDONLY != 0 {
+	if st.Flags&unix.ST_RDONLY != 0 {
 		if i := slices.Index(out, "rw"); i >= 0 {
 			out[i] = "ro"
 		}

@@ -22,8 +22,7 @@ func (w *worker) warn(pod *v1.Pod) {
 
 // checkSupported names the first field of the pod that would be ignored.
 func (w *worker) checkSupported(pod *v1.Pod) error {
-	switch {
-	case len(pod.Spec.ResourceClaims) > 0:
+	if len(pod.Spec.ResourceClaims) > 0 {
 		return fmt.Errorf("spec.resourceClaims is %w here", volume.ErrUnsupported)
 	}
 	if err := checkEnv(&pod.Spec); err != nil {
