@@ -16,12 +16,18 @@ import (
 
 var updateScripts = flag.Bool("update", false, "rewrite the expected output in the scripts")
 
+// grammar is the client's commands, with the part of `shoal keys` that is.
+type grammar struct {
+	Commands
+	Keys KeysCmd `cmd:"" group:"cluster" help:"Rotate the keys of gossip."`
+}
+
 // TestMain lets scripts run this test binary as shoal.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"shoal": func() {
 			kubectl.AdminKubeconfig = os.Getenv("ADMIN_KUBECONFIG")
-			os.Exit(Main(&struct{ Commands }{}, "v1.2.3", os.Args[1:]))
+			os.Exit(Main(&grammar{}, "v1.2.3", os.Args[1:]))
 		},
 		"cat-stdin": func() { _, _ = io.Copy(os.Stdout, os.Stdin) },
 	})
