@@ -407,7 +407,7 @@ func (a *Agent) await(pod *v1.Pod) { a.objects.Await(pod) }
 // Status takes a pod's new status from the runner.
 func (a *Agent) Status(pod *v1.Pod, status v1.PodStatus) {
 	a.metrics.sawStatus(pod.UID, status.Phase)
-	if isStatic(pod) {
+	if a.statics.owns(pod) {
 		a.statics.put(pod, status)
 		return
 	}
@@ -416,7 +416,7 @@ func (a *Agent) Status(pod *v1.Pod, status v1.PodStatus) {
 
 // Gone takes from the runner that nothing is left of a pod.
 func (a *Agent) Gone(pod *v1.Pod) {
-	if isStatic(pod) {
+	if a.statics.owns(pod) {
 		a.statics.gone(pod)
 		return
 	}

@@ -21,6 +21,8 @@ const (
 	// stops; followed logs and open terminals are cut after it.
 	shutdownGrace = time.Second
 	headerTimeout = 10 * time.Second
+	// connIdle closes connections that nothing is asked on, as the kubelet does.
+	connIdle = 90 * time.Second
 )
 
 // serve answers the kubelet's API until ctx ends.
@@ -28,7 +30,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	server := &http.Server{
-		Handler: a.callers.guard(a.handler()), TLSConfig: a.o.TLS, ReadHeaderTimeout: headerTimeout,
+		Handler: a.callers.guard(a.handler()), TLSConfig: a.o.TLS, ReadHeaderTimeout: headerTimeout, IdleTimeout: connIdle,
 		BaseContext: func(net.Listener) context.Context { return requests },
 	}
 	done := make(chan error, 1)

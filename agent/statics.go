@@ -134,10 +134,13 @@ func (s *statics) begin(name string) {
 	s.a.runner.Set(pod)
 }
 
-// isStatic reports whether a pod came from a file of this host.
-func isStatic(pod *v1.Pod) bool {
-	_, mirror := pod.Annotations[kubetypes.ConfigMirrorAnnotationKey]
-	return !mirror && pod.Annotations[kubetypes.ConfigSourceAnnotationKey] == kubetypes.FileSource
+// owns reports whether a pod came from a file of this host, and not from the API,
+// whatever its annotations say.
+func (s *statics) owns(pod *v1.Pod) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.running[nameOf(pod)]
+	return now != nil && now.UID == pod.UID
 }
 
 // gone takes from the runner that nothing is left of a static pod, and runs
@@ -223,7 +226,7 @@ func (s *statics) mirror(ctx context.Context) error {
 		}
 	}
 	for name, pod := range s.running {
-		if s.mirrors[name] == nil && s.wanted[name] == pod {
+		if now := s.wanted[name]; s.mirrors[name] == nil && now != nil && now.UID == pod.UID {
 			create = append(create, pod)
 		}
 	}

@@ -56,9 +56,14 @@ func TestStaticPods(t *testing.T) {
 		return err == nil && pod.UID != mirror.UID && pod.Status.Phase == v1.PodRunning && pod.Status.ContainerStatuses[0].ContainerID == id
 	})
 
-	// A restart adopts it.
+	// A restart adopts it, and runs and shows what came meanwhile.
 	h.stop()
+	write("early.yaml", strings.Replace(manifest, "name: fixed", "name: early", 1))
 	h.start()
+	h.running("early-static1")
+	if err := os.Remove(filepath.Join(dir, "early.yaml")); err != nil {
+		t.Fatal(err)
+	}
 	h.eventually("the pod to be known again", func() bool { return h.agent.pods.get("default", name) != nil })
 	if pod := h.running(name); pod.Status.ContainerStatuses[0].ContainerID != id || pod.Status.ContainerStatuses[0].RestartCount != 0 {
 		t.Errorf("after the restart: %+v", pod.Status.ContainerStatuses[0])
@@ -85,4 +90,21 @@ func TestStaticPods(t *testing.T) {
 		attached, _ := h.network.Attached(context.Background())
 		return apierrors.IsNotFound(err) && len(attached) == 0
 	})
+}
+
+// TestPosingAsStatic: an API pod that says it came from a file is like any other.
+func TestPosingAsStatic(t *testing.T) {
+	h := newHost(t, "posing1")
+	pods, now := peer.Client.CoreV1().Pods("default"), int64(1)
+	pod := &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "posing", Annotations: map[string]string{"kubernetes.io/config.source": "file"}},
+		Spec: v1.PodSpec{NodeName: "posing1", TerminationGracePeriodSeconds: &now, Containers: []v1.Container{{
+			Name: "main", Image: "box", ImagePullPolicy: v1.PullIfNotPresent, Command: []string{"sleep", "3600"},
+		}}},
+	}
+	if _, err := pods.Create(context.Background(), pod, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	h.running("posing")
+	h.delete("posing")
 }

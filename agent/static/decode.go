@@ -52,6 +52,10 @@ func Decode(data []byte, file, node string) (*v1.Pod, error) {
 		return nil, fmt.Errorf("invalid pod: it is a %s", strings.TrimPrefix(fmt.Sprintf("%T", obj), "*core."))
 	case pod.Name == "":
 		return nil, errNoName
+	case pod.UID != "":
+		// The kubelet takes it. It names files, and an API pod's would be ended
+		// with the manifest.
+		return nil, errors.New("invalid pod: metadata.uid: the host gives its static pods theirs; leave it out")
 	}
 	complete(pod, file, node)
 	opts := podutil.GetValidationOptionsFromPodSpecAndMeta(&pod.Spec, nil, &pod.ObjectMeta, nil)
@@ -74,14 +78,12 @@ func Decode(data []byte, file, node string) (*v1.Pod, error) {
 
 // complete gives the pod the name, uid and place it has on this node.
 func complete(pod *api.Pod, file, node string) {
-	if pod.UID == "" {
-		sum := fnv.New128a()
-		hash.DeepHashObject(sum, pod)
-		// That began anew, so where it comes from is added after.
-		fmt.Fprintf(sum, "host:%s", node)
-		fmt.Fprintf(sum, "file:%s", file)
-		pod.UID = types.UID(hex.EncodeToString(sum.Sum(nil)))
-	}
+	sum := fnv.New128a()
+	hash.DeepHashObject(sum, pod)
+	// That began anew, so where it comes from is added after.
+	fmt.Fprintf(sum, "host:%s", node)
+	fmt.Fprintf(sum, "file:%s", file)
+	pod.UID = types.UID(hex.EncodeToString(sum.Sum(nil)))
 	pod.Name = pod.Name + "-" + strings.ToLower(node)
 	if pod.Namespace == "" {
 		pod.Namespace = metav1.NamespaceDefault

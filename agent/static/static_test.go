@@ -45,6 +45,7 @@ func TestDecode(t *testing.T) {
 		"a secret":           {"apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: c, image: x}], volumes: [{name: v, secret: {secretName: s}}]}\n", "secrets"},
 		"an account":         {"apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {serviceAccountName: a, containers: [{name: c, image: x}]}\n", "serviceaccounts"},
 		"an unknown kind":    {"apiVersion: v9\nkind: Pod\n", "v9"},
+		"a uid":              {"apiVersion: v1\nkind: Pod\nmetadata: {name: x, uid: ../../x}\nspec: {containers: [{name: c, image: x}]}\n", "metadata.uid"},
 		"a name too strange": {"apiVersion: v1\nkind: Pod\nmetadata: {name: ../x}\nspec: {containers: [{name: c, image: x}]}\n", "metadata.name"},
 	} {
 		if _, err := Decode([]byte(test.text), "f", "n"); err == nil || !strings.Contains(err.Error(), test.says) {

@@ -76,8 +76,18 @@ func (s *sharedInformers) ForResource(resource schema.GroupVersionResource) (inf
 	return s.light.ForResource(resource), nil
 }
 
-// heldWhole is true for a kind whose typed informer runs already.
+// countedWhole are the kinds of which the quota controller's filter of updates
+// reads more than metadata, whether their informers run already or, as on a peer
+// that has just begun to lead, do not.
+var countedWhole = map[schema.GroupResource]bool{
+	{Resource: "pods"}: true, {Resource: "services"}: true, {Resource: "persistentvolumeclaims"}: true,
+}
+
+// heldWhole is true for a kind whose typed informer runs already, or has to.
 func (s *sharedInformers) heldWhole(resource schema.GroupVersionResource) bool {
+	if countedWhole[resource.GroupResource()] {
+		return true
+	}
 	kind, err := s.mapper.KindFor(resource)
 	if err != nil {
 		return false

@@ -80,10 +80,11 @@ func TestChurn(t *testing.T) {
 		c.clear()
 	})
 	before := settledCounts(t)
-	kinds := goroutinesOf(t)
+	kinds, files := goroutinesOf(t), runFiles(t)
 	defer func() {
 		if t.Failed() {
 			describeContainers(t)
+			t.Logf("files before %v\nand after %v", files, runFiles(t))
 		}
 		for kind, count := range goroutinesOf(t) {
 			if t.Failed() && count > kinds[kind]+5 {

@@ -57,13 +57,25 @@ func countSet(t *testing.T, m *ebpf.Map) int {
 // namespaces, programs and records of pods.
 func countRunFiles(t *testing.T) int {
 	t.Helper()
+	return len(runFiles(t))
+}
+
+func runFiles(t *testing.T) (paths []string) {
+	t.Helper()
 	dirs, err := filepath.Glob("/run/shoal*")
 	if err != nil {
 		t.Fatal(err)
 	}
-	count := 0
 	for _, dir := range dirs {
-		count += countEntries(t, dir, func(os.DirEntry) bool { return true })
+		err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+			if err == nil {
+				paths = append(paths, path)
+			}
+			return ignoreGone(err)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
-	return count
+	return paths
 }
