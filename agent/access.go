@@ -65,18 +65,28 @@ func notRunning(pod *v1.Pod, ref runner.Ref) string {
 	return fmt.Sprintf("container %q in pod %q is not running: %s", ref.Name, pod.Name, why)
 }
 
-func (a *Agent) serveExec(w http.ResponseWriter, r *http.Request) {
+// session is the running container and the streams that are asked for; where
+// there are none, it has answered why.
+func (a *Agent) session(w http.ResponseWriter, r *http.Request) (*v1.Pod, runner.Ref, *remotecommand.Options, bool) {
 	pod, ref, ok := a.container(w, r)
 	if !ok {
-		return
+		return nil, ref, nil, false
 	}
 	opts, err := remotecommand.NewOptions(r)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
+		return nil, ref, nil, false
 	}
 	if !ref.Running {
 		http.Error(w, notRunning(pod, ref), http.StatusBadRequest)
+		return nil, ref, nil, false
+	}
+	return pod, ref, opts, true
+}
+
+func (a *Agent) serveExec(w http.ResponseWriter, r *http.Request) {
+	_, ref, opts, ok := a.session(w, r)
+	if !ok {
 		return
 	}
 	remotecommand.ServeExec(w, r, &streams{a: a}, "", "", ref.ID, r.URL.Query()["command"], opts,
@@ -84,17 +94,8 @@ func (a *Agent) serveExec(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *Agent) serveAttach(w http.ResponseWriter, r *http.Request) {
-	pod, ref, ok := a.container(w, r)
+	pod, ref, opts, ok := a.session(w, r)
 	if !ok {
-		return
-	}
-	opts, err := remotecommand.NewOptions(r)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	if !ref.Running {
-		http.Error(w, notRunning(pod, ref), http.StatusBadRequest)
 		return
 	}
 	remotecommand.ServeAttach(w, r, &streams{a: a, ref: ref, logs: runner.LogPath(a.o.LogDir, pod, ref.Name, ref.Attempt)}, "", "", ref.ID, opts,
