@@ -235,12 +235,12 @@ func (w *worker) createRecord(ctx context.Context, pod *v1.Pod, s *slot, p *prep
 			labelStop: strconv.Itoa(int(inst.stopSig)),
 		},
 	}
-	if mounts, err = w.mapMounts(pod, s.spec, p, mounts); err != nil {
+	if mounts, err = w.mapMounts(pod, s.spec, p, deviceMounts(use, mounts)); err != nil {
 		return nil, asStartError(reasonCreateError, err)
 	}
 	hidden := secretspec.NewHidden()
 	p.hidden = hidden
-	spec, err := w.spec(ctx, pod, s, record, deviceEnv(use, env), deviceMounts(use, mounts), hidden)
+	spec, err := w.spec(ctx, pod, s, record, deviceEnv(use, env), mounts, hidden)
 	if err == nil {
 		err = addDevices(ctx, w.r.CDIDirs, use, spec)
 	}
