@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -198,6 +200,34 @@ func TestWireFormat(t *testing.T) {
 	for _, s := range []string{"10.1.2.3", "fd00::1"} {
 		if a := netip.MustParseAddr(s); addrFromWire(wireAddr(a)) != a {
 			t.Errorf("%s became %s", a, addrFromWire(wireAddr(a)))
+		}
+	}
+}
+
+// TestUnfinishedFilesGo: those of a daemon that was killed while it wrote.
+func TestUnfinishedFilesGo(t *testing.T) {
+	dir := t.TempDir()
+	for range 2 {
+		r, err := openRecords(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range []string{filepath.Join(dir, newFile+"1"), filepath.Join(r.podsDir(), newFile+"2")} {
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	r, err := openRecords(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.load(); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{dir, r.podsDir()} {
+		if left, err := filepath.Glob(filepath.Join(d, newFile+"*")); err != nil || len(left) > 0 {
+			t.Errorf("left: %v (%v)", left, err)
 		}
 	}
 }

@@ -33,8 +33,17 @@ func openRecords(dir string) (records, error) {
 			return r, fmt.Errorf("create state directory: %w", err)
 		}
 	}
-	return r, nil
+	// What a daemon left that was killed while it wrote; those of pods go as their
+	// records are loaded.
+	unfinished, err := filepath.Glob(filepath.Join(dir, newFile+"*"))
+	for _, path := range unfinished {
+		_ = os.Remove(path)
+	}
+	return r, err
 }
+
+// newFile begins the names of files that are not written to their end.
+const newFile = ".new-"
 
 func (r records) podsDir() string         { return filepath.Join(r.dir, "pods") }
 func (r records) netnsDir() string        { return filepath.Join(r.dir, "netns") }
@@ -63,7 +72,7 @@ func (r records) saveLast(addr netip.Addr) error {
 // replaceFile is atomic against a killed daemon. It does not sync: what a host
 // crash could lose is gone with the pods it speaks of.
 func replaceFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	f, err := os.CreateTemp(filepath.Dir(path), newFile+"*")
 	if err != nil {
 		return err
 	}
@@ -97,7 +106,7 @@ func (r records) load() ([]podRecord, error) {
 	var out []podRecord
 	for _, e := range entries {
 		path := filepath.Join(r.podsDir(), e.Name())
-		if strings.HasPrefix(e.Name(), ".new-") {
+		if strings.HasPrefix(e.Name(), newFile) {
 			_ = os.Remove(path)
 			continue
 		}
