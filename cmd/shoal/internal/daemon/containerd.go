@@ -64,6 +64,8 @@ func ensureContainerd(ctx context.Context, socket, dataDir string, log *slog.Log
 	return startContainerd(ctx, path, socket, dataDir, log)
 }
 
+func containerdLog(dataDir string) string { return filepath.Join(dataDir, "containerd.log") }
+
 func pidFileIn(dataDir string) string { return filepath.Join(dataDir, "containerd.pid") }
 
 // ownContainerd finds the containerd an earlier daemon on dataDir started and
@@ -86,7 +88,7 @@ func ownContainerd(dataDir string) *containerdServer {
 // startContainerd runs path in a session of its own, so that a signal to the
 // daemon's terminal does not end it before the daemon does.
 func startContainerd(ctx context.Context, path, socket, dataDir string, log *slog.Logger) (*containerdServer, error) {
-	logPath, settings := filepath.Join(dataDir, "containerd.log"), filepath.Join(dataDir, "containerd.toml")
+	logPath, settings := containerdLog(dataDir), filepath.Join(dataDir, "containerd.toml")
 	if err := pki.WriteFile(settings, []byte(containerdSettings), 0o600); err != nil {
 		return nil, err
 	}

@@ -285,6 +285,9 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 		return fmt.Errorf("read certificate authority: %w", err)
 	}
 	group.Go(func() error { return p.watchGossip(ctx) })
+	group.Go(func() error {
+		return named("containerd", p.containerd.keep(ctx, p.config.Containerd, p.config.DataDir, p.log))
+	})
 	group.Go(func() error { return p.keepMember(ctx) })
 	group.Go(func() error { return named("gossip keyring", p.keepRing(ctx)) })
 	p.lead(ctx, group, "scheduler", p.scheduler(schedClient, informers))
