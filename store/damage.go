@@ -196,9 +196,9 @@ func (db *DB) firstMissing(t *table.Table) string {
 		}
 		item, err := txn.Get(key)
 		if errors.Is(err, badger.ErrKeyNotFound) {
-			// Erased later, or never seen. Erased keys are the store's own log
-			// and tombstones that were reaped: a record alone is evidence.
-			if strings.HasPrefix(string(key), "/") && it.Value().UserMeta&metaTombstone == 0 && it.Value().UserMeta&metaExpires == 0 {
+			// Erased later, or never seen. Of what was erased badger keeps a mark until
+			// the next compaction; the store's own log and reaped tombstones need none.
+			if strings.HasPrefix(string(key), "/") && it.Value().UserMeta&metaTombstone == 0 && it.Value().UserMeta&metaExpires == 0 && !erasedAfter(txn, key, version) {
 				return string(key)
 			}
 			continue
@@ -208,6 +208,22 @@ func (db *DB) firstMissing(t *table.Table) string {
 		}
 	}
 	return ""
+}
+
+// erasedAfter reports whether key was erased after version: a table may be made
+// from a record that is deleted and reaped before the manifest names the table.
+func erasedAfter(txn *badger.Txn, key []byte, version uint64) bool {
+	o := badger.DefaultIteratorOptions
+	o.AllVersions, o.PrefetchValues, o.Prefix = true, false, key
+	it := txn.NewIterator(o)
+	defer it.Close()
+	for it.Seek(key); it.Valid(); it.Next() {
+		item := it.Item()
+		if string(item.Key()) == string(key) && item.IsDeletedOrExpired() && item.Version() > version {
+			return true
+		}
+	}
+	return false
 }
 
 // deletedBit is badger's mark of an erased key.
