@@ -123,12 +123,12 @@ func TestWarnings(t *testing.T) {
 	result = runKubectl(t, pod("warned", `
   nodeSelector: {nowhere: at-all}
   containers:
-  - {name: main, image: `+busyboxImage+`, securityContext: {appArmorProfile: {type: RuntimeDefault}}}
+  - {name: main, image: `+busyboxImage+`, securityContext: {seLinuxOptions: {level: s0}}}
 `), "apply", "--namespace", ns, "--filename", "-")
 	if result.Err != nil {
 		t.Fatal(result.Err)
 	}
-	mentions(t, result.Stderr, "Warning:", "appArmorProfile")
+	mentions(t, result.Stderr, "Warning:", "seLinuxOptions")
 }
 
 func TestBadCommands(t *testing.T) {
