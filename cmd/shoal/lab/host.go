@@ -165,6 +165,8 @@ func (l *Lab) bootDaemon(ctx context.Context, p *peer) error {
 		"--api-addr", p.Address.String() + ":" + apiPort,
 		"--containerd-namespace", p.Name,
 		"--device-plugin-dir", filepath.Join(dataDir, "device-plugins"),
+		// Peers share one machine, whose memory and disk are not theirs to judge.
+		"--eviction-hard", "none",
 		"--cgroup-root", filepath.Join(l.groups.unified, l.peerGroup(p.Number))}, join...)
 	log, err := os.OpenFile(l.dataPath(p, daemonLog), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
