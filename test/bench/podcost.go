@@ -109,20 +109,11 @@ func (b *bench) freshClient(ctx context.Context, daemon *harness.Daemon) (*kuber
 // restCost reports CPU and memory once nothing but probes happens.
 func restCost(daemon *harness.Daemon, idle int64) error {
 	time.Sleep(collected)
-	before, err := cpuTime(daemon.Pid())
+	share, anonymous, err := atRest(daemon)
 	if err != nil {
 		return err
 	}
-	time.Sleep(idleWindow)
-	after, err := cpuTime(daemon.Pid())
-	if err != nil {
-		return err
-	}
-	anonymous, err := anonymousBytes(daemon.Pid())
-	if err != nil {
-		return err
-	}
-	report("100 pods with two http probes of 10 s: daemon's CPU", 100*float64(after-before)/float64(idleWindow), "%", atMost(3), load())
+	report("100 pods with two http probes of 10 s: daemon's CPU", share, "%", atMost(3), load())
 	report("daemon's memory for a running pod", float64(anonymous-idle)/replicas/1024, "KB", atMost(150), "")
 	return nil
 }
