@@ -198,26 +198,6 @@ static void catch_up(struct client *c)
 		drop(c);
 }
 
-// read_output reads once; it returns 0 when nothing is there now, -1 at the end.
-static int read_output(struct stream *s, char kind)
-{
-	ssize_t n = read(s->fd, s->line + s->used, MAX_LINE - s->used);
-
-	if (n > 0) {
-		send_all(kind, s->line + s->used, (size_t)n);
-		shoal_log_split(s, (size_t)n);
-		return 1;
-	}
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return 0;
-	if (s->used > 0)
-		shoal_log_emit(s, s->line, s->used, 'F');
-	s->used = 0;
-	close(s->fd);
-	s->fd = -1;
-	return -1;
-}
-
 static void hello(struct client *c, int wants_input)
 {
 	c->input = wants_input;
@@ -260,7 +240,7 @@ static void finish(void)
 				clients[j].behind = 0;
 			}
 		for (int n = 0; n < LAST_READS && outs[i].fd >= 0 && !any_behind(); n++)
-			if (read_output(&outs[i], kinds[i]) <= 0)
+			if (shoal_log_read(&outs[i], send_all, kinds[i]) <= 0)
 				break;
 		if (outs[i].used > 0)
 			shoal_log_emit(&outs[i], outs[i].line, outs[i].used, 'F');
@@ -400,9 +380,9 @@ static void run(void)
 		if (ppoll(p, FIRST_CLIENT + MAX_CLIENTS, behind ? &limit : NULL, &none) < 0 && errno != EINTR)
 			finish();
 		if (p[OUT].revents)
-			read_output(&outs[0], FROM_STDOUT);
+			shoal_log_read(&outs[0], send_all, FROM_STDOUT);
 		if (p[ERR].revents && !any_behind())
-			read_output(&outs[1], FROM_STDERR);
+			shoal_log_read(&outs[1], send_all, FROM_STDERR);
 		for (int i = 0; i < MAX_CLIENTS; i++) {
 			struct client *c = &clients[i];
 			short got = p[FIRST_CLIENT + i].revents;

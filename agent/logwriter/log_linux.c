@@ -165,3 +165,23 @@ int shoal_log_take(char **spec)
 	shoal_log.max_files = (long)max_files;
 	return 1;
 }
+
+int shoal_log_read(struct stream *s, void (*tell)(char kind, const char *data, size_t len), char kind)
+{
+	ssize_t n = read(s->fd, s->line + s->used, MAX_LINE - s->used);
+
+	if (n > 0) {
+		if (tell)
+			tell(kind, s->line + s->used, (size_t)n);
+		shoal_log_split(s, (size_t)n);
+		return 1;
+	}
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return 0;
+	if (s->used > 0)
+		shoal_log_emit(s, s->line, s->used, 'F');
+	s->used = 0;
+	close(s->fd);
+	s->fd = -1;
+	return -1;
+}

@@ -37,3 +37,7 @@ void shoal_log_emit(struct stream *s, const char *msg, size_t len, char tag);
 // shoal_log_split writes the lines that end in the fresh bytes just read to
 // s->line + s->used.
 void shoal_log_split(struct stream *s, size_t fresh);
+// shoal_log_read reads once and writes the lines that end; tell, if there is one,
+// is given what was read, with kind. It returns 0 when nothing is there now, and
+// -1 at the end, with the stream closed.
+int shoal_log_read(struct stream *s, void (*tell)(char kind, const char *data, size_t len), char kind);

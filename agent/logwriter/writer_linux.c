@@ -27,29 +27,10 @@ static void on_term(int sig)
 	stopping = 1;
 }
 
-// drain reads once; it returns 0 when nothing is there now, -1 at the end.
-static int drain(struct stream *s)
-{
-	ssize_t n = read(s->fd, s->line + s->used, MAX_LINE - s->used);
-
-	if (n > 0) {
-		shoal_log_split(s, (size_t)n);
-		return 1;
-	}
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return 0;
-	if (s->used > 0)
-		shoal_log_emit(s, s->line, s->used, 'F');
-	s->used = 0;
-	close(s->fd);
-	s->fd = -1;
-	return -1;
-}
-
 static void finish(void)
 {
 	for (int i = 0; i < 2; i++) {
-		while (streams[i].fd >= 0 && drain(&streams[i]) > 0)
+		while (streams[i].fd >= 0 && shoal_log_read(&streams[i], NULL, 0) > 0)
 			;
 		if (streams[i].used > 0)
 			shoal_log_emit(&streams[i], streams[i].line, streams[i].used, 'F');
@@ -110,7 +91,7 @@ static void run(void)
 			finish();
 		for (int i = 0; i < 2; i++)
 			if (streams[i].fd >= 0 && p[i].revents)
-				drain(&streams[i]);
+				shoal_log_read(&streams[i], NULL, 0);
 	}
 }
 
