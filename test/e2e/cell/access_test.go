@@ -42,6 +42,16 @@ func (p *peer) says(t *testing.T, input, script string, code int, want string) {
 	}
 }
 
+// typing runs a command whose input stays open until it has written want as a
+// line: without stdinOnce a client whose input ends has left.
+func typing(command, want string) string {
+	return `d=$(mktemp -d); mkfifo $d/in
+		{ ` + command + ` <$d/in >$d/out 2>&1; echo $? >$d/code; } &
+		exec 3>$d/in
+		for i in $(seq 600); do grep -qx '` + want + `' $d/out && break; test -e $d/code && break; sleep 0.1; done
+		exec 3>&-; wait; cat $d/out; code=$(cat $d/code); rm -r $d; exit $code`
+}
+
 // TestAccess is what users do with a pod of one host from another.
 func TestAccess(t *testing.T) {
 	whole(t)
@@ -66,12 +76,13 @@ func TestAccess(t *testing.T) {
 	run("", `set -e; d=$(mktemp -d); mkdir $d/in; head -c 20000000 /dev/urandom >$d/in/big; echo small >$d/in/small
 		`+sh+`cp $d/in box:/tmp/dir; `+sh+`cp box:/tmp/dir $d/out; cmp $d/in/big $d/out/big; cat $d/out/small; rm -r $d`, 0, "small")
 	run("", sh+`port-forward pod/box 18080:80 >/dev/null & p=$!; for i in $(seq 100); do busybox wget -qO- http://127.0.0.1:18080/ && break; sleep 0.1; done; kill $p`, 0, "box on "+on.name)
-	// Without stdinOnce a client whose input ends has left, so it stays open.
-	typing := "(sleep 3; echo) | "
-	debug := sh + "debug -i --image=" + image + " --image-pull-policy=Never "
-	run("", typing+debug+"box --target=hello -- sh -c 'sleep 1; cat /proc/1/comm'", 0, "\nhello\n")
-	run("", typing+debug+"box --copy-to=copy --share-processes -- sh -c 'sleep 1; cat /proc/1/comm'", 0, "\nshoal-first\n")
-	run("", typing+debug+"node/lab-4 -- sh -c 'sleep 1; ls -d /host/proc/1; cat /proc/1/comm; echo on the host'", 0, "on the host\n")
+	debug := func(args, want string) {
+		t.Helper()
+		run("", typing(sh+"debug -i --image="+image+" --image-pull-policy=Never "+args, want), 0, "\n"+want+"\n")
+	}
+	debug("box --target=hello -- sh -c 'sleep 1; cat /proc/1/comm'", "hello")
+	debug("box --copy-to=copy --share-processes -- sh -c 'sleep 1; cat /proc/1/comm'", "shoal-first")
+	debug("node/lab-4 -- sh -c 'sleep 1; ls -d /host/proc/1; cat /proc/1/comm; echo on the host'", "on the host")
 	run("", `k="kubectl --kubeconfig /var/lib/shoal/admin.kubeconfig -n `+ns+`"; which kubectl >/dev/null || { echo hello; exit; }
 		echo hello | $k run filter -i --rm --restart=Never --image=`+image+` --image-pull-policy=Never -- cat`, 0, "hello\n")
 	at.measure(t, ns)
