@@ -80,11 +80,12 @@ func TestChurn(t *testing.T) {
 		c.clear()
 	})
 	before := settledCounts(t)
-	kinds, files := goroutinesOf(t), runFiles(t)
+	kinds, files, dirs := goroutinesOf(t), runFiles(t), directories(t)
 	defer func() {
 		if t.Failed() {
 			describeContainers(t)
-			t.Logf("files before %v\nand after %v", files, runFiles(t))
+			logNew(t, "file", files, runFiles(t))
+			logNew(t, "directory", dirs, directories(t))
 		}
 		for kind, count := range goroutinesOf(t) {
 			if t.Failed() && count > kinds[kind]+5 {
@@ -100,6 +101,14 @@ func TestChurn(t *testing.T) {
 		c.clear()
 	})
 	eventually(t, "nothing left of any pod", func() error { return noMore(t, before) })
+}
+
+func logNew(t *testing.T, what string, before, after []string) {
+	for _, path := range after {
+		if !slices.Contains(before, path) {
+			t.Logf("a new %s: %s", what, path)
+		}
+	}
 }
 
 // describeContainers logs what is left in containerd.
@@ -365,12 +374,13 @@ func (c *churn) settled() {
 	}
 	ctx, cancel := context.WithTimeoutCause(c.t.Context(), churnSettles, errors.New("it did not happen in time"))
 	defer cancel()
+	var errs []error
 	err := harness.Until(ctx, 200*time.Millisecond, func() error {
 		list, err := c.client.CoreV1().Pods(c.ns).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return err
 		}
-		var errs []error
+		errs = nil
 		for i := range list.Items {
 			pod := &list.Items[i]
 			expired := pod.Spec.ActiveDeadlineSeconds != nil && ended(corev1.PodFailed)(pod)
@@ -382,7 +392,7 @@ func (c *churn) settled() {
 		return errors.Join(errs...)
 	})
 	if err != nil {
-		c.t.Fatal(err)
+		c.t.Fatal(err, errors.Join(errs...))
 	}
 }
 

@@ -67,15 +67,7 @@ func runFiles(t *testing.T) (paths []string) {
 		t.Fatal(err)
 	}
 	for _, dir := range dirs {
-		err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
-			if err == nil {
-				paths = append(paths, path)
-			}
-			return ignoreGone(err)
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		paths = append(paths, entries(t, dir, func(os.DirEntry) bool { return true })...)
 	}
 	return paths
 }

@@ -83,13 +83,11 @@ func containerPid(t *testing.T, id string) int {
 func countHeld(t *testing.T) map[string]int {
 	t.Helper()
 	held := map[string]int{
-		"processes": countProcesses(t),
-		"mounts":    countMounts(t),
-		"cgroups":   countCgroups(t),
-		"links":     countLinks(t),
-		"directories": countEntries(t, daemon.DataDir, func(entry fs.DirEntry) bool {
-			return entry.IsDir()
-		}),
+		"processes":   countProcesses(t),
+		"mounts":      countMounts(t),
+		"cgroups":     countCgroups(t),
+		"links":       countLinks(t),
+		"directories": len(directories(t)),
 		"map entries": countMapEntries(t),
 		"run files":   countRunFiles(t),
 	}
@@ -174,19 +172,25 @@ func countLinks(t *testing.T) int {
 	return len(links)
 }
 
-func countEntries(t *testing.T, dir string, counts func(fs.DirEntry) bool) int {
+// directories lists those of the daemon.
+func directories(t *testing.T) []string {
 	t.Helper()
-	count := 0
-	err := filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
+	return entries(t, daemon.DataDir, fs.DirEntry.IsDir)
+}
+
+// entries lists what is at or below dir and counts.
+func entries(t *testing.T, dir string, counts func(fs.DirEntry) bool) (paths []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && counts(entry) {
-			count++
+			paths = append(paths, path)
 		}
 		return ignoreGone(err)
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return count
+	return paths
 }
 
 func ignoreGone(err error) error {
