@@ -84,6 +84,9 @@ func (l badgerLog) Errorf(format string, args ...any) {
 }
 
 func (l badgerLog) Warningf(format string, args ...any) {
+	if strings.HasPrefix(format, "%s might be too small") || strings.HasPrefix(format, "Cache life expectancy") {
+		return // it is small on purpose, and scans of history pass through it
+	}
 	l.log.Warn("badger", "message", oneLine(format, args))
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,6 +51,10 @@ func (r *Runner) discover(ctx context.Context) error {
 	}
 	if err := r.vault.Keep(known); err != nil {
 		return err
+	}
+	// Of commands that an earlier daemon ran; it was killed before they ended.
+	if err := os.RemoveAll(r.fifoDir()); err != nil {
+		return fmt.Errorf("remove pipes of earlier commands: %w", err)
 	}
 	// Nothing starts yet that could need them.
 	if err := r.pins.unstagePods(); err != nil {

@@ -129,6 +129,9 @@ func outputEnd(ctx context.Context, streams cio.IO) error {
 	}
 }
 
+// fifoDir has the named pipes of commands that run.
+func (r *Runner) fifoDir() string { return filepath.Join(r.DataDir, "fifo") }
+
 func (r *Runner) execProcess(ctx context.Context, req ExecRequest) (containerd.Process, error) {
 	if len(req.Command) == 0 {
 		return nil, errors.New("exec: no command given")
@@ -157,7 +160,7 @@ func (r *Runner) execProcess(ctx context.Context, req ExecRequest) (containerd.P
 	}
 	p := spec.Process
 	p.Args, p.Terminal = req.Command, req.TTY
-	opts := []cio.Opt{cio.WithStreams(req.In, req.Out, req.Err), cio.WithFIFODir(filepath.Join(r.DataDir, "fifo"))}
+	opts := []cio.Opt{cio.WithStreams(req.In, req.Out, req.Err), cio.WithFIFODir(r.fifoDir())}
 	if req.TTY {
 		p.Env = append(p.Env, "TERM=xterm")
 		opts = append(opts, cio.WithTerminal)

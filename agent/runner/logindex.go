@@ -44,15 +44,15 @@ func (x *logIndex) remove(base, name string) error {
 	return nil
 }
 
-// sweep removes the logs of this runner's pods that are not among known.
-func (x *logIndex) sweep(base string, known map[string]bool) error {
+// sweep removes the logs of this runner's pods that do not live.
+func (x *logIndex) sweep(base string, lives func(uid string) bool) error {
 	entries, err := os.ReadDir(x.dir)
 	if err != nil {
 		return fmt.Errorf("list log directories: %w", err)
 	}
 	var errs []error
 	for _, e := range entries {
-		if uid, ok := logUID(e.Name()); ok && !known[uid] {
+		if uid, ok := logUID(e.Name()); ok && !lives(uid) {
 			errs = append(errs, x.remove(base, e.Name()))
 		}
 	}

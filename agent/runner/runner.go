@@ -289,7 +289,7 @@ func (r *Runner) Clear(ctx context.Context) error {
 	if err := r.discover(ctx); err != nil {
 		return err
 	}
-	return errors.Join(r.sweepPods(ctx, nil), r.logs.sweep(r.LogDir, nil))
+	return errors.Join(r.sweepPods(ctx, nobody), r.logs.sweep(r.LogDir, nobody))
 }
 
 // StopAll stops and removes every pod, also those of earlier runs that Set
@@ -313,7 +313,7 @@ func (r *Runner) StopAll(ctx context.Context) error {
 			return fmt.Errorf("stop pods: %w", ctx.Err())
 		}
 	}
-	return r.sweepPods(namespaces.WithNamespace(ctx, r.Namespace), nil)
+	return r.sweepPods(namespaces.WithNamespace(ctx, r.Namespace), nobody)
 }
 
 // Close takes away what the runner keeps for all pods. Only after StopAll.

@@ -26,24 +26,24 @@ import (
 // signal and its end by force: nobody waits for its answers any more.
 const orphanGrace = 5 * time.Second
 
-// sweep cleans up what belongs to no pod.
+// sweep cleans up what belongs to no pod. Pods come meanwhile: whether one lives
+// is asked after something of it was found, as its worker is there first.
 func (r *Runner) sweep(ctx context.Context) error {
-	known := r.sweepKnown()
-	return errors.Join(r.sweepPods(ctx, known), r.logs.sweep(r.LogDir, known))
+	return errors.Join(r.sweepPods(ctx, r.lives), r.logs.sweep(r.LogDir, r.lives))
 }
 
-func (r *Runner) sweepKnown() map[string]bool {
+// lives reports whether a pod has a worker.
+func (r *Runner) lives(uid string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	known := map[string]bool{}
-	for uid := range r.workers {
-		known[string(uid)] = true
-	}
-	return known
+	return r.workers[types.UID(uid)] != nil
 }
 
-// sweepPods removes everything but logs of pods that are not among known.
-func (r *Runner) sweepPods(ctx context.Context, known map[string]bool) error {
+// nobody lives when all pods are to go.
+func nobody(string) bool { return false }
+
+// sweepPods removes everything but logs of pods that do not live.
+func (r *Runner) sweepPods(ctx context.Context, lives func(uid string) bool) error {
 	r.mu.Lock()
 	orphans := r.found
 	r.found = map[types.UID][]found{}
@@ -62,7 +62,7 @@ func (r *Runner) sweepPods(ctx context.Context, known map[string]bool) error {
 	for err := range errs {
 		all = append(all, err)
 	}
-	return errors.Join(append(all, r.sweepSandboxes(ctx, known), r.sweepSnapshots(ctx, known))...)
+	return errors.Join(append(all, r.sweepSandboxes(ctx, lives), r.sweepSnapshots(ctx, lives))...)
 }
 
 // removeOrphan stops and removes all containers of a pod that is no more.
@@ -119,7 +119,7 @@ func orphanPod(r *Runner, uid string) *v1.Pod {
 
 // sweepSandboxes removes networks, groups, pins and directories that were
 // left without containers.
-func (r *Runner) sweepSandboxes(ctx context.Context, known map[string]bool) error {
+func (r *Runner) sweepSandboxes(ctx context.Context, lives func(uid string) bool) error {
 	left := map[string]bool{}
 	attached, err := r.Network.Attached(ctx)
 	if err != nil {
@@ -141,7 +141,7 @@ func (r *Runner) sweepSandboxes(ctx context.Context, known map[string]bool) erro
 	}
 	var errs []error
 	for uid := range left {
-		if !known[uid] {
+		if !lives(uid) {
 			errs = append(errs, r.takeDown(ctx, orphanPod(r, uid), nil))
 		}
 	}
@@ -149,8 +149,8 @@ func (r *Runner) sweepSandboxes(ctx context.Context, known map[string]bool) erro
 }
 
 // sweepSnapshots removes root file systems that no container came to use.
-func (r *Runner) sweepSnapshots(ctx context.Context, known map[string]bool) error {
-	return r.removeSnapshots(ctx, func(uid, _ string) bool { return !known[uid] })
+func (r *Runner) sweepSnapshots(ctx context.Context, lives func(uid string) bool) error {
+	return r.removeSnapshots(ctx, func(uid, _ string) bool { return !lives(uid) })
 }
 
 // removeSnapshots removes the root file systems of pods that are stale, which
