@@ -80,11 +80,11 @@ unit: deps-check deps-build
 	go test -timeout 20m $(if $(RUN),-run '$(RUN)') $(UNIT)
 	go -C test/images test ./...
 e2e: deps-check build tools ## the end-to-end tests alone
-	go test -count=1 -p 1 -timeout 20m $(if $(RUN),-run '$(RUN)' -v) ./test/e2e/...
+	go test -count=1 -p 1 -timeout 30m $(if $(RUN),-run '$(RUN)' -v) ./test/e2e/...
 
 .PHONY: churn
 churn: deps-check build ## pods of every shape come and go for three minutes while the daemon is killed (root)
-	go test -count=1 -timeout 20m ./test/e2e -run TestChurn -churn.for 3m -v
+	go test -count=1 -timeout 20m ./test/e2e -run TestChurn -v
 
 .PHONY: race
 race: deps-check deps-build ## tests of the packages that hold goroutines, under the race detector

@@ -28,7 +28,7 @@ import (
 )
 
 var (
-	churnFor  = flag.Duration("churn.for", 0, "how long pods are churned; 0 is not at all")
+	churnFor  = flag.Duration("churn.for", 3*time.Minute, "how long pods are churned; 0 is not at all")
 	churnSeed = flag.Uint64("churn.seed", 0, "of the churn; 0 is one by the clock")
 )
 
@@ -64,7 +64,7 @@ type churn struct {
 // its shape goes, and after the last one is gone nothing may be left of any.
 func TestChurn(t *testing.T) {
 	if *churnFor == 0 {
-		t.Skip("takes minutes: make churn")
+		t.Skip("-churn.for 0")
 	}
 	seed := *churnSeed
 	if seed == 0 {
@@ -80,12 +80,13 @@ func TestChurn(t *testing.T) {
 		c.clear()
 	})
 	before := settledCounts(t)
-	kinds, files, dirs := goroutinesOf(t), runFiles(t), directories(t)
+	kinds, files, dirs, processes := goroutinesOf(t), runFiles(t), directories(t), commands(t)
 	defer func() {
 		if t.Failed() {
 			describeContainers(t)
 			logNew(t, "file", files, runFiles(t))
 			logNew(t, "directory", dirs, directories(t))
+			logNew(t, "process", processes, commands(t))
 		}
 		for kind, count := range goroutinesOf(t) {
 			if t.Failed() && count > kinds[kind]+5 {

@@ -124,6 +124,20 @@ func countProcesses(t *testing.T) int {
 	return len(processesIn(t, world.CgroupDir))
 }
 
+// commands lists what the processes in this world are, "pid command line".
+func commands(t *testing.T) []string {
+	t.Helper()
+	var all []string
+	for _, pid := range processesIn(t, world.CgroupDir) {
+		line, err := os.ReadFile(filepath.Join("/proc", pid, "cmdline"))
+		if ignoreGone(err) != nil {
+			t.Fatal(err)
+		}
+		all = append(all, pid+" "+strings.ReplaceAll(string(line), "\x00", " "))
+	}
+	return all
+}
+
 func processesIn(t *testing.T, dir string) []string {
 	var pids []string
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
