@@ -66,6 +66,15 @@ func checkHelp(t *testing.T, cmd *cobra.Command, out *bytes.Buffer) {
 	}
 }
 
+// TestTopNeedsNoAddOn: what serves top's figures is part of every peer.
+func TestTopNeedsNoAddOn(t *testing.T) {
+	for _, cmd := range commandsOf(Find("top").build(nil, genericiooptions.NewTestIOStreamsDiscard())) {
+		if text := strings.ToLower(cmd.Short + cmd.Long); strings.Contains(text, "metrics server") || strings.Contains(text, "metrics-server") {
+			t.Errorf("%s asks for an add-on: %s", cmd.CommandPath(), cmd.Long)
+		}
+	}
+}
+
 func TestAsShoal(t *testing.T) {
 	tests := map[string]string{
 		"kubectl get pods":                         "shoal get pods",

@@ -10,6 +10,7 @@ import (
 	"k8s.io/kubectl/pkg/cmd/clusterinfo"
 	cmdconfig "k8s.io/kubectl/pkg/cmd/config"
 	"k8s.io/kubectl/pkg/cmd/proxy"
+	"k8s.io/kubectl/pkg/cmd/top"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 	"k8s.io/kubectl/pkg/cmd/version"
 )
@@ -49,4 +50,19 @@ func newProxy(f cmdutil.Factory, streams genericiooptions.IOStreams) *cobra.Comm
 func newClusterInfo(f cmdutil.Factory, streams genericiooptions.IOStreams) *cobra.Command {
 	streams.Out = advising{streams.Out}
 	return clusterinfo.NewCmdClusterInfo(f, streams)
+}
+
+// newTop says where the figures come from here: upstream's text asks for an
+// add-on that each peer makes superfluous.
+func newTop(f cmdutil.Factory, streams genericiooptions.IOStreams) *cobra.Command {
+	cmd := top.NewCmdTop(f, streams)
+	cmd.Long = `Show what nodes and pods use of CPU and memory.
+
+Every node measures its pods and itself, and every API server serves these figures:
+nothing has to be installed. A figure of CPU is an average of the last seconds, so a
+pod is told of some seconds after its start.
+
+The figures are those an autoscaler works with. They are no replacement for
+monitoring, and may differ from those of tools such as top.`
+	return cmd
 }

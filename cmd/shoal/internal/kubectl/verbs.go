@@ -36,7 +36,6 @@ import (
 	"k8s.io/kubectl/pkg/cmd/scale"
 	"k8s.io/kubectl/pkg/cmd/set"
 	"k8s.io/kubectl/pkg/cmd/taint"
-	"k8s.io/kubectl/pkg/cmd/top"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 	"k8s.io/kubectl/pkg/cmd/wait"
 	utilcomp "k8s.io/kubectl/pkg/util/completion"
@@ -125,7 +124,7 @@ var Verbs = []Verb{
 	{"events", GroupDebug, "List events", "shoal events --for deployment/hw",
 		func(f cmdutil.Factory, s genericiooptions.IOStreams) *cobra.Command { return events.NewCmdEvents(f, s) }},
 	{"top", GroupDebug, "Show the use of CPU and memory", "shoal top pods",
-		top.NewCmdTop},
+		newTop},
 
 	{"edit", GroupObjects, "Edit an object in your editor", "shoal edit deployment hw",
 		edit.NewCmdEdit},
