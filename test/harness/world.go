@@ -77,6 +77,10 @@ func runWorld() (code int, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	// Users of pods with hostUsers: false pass through, as through /run.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return 0, err
+	}
 	name := "/" + filepath.Base(dir)
 	unified, err := UnifiedMount()
 	if err != nil {
