@@ -56,6 +56,8 @@ func (r *Runner) discover(ctx context.Context) error {
 	if err := os.RemoveAll(r.fifoDir()); err != nil {
 		return fmt.Errorf("remove pipes of earlier commands: %w", err)
 	}
+	// Before a pod's next container could be given to one.
+	r.endStrays(ctx, sinceBoot())
 	// Nothing starts yet that could need them.
 	if err := r.pins.unstagePods(); err != nil {
 		return err

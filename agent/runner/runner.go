@@ -230,6 +230,8 @@ func (r *Runner) Run(ctx context.Context, ready func()) error {
 	r.ctx = ctx
 	r.mu.Unlock()
 	r.wg.Go(func() { r.probes.Run(ctx) })
+	begun := sinceBoot()
+	r.wg.Go(func() { r.sweepStrays(ctx, begun) })
 	ready()
 	<-ctx.Done()
 	r.wg.Wait()
