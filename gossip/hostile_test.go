@@ -173,6 +173,7 @@ func TestAMillionRecords(t *testing.T) {
 	peers := startCell(t, "a", "b")
 	victim := peers[0]
 	before, memory := runtime.NumGoroutine(), heapBytes()
+	began := time.Now()
 	l := evil(t, victim, "evil")
 	if err := l.Send(greeting()); err != nil {
 		t.Fatal(err)
@@ -198,7 +199,8 @@ func TestAMillionRecords(t *testing.T) {
 	// It hears of being cut off a second later at most; what it sends meanwhile
 	// is thrown away.
 	const longEnough = 5 * time.Second
-	for began := time.Now(); ctx.Err() == nil && (rounds < 10 || time.Since(began) < longEnough); rounds++ {
+	for ctx.Err() == nil && (rounds < 10 || time.Since(began) < longEnough) {
+		rounds++
 		goOn(t, peers...)
 		most = max(most, heapBytes())
 	}
@@ -210,8 +212,9 @@ func TestAMillionRecords(t *testing.T) {
 		t.Errorf("heap %d MiB, was %d", most>>20, memory>>20)
 	}
 	taken := (vector.Vector{evilActor: victim.db.Vector()[evilActor]}).Count()
-	if taken > 3*pushBurst {
-		t.Errorf("%d records were taken in, a peer may push %d and %d a second", taken, pushBurst, pushRate)
+	// By its own clock: a slow machine gives the peer more seconds.
+	if seconds := uint64(time.Since(began)/time.Second) + 1; taken > pushBurst+seconds*pushRate {
+		t.Errorf("%d records were taken in within %d s, a peer may push %d and %d a second", taken, seconds, pushBurst, pushRate)
 	}
 	t.Logf("told %q; %d records sent, %d taken in, in %d rounds of the others; heap %d MiB at most", said, sent, taken, rounds, most>>20)
 }
