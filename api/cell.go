@@ -15,7 +15,7 @@ import (
 // addCellHooks starts what makes many API servers one: claims that are
 // followed and repaired, hosts that are gone, conflicts that are shown. Each
 // runs until the server stops.
-func (s *Server) addCellHooks(generic *genericapiserver.GenericAPIServer, shared informers.SharedInformerFactory, publisher *endpoints, client kubernetes.Interface, o Options) error {
+func (s *Server) addCellHooks(generic *genericapiserver.GenericAPIServer, shared informers.SharedInformerFactory, publisher *endpoints, again *comeback, client kubernetes.Interface, o Options) error {
 	services := shared.Core().V1().Services()
 	nodes := shared.Core().V1().Nodes()
 	slices := shared.Discovery().V1().EndpointSlices()
@@ -42,6 +42,11 @@ func (s *Server) addCellHooks(generic *genericapiserver.GenericAPIServer, shared
 	start("republish-api-endpoint", func(ctx context.Context) {
 		if err := publisher.follow(ctx, slices.Informer()); err != nil {
 			s.log.Error("this host's API endpoint is not watched", "error", err)
+		}
+	})
+	start("bring-back-kubernetes-service", func(ctx context.Context) {
+		if err := again.follow(ctx, services.Informer()); err != nil {
+			s.log.Error("the kubernetes service is not watched", "error", err)
 		}
 	})
 	start("make-default-storage-class", func(ctx context.Context) { s.ensureStorage(ctx, client, o) })

@@ -238,7 +238,8 @@ func (s *Server) addHooks(server *controlplaneapiserver.Server, kube controlplan
 		defaultservicecidr.NewController(kube.Extra.ServiceIPRange, kube.Extra.SecondaryServiceIPRange, client).Start(hook)
 		return nil
 	})
-	return s.addCellHooks(generic, kube.ControlPlane.VersionedInformers, publisher, client, o)
+	again := &comeback{self: o.NodeName, members: o.Members, log: s.log, make: func() error { return service.UpdateKubernetesService(false) }}
+	return s.addCellHooks(generic, kube.ControlPlane.VersionedInformers, publisher, again, client, o)
 }
 
 // Run serves until ctx ends and all requests have drained.

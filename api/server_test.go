@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -79,6 +80,27 @@ func TestTheKubernetesServicePointsHere(t *testing.T) {
 	eventually(t, "endpoints of the kubernetes service", func(ctx context.Context) bool {
 		slice, err := peer.Client.DiscoveryV1().EndpointSlices("default").Get(ctx, "kubernetes-host1", metav1.GetOptions{})
 		return err == nil && slice.Endpoints[0].Addresses[0] == "192.0.2.1" && strings.HasSuffix(peer.URL, fmt.Sprint(*slice.Ports[0].Port))
+	})
+}
+
+// TestTheKubernetesServiceComesBack: whoever deletes it has a new one. All of these
+// come within the time in which upstream's loop looks once.
+func TestTheKubernetesServiceComesBack(t *testing.T) {
+	services := peer.Client.CoreV1().Services("default")
+	seen, deletions := map[types.UID]bool{}, 5
+	eventually(t, "kubernetes services, one after another", func(ctx context.Context) bool {
+		now, err := services.Get(ctx, "kubernetes", metav1.GetOptions{})
+		if err != nil || seen[now.UID] || now.Spec.ClusterIP != "10.0.0.1" {
+			return false
+		}
+		if len(seen) == deletions {
+			return true
+		}
+		seen[now.UID] = true
+		if err := services.Delete(ctx, "kubernetes", metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+		return false
 	})
 }
 
