@@ -10,6 +10,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 const manifest = `apiVersion: v1
@@ -56,6 +57,18 @@ func TestStaticPods(t *testing.T) {
 		return err == nil && pod.UID != mirror.UID && pod.Status.Phase == v1.PodRunning && pod.Status.ContainerStatuses[0].ContainerID == id
 	})
 
+	// As in any Kubernetes, the API takes what others write on a mirror; it is the
+	// same one, and the pod goes on. Which file it is of is not for others to say.
+	mirror = h.running(name)
+	labelled, err := pods.Patch(context.Background(), name, types.MergePatchType, []byte(`{"metadata":{"labels":{"seen":"yes"}}}`), metav1.PatchOptions{})
+	if err != nil || labelled.UID != mirror.UID {
+		t.Errorf("a label on the mirror: %v, %s instead of %s", err, labelled.UID, mirror.UID)
+	}
+	claimed := []byte(`{"metadata":{"annotations":{"kubernetes.io/config.mirror":"other"}}}`)
+	if _, err := pods.Patch(context.Background(), name, types.MergePatchType, claimed, metav1.PatchOptions{}); !apierrors.IsInvalid(err) {
+		t.Errorf("another file's hash on the mirror: %v", err)
+	}
+
 	// A restart adopts it, and runs and shows what came meanwhile.
 	h.stop()
 	write("early.yaml", strings.Replace(manifest, "name: fixed", "name: early", 1))
@@ -65,7 +78,7 @@ func TestStaticPods(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.eventually("the pod to be known again", func() bool { return h.agent.pods.get("default", name) != nil })
-	if pod := h.running(name); pod.Status.ContainerStatuses[0].ContainerID != id || pod.Status.ContainerStatuses[0].RestartCount != 0 {
+	if pod := h.running(name); pod.UID != mirror.UID || pod.Labels["seen"] != "yes" || pod.Status.ContainerStatuses[0].ContainerID != id || pod.Status.ContainerStatuses[0].RestartCount != 0 {
 		t.Errorf("after the restart: %+v", pod.Status.ContainerStatuses[0])
 	}
 
