@@ -192,7 +192,7 @@ func New(o Options) (*Agent, error) {
 		return nil, fmt.Errorf("listen for the agent's API on %s: %w; stop what uses it or choose another address", o.ListenAddr, err)
 	}
 	o.ListenAddr = listener.Addr().String() // a port of 0 is a number now
-	a := &Agent{o: o, log: o.Logger, pods: newPodIndex(), room: make(chan struct{}, 1), metrics: newAgentMetrics(), listen: listener}
+	a := &Agent{o: o, log: o.Logger, pods: newPodIndex(), room: make(chan struct{}, 1), metrics: newAgentMetrics(), listen: limitConnections(listener, connsMax, connsEach, o.Logger)}
 	if err := a.connect(); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
