@@ -303,6 +303,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.certs.Run(ctx) })
 	g.Go(func() error { return a.node.run(ctx) })
 	g.Go(func() error { return a.node.follow(ctx) })
+	g.Go(func() error { return a.node.watchKills(ctx) })
 	g.Go(func() error { return a.keepImages(ctx) })
 	g.Go(func() error { return a.monitor.Run(ctx) })
 	g.Go(func() error { return a.retryResizes(ctx) })

@@ -1,9 +1,12 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 
 	v1 "k8s.io/api/core/v1"
+
+	"shoal/agent/oom"
 )
 
 // nodeWords are the kubelet's reasons for what a node's conditions come to:
@@ -41,4 +44,21 @@ func conditionOf(node *v1.Node, kind v1.NodeConditionType) v1.ConditionStatus {
 		}
 	}
 	return ""
+}
+
+// watchKills tells of kills of a host without memory until ctx ends. A host
+// whose log the agent may not read does without.
+func (n *node) watchKills(ctx context.Context) error {
+	if err := oom.Watch(ctx, n.tellKill); err != nil {
+		n.o.Logger.Warn("no Event will tell when this host runs out of memory; the daemon needs to read "+oom.Log+" (CAP_SYSLOG)", "error", err)
+	}
+	return nil
+}
+
+// tellKill sends the kubelet's event. A container that met its own limit has
+// that in its status, and is no news of the host.
+func (n *node) tellKill(k oom.Kill) {
+	if k.Host {
+		n.tell(v1.EventTypeWarning, "SystemOOM", fmt.Sprintf("System OOM encountered, victim process: %s, pid: %d", k.Process, k.Pid))
+	}
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 
+	"shoal/agent/oom"
 	"shoal/agent/shutdown"
 )
 
@@ -155,5 +157,17 @@ func TestReservedDisk(t *testing.T) {
 	}
 	if err := (Resources{}).Check("not/made"); err != nil {
 		t.Errorf("a relative directory: %v", err)
+	}
+}
+
+// TestTellKill: a host without memory is an Event of the node; a container that
+// met its own limit is none.
+func TestTellKill(t *testing.T) {
+	var told []string
+	n := &node{tell: func(kind, reason, message string) { told = append(told, kind+" "+reason+" "+message) }}
+	n.tellKill(oom.Kill{Process: "dd", Pid: 7})
+	n.tellKill(oom.Kill{Process: "java", Pid: 42, Host: true})
+	if want := []string{"Warning SystemOOM System OOM encountered, victim process: java, pid: 42"}; !slices.Equal(told, want) {
+		t.Errorf("told %q, want %q", told, want)
 	}
 }
