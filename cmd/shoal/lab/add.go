@@ -24,7 +24,7 @@ func (l *Lab) Add(ctx context.Context) (n int, err error) {
 		if err := l.save(); err != nil {
 			return err
 		}
-		err := l.boot(ctx, p, newSteps(nil))
+		err := l.boot(ctx, p, nil, newSteps(nil))
 		if err != nil {
 			l.state.Peers = slices.DeleteFunc(l.state.Peers, func(q *peer) bool { return q == p })
 			err = errors.Join(err, l.groups.remove(ctx, l.peerGroup(n)),

@@ -68,6 +68,8 @@ type UpCmd struct {
 	Memory   string       `default:"400Mi" placeholder:"SIZE" help:"Memory of each peer with all it runs (default ${default})."`
 	Subnet   netip.Prefix `placeholder:"CIDR" help:"A free /24 for the peers' addresses (default: one of 198.18.0.0/15)."`
 	Separate bool         `help:"Make every peer a cell of its own and join none."`
+
+	StartFlag []string `sep:"none" placeholder:"FLAG" help:"A flag of shoal start for every peer, each time it starts; may be repeated."`
 }
 
 // Help is the detail of `shoal lab up --help`.
@@ -78,7 +80,10 @@ Examples:
   sudo shoal lab up --nodes 5
 
   # A second lab beside the first, with more room for pods
-  sudo shoal lab up --dir /var/lib/shoal-lab-2 --memory 1Gi`
+  sudo shoal lab up --dir /var/lib/shoal-lab-2 --memory 1Gi
+
+  # Peers whose daemons keep some of the host for themselves
+  sudo shoal lab up --start-flag=--reserved=cpu=100m --start-flag=--pod-max-pids=500`
 }
 
 // Run makes the lab.
@@ -90,7 +95,7 @@ func (c *UpCmd) Run(ctx context.Context, streams genericiooptions.IOStreams) err
 	if c.Nodes == 0 || memory.IsZero() { // which would mean the default below
 		return errors.New("--nodes and --memory cannot be 0")
 	}
-	_, err = Up(ctx, Options{Dir: c.Dir, Nodes: c.Nodes, Memory: memory.Value(), Subnet: c.Subnet, Separate: c.Separate, Progress: streams.Out})
+	_, err = Up(ctx, Options{Dir: c.Dir, Nodes: c.Nodes, Memory: memory.Value(), Subnet: c.Subnet, Separate: c.Separate, StartFlags: c.StartFlag, Progress: streams.Out})
 	return err
 }
 
@@ -250,7 +255,10 @@ func (c *KillCmd) Run(ctx context.Context) error {
 }
 
 // StartCmd is `shoal lab start`.
-type StartCmd struct{ One }
+type StartCmd struct {
+	One
+	StartFlag []string `sep:"none" placeholder:"FLAG" help:"A flag of shoal start for this start, after those that the lab was made with; may be repeated."`
+}
 
 // Help is the detail of `shoal lab start --help`.
 func (*StartCmd) Help() string {
@@ -258,7 +266,11 @@ func (*StartCmd) Help() string {
 runs and whose daemon was stopped it starts the daemon.
 
 Examples:
-  sudo shoal lab start 3`
+  sudo shoal lab start 3
+
+  # A peer that left its cell, or was forgotten, joins again
+  sudo shoal lab exec 1 -- shoal token create
+  sudo shoal lab start 3 --start-flag=--join=ADDRESS:7946 --start-flag=--token=TOKEN`
 }
 
 // Run starts the peer.
@@ -267,7 +279,7 @@ func (c *StartCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return l.Start(ctx, c.Peer)
+	return l.Start(ctx, c.Peer, c.StartFlag...)
 }
 
 // CutCmd is `shoal lab cut`.

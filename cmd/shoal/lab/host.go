@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -58,12 +59,12 @@ func (l *Lab) dataPath(p *peer, name string) string {
 func (l *Lab) peerGroup(n int) string { return filepath.Join(l.Group(), strconv.Itoa(n)) }
 func (l *Lab) hostGroup(n int) string { return filepath.Join(l.peerGroup(n), "host") }
 
-// boot starts a host and its daemon.
-func (l *Lab) boot(ctx context.Context, p *peer, progress *steps) error {
+// boot starts a host and its daemon; flags are for this start alone.
+func (l *Lab) boot(ctx context.Context, p *peer, flags []string, progress *steps) error {
 	if err := l.bootHost(ctx, p); err != nil {
 		return fmt.Errorf("start host %s: %w", p.Name, err)
 	}
-	if err := l.bootDaemon(ctx, p); err != nil {
+	if err := l.bootDaemon(ctx, p, flags); err != nil {
 		return err
 	}
 	if err := l.awaitAPI(ctx, p); err != nil {
@@ -153,21 +154,14 @@ func (l *Lab) startInit(ctx context.Context, p *peer) (int, error) {
 }
 
 // bootDaemon starts the daemon of a host that runs and waits until it is ready.
-func (l *Lab) bootDaemon(ctx context.Context, p *peer) error {
+func (l *Lab) bootDaemon(ctx context.Context, p *peer, flags []string) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	join, err := l.joinFlags(ctx, p)
 	if err != nil {
 		return err
 	}
-	argv := append([]string{l.state.Shoal, "start",
-		"--name", p.Name, "--data-dir", dataDir, "--node-ip", p.Address.String(),
-		"--api-addr", p.Address.String() + ":" + apiPort,
-		"--containerd-namespace", p.Name,
-		"--device-plugin-dir", filepath.Join(dataDir, "device-plugins"),
-		// Peers share one machine, whose memory and disk are not theirs to judge.
-		"--eviction-hard", "none",
-		"--cgroup-root", filepath.Join(l.groups.unified, l.peerGroup(p.Number))}, join...)
+	argv := slices.Concat([]string{l.state.Shoal, "start"}, l.ownFlags(p), join, l.state.StartFlags, flags)
 	log, err := os.OpenFile(l.dataPath(p, daemonLog), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("open log of %s: %w", p.Name, err)
@@ -200,7 +194,8 @@ func (l *Lab) bootDaemon(ctx context.Context, p *peer) error {
 		if err = because(ctx, err); errors.Is(err, io.EOF) {
 			err = errors.New("it ended")
 		}
-		return fmt.Errorf("start daemon of %s: %w; the end of its log:\n%s", p.Name, err, tail(log.Name()))
+		return fmt.Errorf("start daemon of %s: %w; the end of its log:\n%s\nFlags of `shoal start` that it asks for are given as in `sudo shoal lab start %d --start-flag=--join=HOST:7946`",
+			p.Name, err, tail(log.Name()), p.Number)
 	}
 	p.Started = true
 	return nil
@@ -279,7 +274,12 @@ func (l *Lab) Kill(ctx context.Context, n int) error {
 
 // Start brings a killed host back with its disk, or the daemon of a host that
 // runs without one.
-func (l *Lab) Start(ctx context.Context, n int) error {
+//
+// The flags of `shoal start` are for this start, after those that all have.
+func (l *Lab) Start(ctx context.Context, n int, flags ...string) error {
+	if err := checkFlags(flags); err != nil {
+		return err
+	}
 	return l.change(ctx, func() error {
 		p, err := l.state.peer(n)
 		if err != nil {
@@ -289,7 +289,7 @@ func (l *Lab) Start(ctx context.Context, n int) error {
 		case p.Init.alive() && p.Daemon.alive():
 			return fmt.Errorf("%s runs already (daemon pid %d)", p.Name, p.Daemon.Pid)
 		case p.Init.alive():
-			return l.bootDaemon(ctx, p)
+			return l.bootDaemon(ctx, p, flags)
 		}
 		// It may have died of something else than Kill.
 		if err := errors.Join(
@@ -298,7 +298,7 @@ func (l *Lab) Start(ctx context.Context, n int) error {
 		); err != nil {
 			return err
 		}
-		return l.boot(ctx, p, newSteps(nil))
+		return l.boot(ctx, p, flags, newSteps(nil))
 	})
 }
 

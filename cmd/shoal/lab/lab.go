@@ -50,6 +50,8 @@ type Options struct {
 	Shoal string
 	// Separate makes every peer a cell of its own, as if nobody had joined them.
 	Separate bool
+	// StartFlags are flags of `shoal start` for every peer and every start.
+	StartFlags []string
 	// Progress gets a line per step; nil is none.
 	Progress io.Writer
 }
@@ -87,7 +89,7 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	if err := l.clearRemains(ctx); err != nil {
 		return nil, err
 	}
-	l.state = &state{Shoal: o.Shoal, Subnet: o.Subnet, Memory: o.Memory, Separate: o.Separate}
+	l.state = &state{Shoal: o.Shoal, Subnet: o.Subnet, Memory: o.Memory, Separate: o.Separate, StartFlags: o.StartFlags}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.remove(ctx))
@@ -118,13 +120,13 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 // startAll starts the first peer, and then the others, which join it.
 func (l *Lab) startAll(ctx context.Context, progress *steps) error {
 	first, others := l.state.Peers[:1], l.state.Peers[1:]
-	if err := l.boot(ctx, first[0], progress); err != nil {
+	if err := l.boot(ctx, first[0], nil, progress); err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(startsAtOnce)
 	for _, p := range others {
-		group.Go(func() error { return l.boot(ctx, p, progress) })
+		group.Go(func() error { return l.boot(ctx, p, nil, progress) })
 	}
 	return group.Wait()
 }
@@ -149,6 +151,9 @@ func complete(o *Options) error {
 		if err := checkSubnet(o.Subnet); err != nil {
 			return err
 		}
+	}
+	if err := checkFlags(o.StartFlags); err != nil {
+		return err
 	}
 	if o.Shoal == "" {
 		self, err := os.Executable()

@@ -37,6 +37,8 @@ type state struct {
 	Memory   int64        `json:"memoryBytes"`
 	Separate bool         `json:"separate,omitempty"`
 	Peers    []*peer      `json:"peers"`
+	// StartFlags are those of `shoal start` that every peer gets besides the lab's.
+	StartFlags []string `json:"startFlags,omitempty"`
 	// Cuts are the directions in which frames are dropped.
 	Cuts []direction `json:"cuts,omitempty"`
 }
