@@ -129,9 +129,11 @@ func TestNothingPilesUp(t *testing.T) {
 		}
 		p.Start(s.scripted(Readiness, v1.Probe{PeriodSeconds: 1}, 0))
 		time.Sleep(65 * time.Second)
+		s.mu.Lock()
 		if most != 1 || asked != 300 {
 			t.Errorf("%d questions of one probe at once, %d in all; want 1 and 300", most, asked)
 		}
+		s.mu.Unlock()
 		if got := s.String(); got != "0s well true" {
 			t.Errorf("the probe beside them said %q", got)
 		}
