@@ -1,7 +1,8 @@
 // Package static reads pods from files of a directory, as the kubelet does
 // from its --pod-manifest-path: they run on this host whatever the API says.
 //
-// Always true: a file that is bad, half-written or too large is reported and
+// Always true: no error quotes a value of a file, which may be a secret and would
+// be in an Event; a file that is bad, half-written or too large is reported and
 // harms no other; while it is bad, the pod it was stays as it is; the same
 // file gives the same pod uid on every reading, also after a restart, and a
 // changed one another.
@@ -40,11 +41,11 @@ var errNoName = errors.New("invalid pod: name is needed for the pod")
 func Decode(data []byte, file, node string) (*v1.Pod, error) {
 	json, err := utilyaml.ToJSON(data)
 	if err != nil {
-		return nil, fmt.Errorf("read manifest: %w", err)
+		return nil, fmt.Errorf("read manifest: %w", notYAML(err))
 	}
 	obj, err := runtime.Decode(legacyscheme.Codecs.UniversalDecoder(), json)
 	if err != nil {
-		return nil, fmt.Errorf("read manifest: %w", err)
+		return nil, fmt.Errorf("read manifest: %w", notObject(err))
 	}
 	pod, ok := obj.(*api.Pod)
 	switch {
@@ -60,7 +61,7 @@ func Decode(data []byte, file, node string) (*v1.Pod, error) {
 	complete(pod, file, node)
 	opts := podutil.GetValidationOptionsFromPodSpecAndMeta(&pod.Spec, nil, &pod.ObjectMeta, nil)
 	if errs := validation.ValidatePodCreate(pod, opts); len(errs) > 0 {
-		return nil, fmt.Errorf("invalid pod: %w", errs.ToAggregate())
+		return nil, fmt.Errorf("invalid pod: %w", notValid(errs))
 	}
 	_, resource, err := podutil.HasAPIObjectReference(pod)
 	if err != nil {

@@ -54,6 +54,34 @@ func TestDecode(t *testing.T) {
 	}
 }
 
+// TestDecodeQuotesNothing: what is wrong with a file is told to all who may read
+// Events, and what is in it is not.
+func TestDecodeQuotesNothing(t *testing.T) {
+	const hush = "hunter2"
+	const pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: c, image: x, %}]}\n"
+	in := func(text string) string { return strings.Replace(pod, "%", text, 1) }
+	for name, test := range map[string]struct{ text, says string }{
+		"no kind":          {"password: " + hush, "Kind"},
+		"no version":       {"kind: Pod\npassword: " + hush, "apiVersion"},
+		"half of it":       {"password: \"" + hush, "yaml: "},
+		"an anchor":        {"a: *" + hush, "yaml: unknown anchor"},
+		"a strange key":    {"? {a: " + hush + "}\n: " + hush, "yaml: invalid map key"},
+		"a plain value":    {hush, ""},
+		"text for number":  {in("ports: [{containerPort: " + hush + "}]"), "containerPort is no int32"},
+		"text for a list":  {in("env: " + hush), "env"},
+		"a bad quantity":   {in("resources: {limits: {memory: " + hush + "}}"), "wrong form"},
+		"a bad policy":     {in("imagePullPolicy: " + hush), "spec.containers[0].imagePullPolicy: Unsupported value: supported values: "},
+		"a bad env":        {in("env: [{name: \"" + hush + "=\", value: x}]"), "spec.containers[0].env[0].name: Invalid value: "},
+		"a missing volume": {in("volumeMounts: [{name: " + hush + ", mountPath: /x}]"), "spec.containers[0].volumeMounts[0].name: Not found"},
+		"two values":       {in("env: [{name: A, value: " + hush + ", valueFrom: {fieldRef: {fieldPath: " + hush + "}}}]"), "spec.containers[0].env[0].valueFrom"},
+	} {
+		_, err := Decode([]byte(test.text), "f", "n")
+		if err == nil || strings.Contains(err.Error(), hush) || !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%s: %v, want it to say %q and quote nothing", name, err, test.says)
+		}
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(good))
 	f.Fuzz(func(t *testing.T, data []byte) {
