@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -231,17 +232,18 @@ func (s *statics) mirror(ctx context.Context) error {
 		}
 	}
 	s.mu.Unlock()
+	var failed []error // one that cannot be written keeps no other from it
 	for _, m := range drop {
 		if err := s.a.status.remove(ctx, m); err != nil {
-			return fmt.Errorf("delete mirror pod %s: %w", nameOf(m), err)
+			failed = append(failed, fmt.Errorf("delete mirror pod %s: %w", nameOf(m), err))
 		}
 	}
 	for _, pod := range create {
 		if err := s.create(ctx, pod); err != nil {
-			return fmt.Errorf("create mirror pod %s: %w", nameOf(pod), err)
+			failed = append(failed, fmt.Errorf("create mirror pod %s: %w", nameOf(pod), err))
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 // create makes a mirror, owned by this host's Node (KEP-1314).

@@ -121,3 +121,22 @@ func TestPosingAsStatic(t *testing.T) {
 	h.running("posing")
 	h.delete("posing")
 }
+
+// TestMirrorsFailApart: a mirror that cannot be written keeps no other from it.
+func TestMirrorsFailApart(t *testing.T) {
+	a := &Agent{kube: peer.Client}
+	a.o.NodeName = "nobody" // so that no mirror can have its owner
+	s := newStatics(a)
+	s.synced = true
+	for _, name := range []string{"one", "two", "three"} {
+		p := asking("uid-"+name, "1", "1Mi")
+		p.Name, p.Namespace = name, "default"
+		s.wanted[nameOf(p)], s.running[nameOf(p)] = p, p
+	}
+	err := s.mirror(t.Context())
+	for _, name := range []string{"one", "two", "three"} {
+		if err == nil || !strings.Contains(err.Error(), "create mirror pod default/"+name+": ") {
+			t.Errorf("%s was not tried: %v", name, err)
+		}
+	}
+}
