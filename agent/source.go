@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -80,19 +81,20 @@ func (s *source) RuntimeHandler(ctx context.Context, class string) (string, erro
 }
 
 const (
-	// relatedWithin is how long the Node authorizer, which hears of a pod from
-	// an informer of its own, may be behind this agent. Beyond it a refusal is
+	// relatedWithin is how long the Node authorizer and NodeRestriction, which
+	// hear of a pod from informers of their own, may be behind this agent. Beyond it a refusal is
 	// meant, and the runner's own retries go on.
 	relatedWithin = time.Second
 	relatedPoll   = 5 * time.Millisecond
 )
 
 // whenRelated reads what belongs to a pod of this host. Right after the pod was
-// bound the authorizer may not know of it yet.
+// bound the authorizer may not know of it yet, and NodeRestriction, which looks
+// for the pod of a token, finds none.
 func whenRelated[T any](ctx context.Context, read func() (T, error)) (T, error) {
 	for deadline := time.Now().Add(relatedWithin); ; {
 		value, err := read()
-		if !apierrors.IsForbidden(err) || time.Now().After(deadline) {
+		if !apierrors.IsForbidden(err) && !noPod(err) || time.Now().After(deadline) {
 			return value, err
 		}
 		select {
@@ -101,6 +103,16 @@ func whenRelated[T any](ctx context.Context, read func() (T, error)) (T, error) 
 		case <-time.After(relatedPoll):
 		}
 	}
+}
+
+// noPod reports whether the API says that there is no such pod.
+func noPod(err error) bool {
+	var status apierrors.APIStatus
+	if !apierrors.IsNotFound(err) || !errors.As(err, &status) {
+		return false
+	}
+	details := status.Status().Details
+	return details != nil && details.Kind == "pods"
 }
 
 // ServiceEnv is the classic discovery environment: every service of the
