@@ -64,8 +64,8 @@ func refuse(claim *v1.PersistentVolumeClaim, class *storagev1.StorageClass) erro
 
 func (p *Provisioner) provision(ctx context.Context, claim *v1.PersistentVolumeClaim, class *storagev1.StorageClass) error {
 	name := volumeName(claim)
-	if _, err := p.volumes.Get(name); err == nil {
-		return nil // made before; the binder does the rest
+	if made, err := p.madeAlready(ctx, name); made || err != nil {
+		return err // the binder does the rest
 	}
 	if err := refuse(claim, class); err != nil {
 		p.failed(claim, class, err)
@@ -97,6 +97,19 @@ func (p *Provisioner) provision(ctx context.Context, claim *v1.PersistentVolumeC
 	p.events.Eventf(claim, v1.EventTypeNormal, "ProvisioningSucceeded", "Successfully provisioned volume %s", name)
 	p.room.look()
 	return nil
+}
+
+// madeAlready reports whether the volume is there. The informer alone may be
+// behind what this host has just made, and would have it tell of that twice.
+func (p *Provisioner) madeAlready(ctx context.Context, name string) (bool, error) {
+	if _, err := p.volumes.Get(name); err == nil {
+		return true, nil
+	}
+	pv, err := p.o.Client.CoreV1().PersistentVolumes().Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	return err == nil && p.mine(pv), err
 }
 
 func (p *Provisioner) failed(claim *v1.PersistentVolumeClaim, class *storagev1.StorageClass, err error) {

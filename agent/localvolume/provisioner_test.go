@@ -19,6 +19,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 	storagehelpers "k8s.io/component-helpers/storage/volume"
 
 	"shoal/api"
@@ -150,6 +153,30 @@ func hasEvent(t *testing.T, object, reason, message string) {
 		}
 		return fmt.Errorf("only %q", said)
 	})
+}
+
+// TestAVolumeIsToldOfOnce: an informer that is behind has nothing said twice.
+func TestAVolumeIsToldOfOnce(t *testing.T) {
+	made := claim(t, "once", "1Mi", "here")
+	pv := bound(t, "once")
+	class, err := peer.Client.StorageV1().StorageClasses().Get(t.Context(), storageclass.Default, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := record.NewFakeRecorder(10)
+	behind := &Provisioner{
+		o: host.o, log: host.log, backend: host.backend, names: host.names, events: told, room: host.room, nodes: host.nodes,
+		volumes: corelisters.NewPersistentVolumeLister(cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})),
+	}
+	if err := behind.provision(t.Context(), made, class); err != nil {
+		t.Error(err)
+	}
+	close(told.Events)
+	for event := range told.Events {
+		t.Errorf("told of what was there: %s", event)
+	}
+	drop(t, "once")
+	gone(t, pv.Name)
 }
 
 func bound(t *testing.T, name string) *v1.PersistentVolume {
