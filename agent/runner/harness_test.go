@@ -88,6 +88,7 @@ type record struct {
 	status map[types.UID]v1.PodStatus
 	gone   map[types.UID]bool
 	events []string
+	fields map[string]string // where the last event of a pod and reason was
 }
 
 func newRecord() *record {
@@ -110,7 +111,13 @@ func (r *record) Gone(pod *v1.Pod) {
 	r.cond.Broadcast()
 }
 
-func (r *record) ContainerEvent(pod *v1.Pod, _, kind, reason, message string) {
+func (r *record) ContainerEvent(pod *v1.Pod, field, kind, reason, message string) {
+	r.mu.Lock()
+	if r.fields == nil {
+		r.fields = map[string]string{}
+	}
+	r.fields[pod.Name+" "+reason] = field
+	r.mu.Unlock()
 	r.Event(pod, kind, reason, message)
 }
 
@@ -346,6 +353,18 @@ func (b *bed) event(p *v1.Pod, reason string) string {
 		return false
 	})
 	return found
+}
+
+// atContainer checks that events which the pod has had name its main container.
+func (b *bed) atContainer(p *v1.Pod, reasons ...string) {
+	b.t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, reason := range reasons {
+		if field := b.fields[p.Name+" "+reason]; field != "spec.containers{main}" {
+			b.t.Errorf("event %s of %s is of %q", reason, p.Name, field)
+		}
+	}
 }
 
 // run gives the output of a command in the pod's container.

@@ -140,7 +140,7 @@ func (w *worker) imageVolume(pod *v1.Pod, name string) *imageVolume {
 		if vol.Name != name || vol.Image == nil {
 			continue
 		}
-		iv := &imageVolume{slot: &slot{role: roleMain, spec: &v1.Container{
+		iv := &imageVolume{slot: &slot{role: roleImageVolume, spec: &v1.Container{
 			Name: name, Image: vol.Image.Reference, ImagePullPolicy: vol.Image.PullPolicy,
 		}}}
 		if w.imageVols == nil {

@@ -111,9 +111,9 @@ func (w *worker) startPull(ctx context.Context, pod *v1.Pod, s *slot) {
 	if s.spec.ImagePullPolicy == v1.PullAlways {
 		have = nil
 	}
-	ref, policy := s.spec.Image, s.spec.ImagePullPolicy
+	ref, policy, field := s.spec.Image, s.spec.ImagePullPolicy, s.field()
 	w.jobs.Go(func() {
-		got, err := w.pullImage(ctx, pod, ref, policy, have, w.pullWords(pod, s, ref))
+		got, err := w.pullImage(ctx, pod, field, ref, policy, have, w.pullWords(pod, field, s, ref))
 		w.tell(func(w *worker) {
 			s.pull.running = false
 			if s.spec.Image == ref { // else the specification names another by now
@@ -152,8 +152,8 @@ type pulled struct {
 
 // pullImage gets an image for a pod as policy says, with the pod's pull secrets.
 // have is the image that is here, nil for none or one that does not count. It
-// tells of the pull by Events of the pod. It may be called by any goroutine.
-func (w *worker) pullImage(ctx context.Context, pod *v1.Pod, ref string, policy v1.PullPolicy, have *image.Image, report func(image.Progress)) (pulled, error) {
+// tells of the pull by Events of field, which names the container. It may be called by any goroutine.
+func (w *worker) pullImage(ctx context.Context, pod *v1.Pod, field, ref string, policy v1.PullPolicy, have *image.Image, report func(image.Progress)) (pulled, error) {
 	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
 	defer cancel()
 	creds := w.credentials(ctx, pod, ref)
@@ -163,7 +163,7 @@ func (w *worker) pullImage(ctx context.Context, pod *v1.Pod, ref string, policy 
 	if policy == v1.PullNever {
 		return pulled{}, errNeverPull
 	}
-	w.r.Sink.Event(pod, v1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", ref))
+	w.r.Sink.ContainerEvent(pod, field, v1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", ref))
 	began := now()
 	var last image.Progress
 	note := func(p image.Progress) {
@@ -176,7 +176,7 @@ func (w *worker) pullImage(ctx context.Context, pod *v1.Pod, ref string, policy 
 	if err != nil {
 		return pulled{}, err
 	}
-	w.r.Sink.Event(pod, v1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
+	w.r.Sink.ContainerEvent(pod, field, v1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
 		ref, last.Took.Truncate(time.Millisecond), now().Sub(began).Truncate(time.Millisecond), w.r.Images.SizeOf(ctx, img)))
 	return pulled{image: img}, nil
 }
@@ -194,7 +194,7 @@ func (w *worker) fetchImage(ctx context.Context, ref string, loaded bool, creds 
 }
 
 // pullWords tells now and then how far a long pull is.
-func (w *worker) pullWords(pod *v1.Pod, s *slot, ref string) func(image.Progress) {
+func (w *worker) pullWords(pod *v1.Pod, field string, s *slot, ref string) func(image.Progress) {
 	next := now().Add(pullFirstWord)
 	return func(p image.Progress) {
 		if now().Before(next) {
@@ -202,7 +202,7 @@ func (w *worker) pullWords(pod *v1.Pod, s *slot, ref string) func(image.Progress
 		}
 		next = now().Add(pullNextWord)
 		message := pullWord(ref, p)
-		w.r.Sink.Event(pod, v1.EventTypeNormal, "Pulling", message)
+		w.r.Sink.ContainerEvent(pod, field, v1.EventTypeNormal, "Pulling", message)
 		w.tell(func(*worker) {
 			if s.waiting.Reason == "" && s.pull.running {
 				s.waiting.Message = message

@@ -46,6 +46,7 @@ func pullPods(b *bed) {
 	if text := b.event(first, "Pulled"); !strings.Contains(text, "Successfully pulled image \""+ref+"\" in ") || !strings.Contains(text, "including waiting). Image size: ") {
 		t.Errorf("of the pull: %s", text)
 	}
+	b.atContainer(first, "Pulling", "Pulled")
 
 	// The image is here now, and private.
 	same := pod("same", sleeper, with(v1.PullNever, "good"))
@@ -64,6 +65,7 @@ func pullPods(b *bed) {
 	if text := b.event(same, "Pulled"); !strings.Contains(text, "already present on machine and can be accessed by the pod") {
 		t.Errorf("of an image that is here: %s", text)
 	}
+	b.atContainer(same, "Pulled")
 	b.container(without, "main", "no rights", waitingFor("ErrImageNeverPull"))
 	c := b.container(wrong, "main", "wrong rights", waitingFor("ImagePullBackOff"))
 	if m := c.State.Waiting.Message; !strings.HasPrefix(m, `Back-off pulling image "`+ref+`": ErrImagePull: failed to pull and unpack image "`+ref+`"`) || strings.Contains(m, "wrong-guess") {

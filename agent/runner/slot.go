@@ -24,6 +24,8 @@ const (
 	roleSidecar             // an init container that is kept running
 	roleMain
 	roleEphemeral // added to the running pod to look at it; runs once
+	// roleImageVolume is no container's: its slot stands for an image to pull.
+	roleImageVolume
 )
 
 // slot is one container of the pod's specification, through all attempts to
