@@ -32,9 +32,15 @@ func TestStorageLimits(t *testing.T) {
 	h.make("layer", `dd if=/dev/zero of=/tmp/x bs=1M count=20; `+sleeper, func(p *v1.Pod) {
 		p.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceEphemeralStorage: ten}
 	})
+	for name, file := range map[string]string{"names": "/etc/hosts", "words": "/dev/termination-log"} {
+		h.make(name, `dd if=/dev/zero bs=1M count=20 >>`+file+`; `+sleeper, func(p *v1.Pod) {
+			p.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceEphemeralStorage: ten}
+		})
+	}
+	const total = `Pod ephemeral local storage usage exceeds the total limit of containers 10Mi. `
 	for name, want := range map[string]string{
 		"volume": `Usage of EmptyDir volume "data" exceeds the limit "10Mi". `,
-		"layer":  `Pod ephemeral local storage usage exceeds the total limit of containers 10Mi. `,
+		"layer":  total, "names": total, "words": total,
 	} {
 		if pod := h.phase(name, v1.PodFailed); pod.Status.Reason != "Evicted" || pod.Status.Message != want {
 			t.Errorf("%s: %s: %q, want %q", name, pod.Status.Reason, pod.Status.Message, want)

@@ -50,6 +50,7 @@ func (a *Agent) newStats() *stats.Reader {
 			}
 			return ""
 		},
+		Own: func(pod *v1.Pod) []string { return a.runner.OwnFiles(pod.UID) },
 		Logs: func(pod *v1.Pod, container string) string {
 			return filepath.Join(runner.LogDir(a.o.LogDir, pod), container)
 		},

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	kubeletutil "k8s.io/kubernetes/pkg/kubelet/util"
 )
@@ -90,6 +91,16 @@ func (w *worker) writeHosts(ctx context.Context, pod *v1.Pod) error {
 		}
 	}
 	return nil
+}
+
+// OwnFiles are the files and directories of a pod that containers can write to and
+// that are no volume's: what they put there is on this host's disk too.
+func (r *Runner) OwnFiles(uid types.UID) []string {
+	dir := filepath.Join(r.DataDir, "pods", string(uid))
+	return []string{
+		filepath.Join(dir, filepath.Base(hostsPath)), filepath.Join(dir, filepath.Base(hostnamePath)),
+		filepath.Join(dir, filepath.Base(resolvPath)), filepath.Join(dir, terminationDir),
+	}
 }
 
 func (w *worker) hostsFile(pod *v1.Pod) (string, error) {

@@ -16,6 +16,9 @@ import (
 // terminationMessageMax is the API's bound on a container's last words.
 const terminationMessageMax = 4096
 
+// terminationDir has a file for each container, in the pod's directory.
+const terminationDir = "termination"
+
 // terminationLog is the file a container may leave its last words in.
 func (w *worker) terminationLog(pod *v1.Pod, c *v1.Container, taken map[string]bool) (*specs.Mount, error) {
 	at := c.TerminationMessagePath
@@ -36,7 +39,7 @@ func (w *worker) terminationLog(pod *v1.Pod, c *v1.Container, taken map[string]b
 }
 
 func (w *worker) terminationFile(pod *v1.Pod, container string) string {
-	return filepath.Join(w.podDir(pod), "termination", container)
+	return filepath.Join(w.podDir(pod), terminationDir, container)
 }
 
 // terminationMessage is what the container wrote about its end: to its file,

@@ -48,6 +48,9 @@ type Options struct {
 	Volume func(pod *v1.Pod, volume *v1.Volume) string
 	// Logs is the directory of a container's logs.
 	Logs func(pod *v1.Pod, container string) string
+	// Own are files and directories of a pod that its containers write to and that
+	// are no volume's, such as their /etc/hosts.
+	Own func(pod *v1.Pod) []string
 	// DataDir is on the file system that pods write to.
 	DataDir string
 }

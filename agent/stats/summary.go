@@ -100,6 +100,10 @@ func (r *Reader) podSummary(ctx context.Context, pod Pod, less bool) summary.Pod
 	var volumes size
 	out.VolumeStats, volumes = r.volumes(pod, false)
 	ephemeral.bytes, ephemeral.inodes = ephemeral.bytes+volumes.bytes, ephemeral.inodes+volumes.inodes
+	for _, path := range r.o.Own(pod.Pod) {
+		own, _ := r.sizes.of(path)
+		ephemeral.bytes, ephemeral.inodes = ephemeral.bytes+own.bytes, ephemeral.inodes+own.inodes
+	}
 	out.EphemeralStorage = r.disk(ephemeral, true)
 	return out
 }
