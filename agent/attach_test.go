@@ -185,6 +185,24 @@ func TestAttach(t *testing.T) {
 	h.delete("shell")
 }
 
+// TestAttachAfterLogs: kubectl shows the log before it attaches; what it has shown
+// does not come again, and a prompt does.
+func TestAttachAfterLogs(t *testing.T) {
+	h := newHost(t, "again")
+	h.interactive("greets", false, false, "sh", "-c", "echo hello; printf 'name: '; read name; echo end")
+	h.eventually("the log", func() bool {
+		return h.request("GET", "/containerLogs/default/greets/main", nil, 200) == "hello\n"
+	})
+	s := h.attach("greets", false, false)
+	h.shows(s, "name: ")
+	h.type1(s, "x\n", "end\n")
+	if err := <-s.done; err != nil || strings.Contains(s.out.String(), "hello") {
+		t.Errorf("attach: %v, %q", err, s.out)
+	}
+	h.succeeded("greets")
+	h.delete("greets")
+}
+
 // TestAttachInputEndsWithoutDaemon: the one client with input is cut off as the
 // agent stops; the next agent ends the container's input.
 func TestAttachInputEndsWithoutDaemon(t *testing.T) {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-client/pkg/logs"
 
+	"shoal/agent/logwriter"
 	"shoal/agent/runner"
 )
 
@@ -51,10 +53,26 @@ func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
 	if opts.Follow {
 		_, _ = out.Write(nil) // a follower is answered before the first line comes
 	}
+	if ref.Console != "" && fromStart(opts) {
+		a.tellConsole(ref)
+	}
 	state := &runState{a: a, pod: pod, ref: ref}
 	err = logs.ReadLogs(r.Context(), path, ref.ID, readOptions(opts, time.Now()), state, stdout, stderr)
 	if err != nil && r.Context().Err() == nil && !out.wrote {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
+	}
+}
+
+// fromStart says that all that is in the log now is read.
+func fromStart(o *v1.PodLogOptions) bool {
+	return !o.Follow && !o.Previous && o.TailLines == nil && o.LimitBytes == nil && o.SinceSeconds == nil && o.SinceTime == nil && o.Stream == nil
+}
+
+// tellConsole has the container's console forget, for its first client, what the
+// caller is about to read.
+func (a *Agent) tellConsole(ref runner.Ref) {
+	if err := logwriter.LogIsRead(ref.Console); err != nil && !errors.Is(err, logwriter.ErrNoConsole) {
+		a.log.Warn("a client may be shown lines of a log twice", "container", ref.Name, "error", err)
 	}
 }
 

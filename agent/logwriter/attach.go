@@ -21,6 +21,7 @@ const (
 	input      = 'i'
 	inputEnd   = 'c'
 	askState   = 's'
+	logRead    = 'r'
 	quit       = 'q'
 )
 
@@ -55,7 +56,8 @@ type Client struct {
 
 // Attach joins a client to a console until the container's output ends, the
 // client leaves or ctx ends; only the last is an error. The first client of a
-// console gets what was written before it came, at most 64 KiB.
+// console gets what was written before it came, at most 64 KiB, and not what
+// LogIsRead was called for.
 func Attach(ctx context.Context, dir string, c Client) error {
 	conn, err := dial(dir)
 	if err != nil {
@@ -148,6 +150,36 @@ func InputClosed(dir string) (bool, error) {
 		return false, fmt.Errorf("ask console: short answer: %w", err)
 	}
 	return answer[1] == inputEnd, nil
+}
+
+// readTimeout bounds word of a reader: a console that an earlier version started
+// does not answer, and the log is to be read all the same.
+const readTimeout = time.Second
+
+// LogIsRead tells a console that somebody reads the whole log now. Its first
+// client is then given only what the log did not have yet: kubectl 1.37 shows the
+// log before it attaches, and would show the same lines twice.
+func LogIsRead(dir string) error {
+	conn, err := dial(dir)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(readTimeout))
+	if _, err := conn.Write([]byte{logRead}); err != nil {
+		return fmt.Errorf("tell console of a reader: %w", err)
+	}
+	for buf := make([]byte, 1+MaxLineBytes); ; {
+		n, err := conn.Read(buf)
+		switch {
+		case err != nil:
+			return fmt.Errorf("tell console of a reader: %w", err)
+		case n == 0:
+			return ErrNoConsole
+		case buf[0] == logRead:
+			return nil
+		}
+	}
 }
 
 // StopConsole ends the console of a directory, if there is one, waits for its

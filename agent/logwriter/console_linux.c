@@ -35,6 +35,7 @@ enum {
 	INPUT = 'i',
 	INPUT_END = 'c',
 	STATE = 's', // asked, and answered with 'c' if the input is closed
+	LOG_READ = 'r', // somebody reads the log, from its start; answered with itself
 	QUIT = 'q',
 };
 
@@ -166,6 +167,20 @@ static void remember(char kind, const char *data, size_t len)
 	last[2] = len & 255;
 }
 
+// forget_lines keeps of the backlog what the log does not have: the beginning of
+// a line, such as a prompt.
+static void forget_lines(void)
+{
+	static const char kinds[2] = { FROM_STDOUT, FROM_STDERR };
+
+	if (!backlog.open)
+		return;
+	backlog.len = backlog.last = 0;
+	for (int i = 0; i < 2; i++)
+		if (outs[i].used > 0)
+			remember(kinds[i], outs[i].line, outs[i].used);
+}
+
 static void send_all(char kind, const char *data, size_t len)
 {
 	if (backlog.open)
@@ -280,6 +295,10 @@ static void receive(struct client *c)
 		break;
 	case STATE:
 		send_packet(c->fd, STATE, input_fd < 0 || input.end ? "c" : "o", 1);
+		break;
+	case LOG_READ:
+		forget_lines();
+		send_packet(c->fd, LOG_READ, NULL, 0);
 		break;
 	case QUIT:
 		finish();

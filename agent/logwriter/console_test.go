@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"shoal/test/eventually"
 )
 
 // container is the shim's side of a console.
@@ -185,6 +187,32 @@ func TestConsoleBacklog(t *testing.T) {
 	}
 	if got := lines(t, b.c.Log); len(got) != 100_000 {
 		t.Errorf("log has %d lines", len(got))
+	}
+}
+
+// TestConsoleLogIsRead: who has read the log is shown only what it did not have.
+func TestConsoleLogIsRead(t *testing.T) {
+	b := startConsole(t, Console{Input: true})
+	fmt.Fprint(b.out, "read\nprompt ")
+	eventually.True(t, "a line in the log", func() bool {
+		text, err := os.ReadFile(b.c.Log)
+		return err == nil && len(text) > 0
+	})
+	if err := LogIsRead(b.c.Dir); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(b.out, "> ")
+	var out bytes.Buffer
+	done := b.attach(Client{Out: &out})
+	time.Sleep(100 * time.Millisecond)
+	fmt.Fprint(b.out, "later\n")
+	b.end()
+	b.wait(done)
+	if got := out.String(); got != "prompt > later\n" {
+		t.Errorf("the client was shown %q", got)
+	}
+	if err := LogIsRead(b.c.Dir); !errors.Is(err, ErrNoConsole) {
+		t.Errorf("word to a console that has ended: %v", err)
 	}
 }
 
