@@ -22,6 +22,9 @@ func (*ImageLoadCmd) Help() string {
 	return `The archive is sent to one node, and the others get its images from there. A node that is down gets
 them from other nodes when a pod needs them.
 
+Where standard output is no terminal, each step is a line of JSON with node, image, status
+(sending with bytes and total, loaded, ...) and error.
+
 ` + examples("shoal image load hello.tar", "docker save web:v2 | shoal image load - --node=host1")
 }
 
