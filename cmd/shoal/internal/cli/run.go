@@ -15,7 +15,8 @@ import (
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 )
 
-// RunCmd is `shoal run`: a deployment from an image.
+// RunCmd is `shoal run`: a deployment from an image, or with --stdin one pod that
+// the terminal is attached to.
 type RunCmd struct {
 	Namespaced
 
@@ -26,6 +27,9 @@ type RunCmd struct {
 	Replicas        int32    `short:"r" default:"1" help:"How many pods to run."`
 	Env             []string `placeholder:"KEY=VALUE" sep:"none" help:"An environment variable; may be repeated."`
 	Labels          []string `short:"l" placeholder:"KEY=VALUE" help:"Labels besides app=NAME."`
+	Stdin           bool     `short:"i" help:"Run one pod instead of a deployment, once, with this command's input and output; the exit code is the container's."`
+	TTY             bool     `short:"t" name:"tty" help:"With --stdin: give it a terminal."`
+	Rm              bool     `name:"rm" help:"With --stdin: delete the pod when it has ended."`
 	Command         bool     `help:"Use the arguments as the container's command instead of as its arguments."`
 	ImagePullPolicy string   `enum:"Always,IfNotPresent,Never" default:"IfNotPresent" help:"When to pull the image: ${enum}."`
 	DryRun          string   `enum:"none,client,server" default:"none" help:"Only show what would be created, made here (client) or by the server: ${enum}."`
@@ -41,12 +45,17 @@ func (*RunCmd) Help() string {
 		"shoal run web --image=registry.example/web:v2 --replicas=3 --env=MODE=fast -- --verbose",
 		"# Another command than the image's own",
 		"shoal run sleeper --image=hello --command -- sh -c 'sleep 3600'",
+		"# A shell in a pod of its own, which goes with it",
+		"shoal run box --image=busybox -it --rm -- sh",
 		"# The manifest, without creating anything",
 		"shoal run hw --image=hello --dry-run=client -o yaml")
 }
 
 // Run creates the deployment and prints its name.
 func (r *RunCmd) Run(ctx context.Context, streams genericiooptions.IOStreams) error {
+	if r.Stdin || r.TTY || r.Rm {
+		return r.attached(streams)
+	}
 	namespace, err := r.namespace(streams)
 	if err != nil {
 		return err

@@ -5,11 +5,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/component-base/cli"
 	"k8s.io/kubectl/pkg/cmd/clusterinfo"
 	cmdconfig "k8s.io/kubectl/pkg/cmd/config"
 	"k8s.io/kubectl/pkg/cmd/proxy"
+	"k8s.io/kubectl/pkg/cmd/run"
 	"k8s.io/kubectl/pkg/cmd/top"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 	"k8s.io/kubectl/pkg/cmd/version"
@@ -50,6 +53,15 @@ func newProxy(f cmdutil.Factory, streams genericiooptions.IOStreams) *cobra.Comm
 func newClusterInfo(f cmdutil.Factory, streams genericiooptions.IOStreams) *cobra.Command {
 	streams.Out = advising{streams.Out}
 	return clusterinfo.NewCmdClusterInfo(f, streams)
+}
+
+// RunPod is kubectl's run, which makes one pod and attaches to it; shoal's own run
+// makes deployments, so it is no verb. flags say which cluster and namespace.
+func RunPod(flags *genericclioptions.ConfigFlags, streams genericiooptions.IOStreams, args []string) error {
+	root := &cobra.Command{Use: ProgramName, SilenceErrors: true, SilenceUsage: true}
+	root.AddCommand(run.NewCmdRun(cmdutil.NewFactory(cmdutil.NewMatchVersionFlags(flags)), streams))
+	root.SetArgs(append([]string{"run"}, args...))
+	return cli.RunNoErrOutput(root)
 }
 
 // newTop says where the figures come from here: upstream's text asks for an
