@@ -65,9 +65,9 @@ func notRunning(pod *v1.Pod, ref runner.Ref) string {
 	return fmt.Sprintf("container %q in pod %q is not running: %s", ref.Name, pod.Name, why)
 }
 
-// session is the running container and the streams that are asked for; where
-// there are none, it has answered why.
-func (a *Agent) session(w http.ResponseWriter, r *http.Request) (*v1.Pod, runner.Ref, *remotecommand.Options, bool) {
+// session is the running container, or one that late allows, and the streams that
+// are asked for; where there are none, it has answered why.
+func (a *Agent) session(w http.ResponseWriter, r *http.Request, late bool) (*v1.Pod, runner.Ref, *remotecommand.Options, bool) {
 	pod, ref, ok := a.container(w, r)
 	if !ok {
 		return nil, ref, nil, false
@@ -77,7 +77,7 @@ func (a *Agent) session(w http.ResponseWriter, r *http.Request) (*v1.Pod, runner
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return nil, ref, nil, false
 	}
-	if !ref.Running {
+	if _, read := a.readAt(ref); !ref.Running && !(late && read) {
 		http.Error(w, notRunning(pod, ref), http.StatusBadRequest)
 		return nil, ref, nil, false
 	}
@@ -85,7 +85,7 @@ func (a *Agent) session(w http.ResponseWriter, r *http.Request) (*v1.Pod, runner
 }
 
 func (a *Agent) serveExec(w http.ResponseWriter, r *http.Request) {
-	_, ref, opts, ok := a.session(w, r)
+	_, ref, opts, ok := a.session(w, r, false)
 	if !ok {
 		return
 	}
@@ -93,8 +93,10 @@ func (a *Agent) serveExec(w http.ResponseWriter, r *http.Request) {
 		streamIdle, streamCreate, remotecommand.SupportedStreamingProtocols)
 }
 
+// serveAttach also takes a client that has just read the log of a container that
+// has ended since: refused, kubectl 1.37 would show the log's last second again.
 func (a *Agent) serveAttach(w http.ResponseWriter, r *http.Request) {
-	pod, ref, opts, ok := a.session(w, r)
+	pod, ref, opts, ok := a.session(w, r, true)
 	if !ok {
 		return
 	}

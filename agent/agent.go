@@ -32,6 +32,7 @@ import (
 	"google.golang.org/grpc"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	utilcache "k8s.io/apimachinery/pkg/util/cache"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -165,6 +166,7 @@ type Agent struct {
 	certs   *podcerts.Certificates
 	stats   *stats.Reader
 	callers *callers
+	readers *utilcache.LRUExpireCache // when a log was last read whole, by container id
 	metrics *agentMetrics
 	statics *statics
 	listen  net.Listener
@@ -192,7 +194,7 @@ func New(o Options) (*Agent, error) {
 		return nil, fmt.Errorf("listen for the agent's API on %s: %w; stop what uses it or choose another address", o.ListenAddr, err)
 	}
 	o.ListenAddr = listener.Addr().String() // a port of 0 is a number now
-	a := &Agent{o: o, log: o.Logger, pods: newPodIndex(), room: make(chan struct{}, 1), metrics: newAgentMetrics(), listen: limitConnections(listener, connsMax, connsEach, o.Logger)}
+	a := &Agent{o: o, log: o.Logger, pods: newPodIndex(), room: make(chan struct{}, 1), metrics: newAgentMetrics(), readers: utilcache.NewLRUExpireCache(readersKnown), listen: limitConnections(listener, connsMax, connsEach, o.Logger)}
 	if err := a.connect(); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}

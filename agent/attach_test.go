@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -201,6 +202,33 @@ func TestAttachAfterLogs(t *testing.T) {
 	}
 	h.succeeded("greets")
 	h.delete("greets")
+
+	// One that has ended by then: the rest is shown, and nothing twice.
+	h.interactive("ends", false, false, "sh", "-c", "echo hello; read word; echo end")
+	h.eventually("the log", func() bool {
+		return h.request("GET", "/containerLogs/default/ends/main", nil, 200) == "hello\n"
+	})
+	ref, _ := h.agent.runner.Container(h.running("ends").UID, "main")
+	last := h.attach("ends", false, false)
+	h.type1(last, "x\n", "end\n")
+	<-last.done
+	h.succeeded("ends")
+	h.agent.readers.Add(ref.ID, time.Now().Add(-time.Hour), readFresh) // reads of long ago saw nothing
+	late := h.attach("ends", false, false)
+	if err := <-late.done; err != nil || late.out.String() != "hello\nend\n" {
+		t.Errorf("attach after the end: %v, %q", err, late.out)
+	}
+	h.request("GET", "/containerLogs/default/ends/main", nil, 200)
+	late = h.attach("ends", false, false)
+	if err := <-late.done; err != nil || late.out.String() != "" {
+		t.Errorf("attach after the end and the log: %v, %q", err, late.out)
+	}
+	h.agent.readers.Remove(ref.ID)
+	late = h.attach("ends", false, false)
+	if err := <-late.done; err == nil {
+		t.Errorf("attach after the end, of who has not read the log: %q", late.out)
+	}
+	h.delete("ends")
 }
 
 // TestAttachInputEndsWithoutDaemon: the one client with input is cut off as the

@@ -63,6 +63,14 @@ func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+const (
+	// readFresh is how long after it has read a log a client may attach to a
+	// container that has ended meanwhile.
+	readFresh = 10 * time.Second
+	// readersKnown bounds the containers whose readers are remembered.
+	readersKnown = 256
+)
+
 // fromStart says that all that is in the log now is read.
 func fromStart(o *v1.PodLogOptions) bool {
 	return !o.Follow && !o.Previous && o.TailLines == nil && o.LimitBytes == nil && o.SinceSeconds == nil && o.SinceTime == nil && o.Stream == nil
@@ -74,6 +82,16 @@ func (a *Agent) tellConsole(ref runner.Ref) {
 	if err := logwriter.LogIsRead(ref.Console); err != nil && !errors.Is(err, logwriter.ErrNoConsole) {
 		a.log.Warn("a client may be shown lines of a log twice", "container", ref.Name, "error", err)
 	}
+	a.readers.Add(ref.ID, time.Now(), readFresh)
+}
+
+// readAt is when somebody has just read all of the container's log.
+func (a *Agent) readAt(ref runner.Ref) (time.Time, bool) {
+	at, ok := a.readers.Get(ref.ID)
+	if !ok {
+		return time.Time{}, false
+	}
+	return at.(time.Time), true
 }
 
 // logOptions reads the query as the kubelet does.

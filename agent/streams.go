@@ -123,9 +123,13 @@ func sizes(ctx context.Context, from <-chan remotecommand.TerminalSize) <-chan [
 }
 
 // AttachContainer joins the client to the container's console. A container
-// without one has no input, and its log is followed from now on.
+// without one has no input, and its log is followed from now on. Of one that has
+// ended, there is what the client has not read in the log.
 func (s *streams) AttachContainer(ctx context.Context, _, _, id string, in io.Reader, out, errOut io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) error {
 	defer closeStreams(out, errOut)
+	if read, ok := s.a.readAt(s.ref); ok && !s.ref.Running {
+		return logs.ReadLogs(ctx, s.logs, id, &logs.LogOptions{Since: read}, &runState{a: s.a}, out, errOut)
+	}
 	if s.ref.Console != "" {
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
