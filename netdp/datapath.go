@@ -340,7 +340,7 @@ func (d *Datapath) Remove() error {
 	for _, uid := range uids {
 		errs = append(errs, d.Detach(context.Background(), uid))
 	}
-	errs = append(errs, d.removeHosts(), d.removeUplinks(), d.removePodRoute(), d.pins.remove())
+	errs = append(errs, d.removeHosts(), d.removeUplinks(), d.removePodRoute(), d.removeServerAddress(), d.pins.remove())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove datapath: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -33,6 +34,7 @@ type Controller struct {
 	handlers []cache.ResourceEventHandlerRegistration
 	queue    workqueue.TypedRateLimitingInterface[string]
 	node     string
+	own      []Own
 	log      *slog.Logger
 
 	// Only the goroutine of Run uses these.
@@ -40,11 +42,32 @@ type Controller struct {
 	waiting map[string]struct{}            // services whose address another one holds
 }
 
-// byService indexes slices by the namespace/name of their service.
-const byService = "shoal-service"
+// ByService is the index of slices by the namespace/name of their service.
+const ByService = "shoal-service"
 
-// New registers the informers it needs with the factory; Run starts them.
-func New(dp Datapath, factory informers.SharedInformerFactory, nodeName string, logger *slog.Logger) *Controller {
+// Own replaces the endpoints of a service that has no selector: this host
+// answers it itself.
+type Own struct {
+	Service string // namespace/name
+	// Backend is where, the same for every port.
+	Backend netip.AddrPort
+}
+
+// IndexSlices gives the informer of slices the index ByService, for all who
+// use it.
+func IndexSlices(slices cache.SharedIndexInformer) error {
+	if _, ok := slices.GetIndexer().GetIndexers()[ByService]; ok {
+		return nil
+	}
+	if err := slices.AddIndexers(cache.Indexers{ByService: sliceService}); err != nil {
+		return fmt.Errorf("index endpoint slices: %w", err)
+	}
+	return nil
+}
+
+// New registers the informers it needs with the factory; Run starts them. own
+// are the services that this host answers by itself.
+func New(dp Datapath, factory informers.SharedInformerFactory, nodeName string, logger *slog.Logger, own ...Own) *Controller {
 	svcs := factory.Core().V1().Services()
 	slices := factory.Discovery().V1().EndpointSlices().Informer()
 	c := &Controller{
@@ -54,12 +77,13 @@ func New(dp Datapath, factory informers.SharedInformerFactory, nodeName string, 
 		slices:   slices.GetIndexer(),
 		queue:    workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[string]()),
 		node:     nodeName,
+		own:      own,
 		log:      logger.With("node", nodeName),
 		keys:     map[string]map[string]struct{}{},
 		waiting:  map[string]struct{}{},
 	}
-	if err := slices.AddIndexers(cache.Indexers{byService: sliceService}); err != nil {
-		c.log.Error("index endpoint slices", "error", err) // only after the informer was stopped
+	if err := IndexSlices(slices); err != nil {
+		c.log.Error("follow endpoint slices", "error", err) // only after the informer was stopped
 	}
 	c.follow(svcs.Informer(), cache.MetaNamespaceKeyFunc)
 	c.follow(slices, func(obj any) (string, error) {
@@ -227,7 +251,7 @@ func (c *Controller) translate(key string) ([]netdp.Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	objs, err := c.slices.ByIndex(byService, key)
+	objs, err := c.slices.ByIndex(ByService, key)
 	if err != nil {
 		return nil, fmt.Errorf("find endpoint slices of %s: %w", key, err)
 	}
@@ -237,7 +261,22 @@ func (c *Controller) translate(key string) ([]netdp.Service, error) {
 			slices = append(slices, s)
 		}
 	}
-	return Translate(svc, slices, c.node), nil
+	out := Translate(svc, slices, c.node)
+	for _, own := range c.own {
+		if own.Service == key && len(svc.Spec.Selector) == 0 {
+			answerOurselves(out, own.Backend)
+		}
+	}
+	return out, nil
+}
+
+// answerOurselves has this host alone answer its own callers, and nobody those
+// from outside.
+func answerOurselves(services []netdp.Service, backend netip.AddrPort) {
+	for i := range services {
+		services[i].Backends = []netdp.Backend{{Addr: backend, Callers: netdp.OnlyInside}}
+		services[i].LocalOutside = true
+	}
 }
 
 func (c *Controller) service(key string) (*corev1.Service, error) {
