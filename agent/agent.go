@@ -28,6 +28,7 @@ import (
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	v1 "k8s.io/api/core/v1"
@@ -81,15 +82,19 @@ type Options struct {
 	Manifests           string       // directory of static pods; none if empty
 	ClusterDNS          []netip.Addr // servers for pods with dnsPolicy ClusterFirst; the host's when empty
 	ClusterDomain       string       // default cluster.local
-	Resources           Resources
-	DevicePluginDir     string   // where device plugins register; none can if empty
-	CDIDirs             []string // of CDI files; default /etc/cdi and /var/run/cdi
-	Security            Security
-	Images              Images
-	ListenAddr          string      // host:port of the kubelet API; default :10250
-	TLS                 *tls.Config // must ask for client certificates and verify those given
-	Version             string      // shown as the node's kubelet version
-	Logger              *slog.Logger
+	// DNSAddress, if any, is asked in place of ClusterDNS when a pod starts.
+	DNSAddress func() netip.Addr
+	// Collectors are of other parts of the daemon, served with our metrics.
+	Collectors      []prometheus.Collector
+	Resources       Resources
+	DevicePluginDir string   // where device plugins register; none can if empty
+	CDIDirs         []string // of CDI files; default /etc/cdi and /var/run/cdi
+	Security        Security
+	Images          Images
+	ListenAddr      string      // host:port of the kubelet API; default :10250
+	TLS             *tls.Config // must ask for client certificates and verify those given
+	Version         string      // shown as the node's kubelet version
+	Logger          *slog.Logger
 
 	// Shutdown is how long pods get when the machine shuts down, by priority;
 	// ShutdownBus is a D-Bus address in place of the system's.
@@ -267,7 +272,7 @@ func (a *Agent) build() error {
 		Images: a.images, Cgroups: a.cgroups, Volumes: a.volumes, Network: a.o.Network,
 		Runtimes: a.o.Runtimes, Security: a.o.Security.host(), Source: a.source, Sink: a, Admit: a.admit, Allocate: a.allocate, Devices: a.containerDevices(), CDIDirs: a.o.CDIDirs, Await: a.await, Probed: a.metrics.sawProbe, DataDir: a.o.DataDir, LogDir: filepath.Clean(a.o.LogDir), LogLimits: a.o.LogLimits,
 		LogWriter: binary, NodeName: a.o.NodeName, NodeIPs: a.o.NodeIPs, Logger: a.log,
-		ClusterDNS: a.o.ClusterDNS, ClusterDomain: a.o.ClusterDomain, PodPIDs: a.o.Resources.PodPIDs,
+		ClusterDNS: a.o.ClusterDNS, DNSAddress: a.o.DNSAddress, ClusterDomain: a.o.ClusterDomain, PodPIDs: a.o.Resources.PodPIDs,
 	})
 	if err != nil {
 		return err

@@ -65,6 +65,7 @@ func newAgentMetrics() *agentMetrics {
 
 func (a *Agent) metricsRoutes(mux *http.ServeMux) {
 	a.metrics.own.MustRegister(&state{a})
+	a.metrics.own.MustRegister(a.o.Collectors...)
 	opts := promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelWarn)}
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.own, opts))
 	mux.Handle("GET /metrics/probes", promhttp.HandlerFor(a.metrics.probes, opts))

@@ -38,18 +38,18 @@ type podRangeWatch struct {
 // podRangeNumber is the inverse of podRangeOf.
 func podRangeNumber(p netip.Prefix) int {
 	base := p.Addr().As4()
-	return int(base[1]&^podRange.Addr().As4()[1])<<8 | int(base[2])
+	return int(base[1]&^PodRange.Addr().As4()[1])<<8 | int(base[2])
 }
 
 func podRangeOf(n int) netip.Prefix {
-	base := podRange.Addr().As4()
+	base := PodRange.Addr().As4()
 	base[1] |= byte(n >> 8)
 	base[2] = byte(n)
 	return netip.PrefixFrom(netip.AddrFrom4(base), podCIDRBits)
 }
 
 func openPodRanges(ctx context.Context, db *store.DB, nodeName string) (*claims.Ledger, error) {
-	return claims.Open(ctx, records{db}, podCIDRClaims, nodeName, 1<<(podCIDRBits-podRange.Bits()), 0)
+	return claims.Open(ctx, records{db}, podCIDRClaims, nodeName, 1<<(podCIDRBits-PodRange.Bits()), 0)
 }
 
 // run follows the claim until ctx ends.

@@ -130,8 +130,9 @@ func (r records) listAt(prefix string, at store.Version) (map[string][]byte, err
 	return found, nil
 }
 
-// Pod ranges of a cell: one /24 per host out of a /10 (design section 7).
-var podRange = netip.MustParsePrefix("10.64.0.0/10")
+// PodRange has the pod addresses of a cell: one /24 per host out of a /10
+// (design section 7).
+var PodRange = netip.MustParsePrefix("10.64.0.0/10")
 
 const (
 	podCIDRClaims = "/shoal/claims/podcidrs/"
@@ -151,14 +152,14 @@ func ClaimPodCIDR(ctx context.Context, db *store.DB, nodeName string) (netip.Pre
 	}
 	n, err := ledger.TakeNext()
 	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("claim a pod range of %s: %w", podRange, err)
+		return netip.Prefix{}, fmt.Errorf("claim a pod range of %s: %w", PodRange, err)
 	}
 	return podRangeOf(n), nil
 }
 
 // ReleasePodCIDR gives back the range of a host that is gone for good.
 func ReleasePodCIDR(ctx context.Context, db *store.DB, nodeName string) error {
-	ledger, err := claims.Open(ctx, records{db}, podCIDRClaims, nodeName, 1<<(podCIDRBits-podRange.Bits()), 0)
+	ledger, err := claims.Open(ctx, records{db}, podCIDRClaims, nodeName, 1<<(podCIDRBits-PodRange.Bits()), 0)
 	if err != nil {
 		return fmt.Errorf("give back the pod range of %s: %w", nodeName, err)
 	}

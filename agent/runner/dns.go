@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 
 	v1 "k8s.io/api/core/v1"
@@ -24,8 +25,12 @@ func (r *Runner) podDNS(ctx context.Context, pod *v1.Pod) (*runtimeapi.DNSConfig
 	if _, err := os.Stat(host); errors.Is(err, fs.ErrNotExist) {
 		host = "" // upstream then names the host itself as server
 	}
-	servers := make([]net.IP, 0, len(r.ClusterDNS))
-	for _, a := range r.ClusterDNS {
+	cluster := r.ClusterDNS
+	if r.DNSAddress != nil {
+		cluster = []netip.Addr{r.DNSAddress()}
+	}
+	servers := make([]net.IP, 0, len(cluster))
+	for _, a := range cluster {
 		servers = append(servers, a.AsSlice())
 	}
 	node := &v1.ObjectReference{Kind: "Node", Name: r.NodeName}
@@ -38,9 +43,9 @@ func (r *Runner) podDNS(ctx context.Context, pod *v1.Pod) (*runtimeapi.DNSConfig
 	return config, nil
 }
 
-// missingDNS is upstream's event for each pod that wants a cluster DNS where
-// there is none. It is not passed on: it would be one write more per pod, for
-// something that `shoal explain` and the support matrix say already.
+// missingDNS is upstream's event for each pod that wants a cluster DNS of an
+// agent that was given none; the daemon's always has one. It is not passed on:
+// it would be one write more per pod.
 const missingDNS = "MissingClusterDNS"
 
 // dnsEvents hands upstream's events about a pod's DNS to the runner's sink.

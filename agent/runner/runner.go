@@ -114,7 +114,9 @@ type Options struct {
 	NodeIPs   []netip.Addr
 	// ClusterDNS are the servers of pods with dnsPolicy ClusterFirst; with none
 	// these get the host's. ClusterDomain is by default "cluster.local".
-	ClusterDNS    []netip.Addr
+	ClusterDNS []netip.Addr
+	// DNSAddress, if any, is asked in place of ClusterDNS when a pod starts.
+	DNSAddress    func() netip.Addr
 	ClusterDomain string
 	LogLimits     logwriter.Limits // of each container; default logwriter.DefaultLimits
 	PodPIDs       int64            // bound on the tasks of one pod; 0 is none
