@@ -73,7 +73,6 @@ func pod(path string, s *api.PodSpec) []string {
 	n := &notes{path: path}
 	n.when(s.SecurityContext != nil && s.SecurityContext.SELinuxOptions != nil, "securityContext.seLinuxOptions", noEffect)
 	n.when(s.SecurityContext != nil && s.SecurityContext.WindowsOptions != nil, "securityContext.windowsOptions", noEffect)
-	n.when(s.DNSPolicy == api.DNSClusterFirstWithHostNet, "dnsPolicy", "there is no cluster DNS in this version of shoal; the host's resolver is used")
 	placement(n, s)
 	n.when(len(s.ResourceClaims) > 0, "resourceClaims", refused)
 	for i, v := range s.Volumes {

@@ -22,6 +22,7 @@ import (
 	"shoal/agent/runtimes"
 	"shoal/agent/shutdown"
 	"shoal/api/pki"
+	"shoal/netdp/dns/forward"
 )
 
 // Config is how one peer runs. The zero value of a field means its default.
@@ -62,6 +63,9 @@ type Config struct {
 	ImageShareMbit int    `json:"imageShareMbit,omitempty"`
 	// DevicePluginDir is where device plugins register; none can if empty.
 	DevicePluginDir string `json:"devicePluginDir,omitempty"`
+	// DNSStubs are domains with DNS servers of their own, as forward.ParseStubs
+	// reads them.
+	DNSStubs []string `json:"dnsStubs,omitempty"`
 	// GossipPort is where members hear each other; record streams and hosts
 	// that join are on the next one.
 	GossipPort int `json:"gossipPort"`
@@ -146,6 +150,9 @@ func (c Config) complete() (Config, error) {
 	}
 	if _, err := runtimes.Parse(c.Runtimes); err != nil {
 		return c, fmt.Errorf("--runtime: %w", err)
+	}
+	if _, err := forward.ParseStubs(c.DNSStubs); err != nil {
+		return c, fmt.Errorf("--dns-stub: %w", err)
 	}
 	if _, err := c.logLimits(); err != nil {
 		return c, err

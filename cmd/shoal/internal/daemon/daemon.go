@@ -272,8 +272,13 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	if err := p.serveJoins(joinClient); err != nil {
 		return err
 	}
-	services := netservices.New(p.datapath, informers, p.config.Name, p.log.With("part", "services"))
-	if p.agent, err = p.newAgent(p.server.NodeClientConfig("shoal-agent")); err != nil {
+	resolver, err := p.newDNS(ctx, informers)
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return named("dns", resolver.run(ctx)) })
+	services := netservices.New(p.datapath, informers, p.config.Name, p.log.With("part", "services"), resolver.own())
+	if p.agent, err = p.newAgent(p.server.NodeClientConfig("shoal-agent"), resolver); err != nil {
 		return err
 	}
 	volumes, err := p.newProvisioner(informers)
@@ -328,7 +333,7 @@ func named(part string, err error) error {
 	return fmt.Errorf("%s: %w", part, err)
 }
 
-func (p *peer) newAgent(config *rest.Config) (*agent.Agent, error) {
+func (p *peer) newAgent(config *rest.Config, resolver *clusterDNS) (*agent.Agent, error) {
 	tlsConfig, err := agentTLS(p.files)
 	if err != nil {
 		return nil, err
@@ -364,6 +369,9 @@ func (p *peer) newAgent(config *rest.Config) (*agent.Agent, error) {
 		Network:             p.datapath,
 		NodeIPs:             []netip.Addr{netip.MustParseAddr(p.config.NodeIP)},
 		PodCIDR:             p.podCIDR.String(),
+		DNSAddress:          resolver.keeper.Address,
+		ClusterDomain:       clusterDomain,
+		Collectors:          resolver.server.Metrics(),
 		Resources:           p.config.Resources,
 		DevicePluginDir:     p.config.DevicePluginDir,
 		Manifests:           orDefault(p.config.Manifests, filepath.Join(p.config.DataDir, manifestsDir)),
