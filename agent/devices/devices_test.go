@@ -294,10 +294,12 @@ func TestRestarts(t *testing.T) {
 	if use, err := b.plugins.For(t.Context(), asking("p", "main"), &asking("p", "main").Spec.Containers[0]); err != nil || use == nil {
 		t.Errorf("what a restarted container needs: %v, %v", use, err)
 	}
+	l = &liar{}
 	b.serve(l, "x.sock")
 	l.list <- healthy("a", "b")
 	b.has(2, 2)
 	// It comes back on its socket before its end is seen.
+	l = &liar{}
 	b.serve(l, "x.sock")
 	l.list <- healthy("a", "b", "c")
 	b.has(3, 3)
