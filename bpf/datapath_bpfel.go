@@ -42,6 +42,21 @@ type DatapathFlowKey struct {
 	Pad       uint16
 }
 
+type DatapathFragmentKey struct {
+	_     structs.HostLayout
+	Src   uint32
+	Dst   uint32
+	Id    uint16
+	Proto uint8
+	Pad   uint8
+}
+
+type DatapathFragmentPorts struct {
+	_     structs.HostLayout
+	Sport uint16
+	Dport uint16
+}
+
 type DatapathFrontend struct {
 	_       structs.HostLayout
 	Service uint32
@@ -125,8 +140,11 @@ const (
 	DatapathMapBackends          = "backends"
 	DatapathMapBypass            = "bypass"
 	DatapathMapFlows             = "flows"
+	DatapathMapFragments         = "fragments"
 	DatapathMapFrontends         = "frontends"
+	DatapathMapInside            = "inside"
 	DatapathMapMaglev            = "maglev"
+	DatapathMapMasquerades       = "masquerades"
 	DatapathMapNats              = "nats"
 	DatapathMapNodeAddrs         = "node_addrs"
 	DatapathMapPods              = "pods"
@@ -229,8 +247,11 @@ type DatapathMapSpecs struct {
 	Backends    *ebpf.MapSpec `ebpf:"backends"`
 	Bypass      *ebpf.MapSpec `ebpf:"bypass"`
 	Flows       *ebpf.MapSpec `ebpf:"flows"`
+	Fragments   *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends   *ebpf.MapSpec `ebpf:"frontends"`
+	Inside      *ebpf.MapSpec `ebpf:"inside"`
 	Maglev      *ebpf.MapSpec `ebpf:"maglev"`
+	Masquerades *ebpf.MapSpec `ebpf:"masquerades"`
 	Nats        *ebpf.MapSpec `ebpf:"nats"`
 	NodeAddrs   *ebpf.MapSpec `ebpf:"node_addrs"`
 	Pods        *ebpf.MapSpec `ebpf:"pods"`
@@ -279,8 +300,11 @@ type DatapathMaps struct {
 	Backends    *ebpf.Map `ebpf:"backends"`
 	Bypass      *ebpf.Map `ebpf:"bypass"`
 	Flows       *ebpf.Map `ebpf:"flows"`
+	Fragments   *ebpf.Map `ebpf:"fragments"`
 	Frontends   *ebpf.Map `ebpf:"frontends"`
+	Inside      *ebpf.Map `ebpf:"inside"`
 	Maglev      *ebpf.Map `ebpf:"maglev"`
+	Masquerades *ebpf.Map `ebpf:"masquerades"`
 	Nats        *ebpf.Map `ebpf:"nats"`
 	NodeAddrs   *ebpf.Map `ebpf:"node_addrs"`
 	Pods        *ebpf.Map `ebpf:"pods"`
@@ -297,8 +321,11 @@ func (m *DatapathMaps) Close() error {
 		m.Backends,
 		m.Bypass,
 		m.Flows,
+		m.Fragments,
 		m.Frontends,
+		m.Inside,
 		m.Maglev,
+		m.Masquerades,
 		m.Nats,
 		m.NodeAddrs,
 		m.Pods,

@@ -15,6 +15,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 
+#define PROTO_ICMP 1
 #define PROTO_TCP 6
 #define PROTO_UDP 17
 /* A socket of IPPROTO_MPTCP reaches the connect hook with this number; its
@@ -97,6 +98,7 @@ struct sent {
 
 #define FLOW_REQUEST 0
 #define FLOW_REPLY 1
+#define FLOW_OUT 2 /* of a pod to the world outside */
 
 struct flow_key {
 	__be32 src;
@@ -110,7 +112,8 @@ struct flow_key {
 
 /* For a request: the backend that serves it, and the port of ours that calls
  * it when it is on another machine. For a reply: the address the client
- * called. */
+ * called. For a call of a pod to outside: who is called, and the port of ours
+ * that calls; no address: it answers a call, in its own name. */
 struct flow {
 	__be32 addr;
 	__be16 port;
@@ -120,9 +123,10 @@ struct flow {
 };
 
 /*
- * A connection from outside that this host passes on to a backend elsewhere, in
- * its own name: only so do the answers come back here, where the address that
- * was called is put in again. Found by what the answer looks like.
+ * A connection that this host passes on in its own name, so that the answers
+ * come back here: one from outside to a backend elsewhere, where the address
+ * that was called is put in again, or one of a pod to outside. Found by what the
+ * answer looks like.
  */
 struct nat {
 	__be32 client;
@@ -147,6 +151,20 @@ struct range_key {
 struct range {
 	__be32 host;
 	__u32 ifindex; /* of the tunnel's device */
+};
+
+/* The parts of a datagram after the first carry no ports: they are found here. */
+struct fragment_key {
+	__be32 src;
+	__be32 dst;
+	__be16 id;
+	__u8 proto;
+	__u8 pad;
+};
+
+struct fragment_ports {
+	__be16 sport;
+	__be16 dport;
 };
 
 /* A pod of this host: the host end of its link. */
@@ -239,6 +257,32 @@ struct {
 	__type(key, struct range_key);
 	__type(value, struct range);
 } ranges SEC(".maps");
+
+/* Addresses that see pods by their own: pods, hosts, and what the administrator
+ * names. A range as in ranges. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct range_key);
+	__type(value, __u32);
+} inside SEC(".maps");
+
+/* The address that pods have in the world behind an interface. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, __be32);
+} masquerades SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment_ports);
+} fragments SEC(".maps");
 
 /* Addresses from which the tunnel's packets are taken. */
 struct {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 /*
- * Connections from other machines whose backend is on another host: they go on
- * from a port of this host's, and the answers find the way back by it.
+ * Connections that go on in this host's name: those from other machines whose
+ * backend is on another host, and those of pods to the world outside
+ * (masquerade.h). They go on from a port of this host's, and the answers find
+ * the way back by it. An echo's number is taken like a port.
  *
  * The ports are taken for each backend anew, so there are nat_port_max -
  * nat_port_min + 1 at once for each. They lie below the range that the kernel
@@ -47,7 +49,7 @@ static __always_inline int nat_expired(const struct nat *n, __u8 proto, __u32 no
 {
 	__u32 idle = now - n->seen_seconds;
 
-	if (proto == PROTO_UDP)
+	if (proto != PROTO_TCP)
 		return idle > NAT_UDP_SECONDS;
 	if (!(n->state & NAT_OPEN))
 		return idle > NAT_OPENING_SECONDS;
@@ -111,15 +113,15 @@ static long nat_try(__u32 index, struct nat_search *s)
 }
 
 /*
- * The port of ours from which this connection calls its backend: the one it
- * has, or one that is free. 0: none is.
+ * The port of ours, at our address from, that this connection goes on by: the
+ * one it has, or one that is free. 0: none is.
  */
-static __always_inline __be16 nat_port(const struct packet *p, const struct flow *f)
+static __always_inline __be16 nat_port(const struct packet *p, const struct flow *f, __be32 from)
 {
 	struct nat_search s = {
 		.key = {
 			.src = f->addr,
-			.dst = node_ipv4,
+			.dst = from,
 			.sport = f->port,
 			.dport = f->nat_port,
 			.proto = p->proto,
@@ -231,7 +233,7 @@ static __always_inline int pass_on(struct __sk_buff *skb, const struct packet *p
 	}
 	if (!node_ipv4)
 		return VERDICT_DROP;
-	port = nat_port(p, f);
+	port = nat_port(p, f, node_ipv4);
 	if (!port)
 		return VERDICT_DROP;
 	if (port != f->nat_port) {
@@ -259,7 +261,7 @@ static __always_inline struct nat *nat_of_answer(const struct packet *p)
 	return bpf_map_lookup_elem(&nats, &key);
 }
 
-/* Sends a backend's answer back to who called. */
+/* Sends an answer back to who called. */
 static __always_inline int pass_back(struct __sk_buff *skb, const struct packet *p, struct nat *n)
 {
 	struct nat to = *n;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-/* Reading and rewriting IPv4 packets of TCP and UDP. */
+/* Reading and rewriting IPv4 packets of TCP, UDP and ICMP. */
 #ifndef SHOAL_PACKET_H
 #define SHOAL_PACKET_H
 
@@ -18,8 +18,16 @@
 #define IP_SRC 12
 #define IP_DST 16
 
+#define FRAGMENT_OFFSET bpf_htons(0x1fff)
+#define FRAGMENT_MORE bpf_htons(0x2000)
+
 #define TCP_CHECKSUM 16
 #define UDP_CHECKSUM 6
+
+#define ICMP_CHECKSUM 2
+#define ICMP_ID 4
+#define ICMP_ECHO_REPLY 0
+#define ICMP_ECHO 8
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
@@ -47,15 +55,48 @@ struct packet {
 	__be16 dport;
 	__u8 proto;
 	__u8 tcp_flags;
-	__u8 fragment;
+	__u8 icmp_type;
+	__u8 later; /* a fragment without the transport header */
 };
 
-/*
- * Returns 0 for a TCP or UDP packet over IPv4. A fragment has no ports to look
- * up by; it gets fragment set and zero ports.
- */
+/* What has no ports to look up by: other protocols, other kinds of ICMP, and
+ * fragments whose first one was not seen. */
+static __always_inline int has_ports(const struct packet *p)
+{
+	return p->sport || p->dport;
+}
+
+/* TCP and UDP have ports; an echo has its number in the place of the caller's. */
+static __always_inline int parse_ports(struct __sk_buff *skb, struct packet *p)
+{
+	__be16 id;
+
+	if (p->proto == PROTO_TCP) {
+		if (bpf_skb_load_bytes(skb, p->transport + 13, &p->tcp_flags, 1))
+			return -1;
+	} else if (p->proto == PROTO_ICMP) {
+		if (bpf_skb_load_bytes(skb, p->transport, &p->icmp_type, 1) ||
+		    bpf_skb_load_bytes(skb, p->transport + ICMP_ID, &id, 2))
+			return -1;
+		if (p->icmp_type == ICMP_ECHO)
+			p->sport = id;
+		else if (p->icmp_type == ICMP_ECHO_REPLY)
+			p->dport = id;
+		return 0;
+	} else if (p->proto != PROTO_UDP) {
+		return 0;
+	}
+	if (bpf_skb_load_bytes(skb, p->transport, &p->sport, 2) ||
+	    bpf_skb_load_bytes(skb, p->transport + 2, &p->dport, 2))
+		return -1;
+	return 0;
+}
+
+/* Returns 0 for a whole IPv4 header, with ports where has_ports says so. */
 static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 {
+	struct fragment_key key = {};
+	struct fragment_ports *known, ports = {};
 	struct ip_header ip;
 	__u32 length;
 
@@ -71,21 +112,66 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 	p->dst = ip.dst;
 	p->proto = ip.proto;
 	p->tcp_flags = 0;
+	p->icmp_type = 0;
 	p->sport = 0;
 	p->dport = 0;
-	p->fragment = (ip.fragment & bpf_htons(0x3fff)) != 0;
-	if (p->fragment)
-		return 0;
-	if (p->proto == PROTO_TCP) {
-		if (bpf_skb_load_bytes(skb, p->transport + 13, &p->tcp_flags, 1))
-			return -1;
-	} else if (p->proto != PROTO_UDP) {
-		return 0;
-	}
-	if (bpf_skb_load_bytes(skb, p->transport, &p->sport, 2) ||
-	    bpf_skb_load_bytes(skb, p->transport + 2, &p->dport, 2))
+	p->later = (ip.fragment & FRAGMENT_OFFSET) != 0;
+	if (!p->later && parse_ports(skb, p))
 		return -1;
+	if (!(ip.fragment & (FRAGMENT_OFFSET | FRAGMENT_MORE)))
+		return 0;
+	key.src = ip.src;
+	key.dst = ip.dst;
+	key.id = ip.id;
+	key.proto = ip.proto;
+	if (p->later) {
+		known = bpf_map_lookup_elem(&fragments, &key);
+		if (known) {
+			p->sport = known->sport;
+			p->dport = known->dport;
+		}
+	} else if (has_ports(p)) {
+		ports.sport = p->sport;
+		ports.dport = p->dport;
+		bpf_map_update_elem(&fragments, &key, &ports, BPF_ANY);
+	}
 	return 0;
+}
+
+/* Replaces what follows the IP header; ICMP's checksum has no address in it. */
+static __always_inline int rewrite_transport(struct __sk_buff *skb, const struct packet *p,
+					     __u32 at_port, __be32 old_addr, __be16 old_port,
+					     __be32 addr, __be16 port)
+{
+	__u32 checksum = p->transport;
+	__u64 flags = 0;
+
+	if (p->proto == PROTO_ICMP) {
+		if (port == old_port)
+			return 0;
+		if (bpf_l4_csum_replace(skb, checksum + ICMP_CHECKSUM, old_port, port, 2))
+			return -1;
+		return bpf_skb_store_bytes(skb, p->transport + ICMP_ID, &port, 2, 0);
+	}
+	if (p->proto == PROTO_TCP) {
+		checksum += TCP_CHECKSUM;
+	} else {
+		checksum += UDP_CHECKSUM;
+		flags = BPF_F_MARK_MANGLED_0; /* 0 means no checksum: leave it */
+	}
+	if (bpf_l4_csum_replace(skb, checksum, old_addr, addr, flags | BPF_F_PSEUDO_HDR | 4) ||
+	    bpf_l4_csum_replace(skb, checksum, old_port, port, flags | 2))
+		return -1;
+	return bpf_skb_store_bytes(skb, p->transport + at_port, &port, 2, 0);
+}
+
+/* Replaces an address of the IP header at ip, where at_ip says. */
+static __always_inline int rewrite_address(struct __sk_buff *skb, __u32 ip, __u32 at_ip,
+					   __be32 old_addr, __be32 addr)
+{
+	if (bpf_l3_csum_replace(skb, ip + IP_CHECKSUM, old_addr, addr, 4))
+		return -1;
+	return bpf_skb_store_bytes(skb, ip + at_ip, &addr, 4, 0);
 }
 
 /*
@@ -96,22 +182,9 @@ static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p
 				   __u32 at_port, __be32 old_addr, __be16 old_port, __be32 addr,
 				   __be16 port)
 {
-	__u32 checksum = p->transport;
-	__u64 flags = 0;
-
-	if (p->proto == PROTO_TCP) {
-		checksum += TCP_CHECKSUM;
-	} else {
-		checksum += UDP_CHECKSUM;
-		flags = BPF_F_MARK_MANGLED_0; /* 0 means no checksum: leave it */
-	}
-	if (bpf_l4_csum_replace(skb, checksum, old_addr, addr, flags | BPF_F_PSEUDO_HDR | 4) ||
-	    bpf_l4_csum_replace(skb, checksum, old_port, port, flags | 2) ||
-	    bpf_l3_csum_replace(skb, ETH_LEN + IP_CHECKSUM, old_addr, addr, 4) ||
-	    bpf_skb_store_bytes(skb, ETH_LEN + at_ip, &addr, 4, 0) ||
-	    bpf_skb_store_bytes(skb, p->transport + at_port, &port, 2, 0))
+	if (!p->later && rewrite_transport(skb, p, at_port, old_addr, old_port, addr, port))
 		return -1;
-	return 0;
+	return rewrite_address(skb, ETH_LEN, at_ip, old_addr, addr);
 }
 
 /* A pod's end of its link has this hardware address, and the host's end the

@@ -9,7 +9,8 @@
 #ifndef SHOAL_UPLINK_H
 #define SHOAL_UPLINK_H
 
-#include "nat.h"
+#include "errors.h"
+#include "masquerade.h"
 
 /* The finaliser of MurmurHash3, keyed by the cell's seed: equal on all hosts
  * whatever their byte order. */
@@ -148,9 +149,11 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 	struct backend *b;
 	struct flow *f;
 
-	if (p->fragment || (p->proto != PROTO_TCP && p->proto != PROTO_UDP))
+	if (p->proto == PROTO_ICMP && !p->later && is_error(p->icmp_type))
+		return error_from_outside(skb, p);
+	if (!has_ports(p))
 		return VERDICT_PASS;
-	if (p->dst == node_ipv4 && in_nat_range(p->dport)) {
+	if (in_nat_range(p->dport)) {
 		struct nat *n = nat_of_answer(p);
 
 		if (n)
@@ -158,7 +161,7 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 	}
 	fe = outside_frontend(p);
 	if (!fe)
-		return VERDICT_PASS;
+		return called_from_outside(p);
 	key.src = p->src;
 	key.dst = p->dst;
 	key.sport = p->sport;
@@ -180,15 +183,20 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 	return forward(skb, p, &key, &fresh);
 }
 
-/* Gives an answer to another machine the address that was called. */
+/* Gives an answer to another machine the address that was called, and what a
+ * pod sends there by itself an address of ours. */
 static __always_inline int to_outside(struct __sk_buff *skb)
 {
 	struct flow_key key = {.direction = FLOW_REPLY};
 	struct packet p = {};
 	struct flow *f;
 
-	if (parse(skb, &p) || p.fragment || (p.proto != PROTO_TCP && p.proto != PROTO_UDP))
+	if (parse(skb, &p))
 		return VERDICT_PASS;
+	if (p.proto == PROTO_ICMP && !p.later && is_error(p.icmp_type))
+		return error_to_outside(skb, &p);
+	if (!has_ports(&p))
+		return masquerade_rest(skb, &p);
 	key.src = p.src;
 	key.dst = p.dst;
 	key.sport = p.sport;
@@ -196,7 +204,7 @@ static __always_inline int to_outside(struct __sk_buff *skb)
 	key.proto = p.proto;
 	f = bpf_map_lookup_elem(&flows, &key);
 	if (!f)
-		return VERDICT_PASS;
+		return masquerade(skb, &p);
 	if (rewrite(skb, &p, IP_SRC, 0, p.src, p.sport, f->addr, f->port))
 		return VERDICT_DROP;
 	return VERDICT_PASS;

@@ -185,6 +185,7 @@ func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
 		bpf.DatapathMapMaglev: maxMaglevChunks, bpf.DatapathMapPods: maxPods,
 		bpf.DatapathMapFlows: 2 * d.opts.MaxFlows, bpf.DatapathMapNats: d.opts.MaxFlows,
 		bpf.DatapathMapRanges: maxHosts, bpf.DatapathMapTunnelPeers: maxTunnelPeers,
+		bpf.DatapathMapInside: maxInside,
 	} {
 		spec.Maps[name].MaxEntries = entries
 	}

@@ -17,7 +17,8 @@
 //     never exceeds the smallest of all ways (see podMTU).
 //   - Between pods and hosts addresses are never changed. Only a call from
 //     outside that goes on to a backend of another host carries this host's
-//     address there, or its answer would go past us.
+//     address there, or its answer would go past us; and a pod's call to the
+//     world outside carries it, which knows no way to pods.
 //   - A service that grows gets its slots before its count; one that shrinks
 //     gets its count first. No reader sees a slot that was never filled.
 //
@@ -28,5 +29,5 @@
 //
 // It knows nothing of Kubernetes objects (package netdp/services translates
 // them), decides nothing about placement or readiness, and does not yet
-// masquerade pods that call the world outside, encrypt, or enforce policy.
+// encrypt or enforce policy.
 package netdp

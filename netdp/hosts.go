@@ -100,6 +100,7 @@ func (d *Datapath) applyHosts(hosts []Host, routes []HostRoute) error {
 		d.setTunnelMaps(hosts, routes, device),
 		d.setHostRoutes(hosts, routes, device),
 		d.setTunnelRule(tunnelled(routes)),
+		d.setMasquerade(hosts),
 	)
 	if !tunnelled(routes) {
 		errs = append(errs, d.removeTunnel())

@@ -66,6 +66,15 @@ type Options struct {
 	NodeIPs []netip.Addr
 	// PodCIDR is the range pods of this host get their addresses from.
 	PodCIDR netip.Prefix
+	// CellPodCIDR is the range that the pods of all hosts are in; the zero value
+	// means that only those of known hosts are.
+	CellPodCIDR netip.Prefix
+	// NoMasquerade leaves pods their own addresses in the world outside: its
+	// routers know the ways to them.
+	NoMasquerade bool
+	// MasqueradeExcept are ranges outside the cell that see pods by their own
+	// addresses all the same.
+	MasqueradeExcept []netip.Prefix
 	// ServiceCIDR is the cell's range of cluster IPs.
 	ServiceCIDR netip.Prefix
 	// Uplinks are the interfaces to other machines. Empty: those that hold a

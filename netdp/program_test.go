@@ -96,8 +96,7 @@ func TestUplinkPrograms(t *testing.T) {
 		{"no backend", frame{src: client, dst: node(30081), proto: TCP, flags: flagSYN}, verdictPass, "", ""},
 		{"no such service", frame{src: client, dst: node(30082), proto: TCP}, verdictPass, "", ""},
 		{"other protocol", frame{src: client, dst: node(30080), proto: 132}, verdictPass, "", ""},
-		{"first fragment", frame{src: client, dst: node(30080), proto: UDP, fragment: 0x2000}, verdictPass, "", ""},
-		{"later fragment", frame{src: client, dst: node(30080), proto: UDP, fragment: 10}, verdictPass, "", ""},
+		{"a later fragment whose first one was not seen", frame{src: client, dst: node(30080), proto: UDP, fragment: 10}, verdictPass, "", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := *l

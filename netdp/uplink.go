@@ -43,15 +43,18 @@ func (d *Datapath) findUplinks() error {
 	if len(d.uplinks) > 0 {
 		return nil
 	}
-	return d.findDefaultRoutes()
+	// The host keeps its address on loopback and announces it by a routing
+	// protocol.
+	var err error
+	d.uplinks, err = d.defaultRouteLinks()
+	return err
 }
 
-// findDefaultRoutes serves hosts that keep their address on loopback and
-// announce it by a routing protocol.
-func (d *Datapath) findDefaultRoutes() error {
+// defaultRouteLinks names the interfaces of the default routes.
+func (d *Datapath) defaultRouteLinks() (names []string, err error) {
 	routes, err := d.nl.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 	if err != nil {
-		return fmt.Errorf("list routes: %w", err)
+		return nil, fmt.Errorf("list routes: %w", err)
 	}
 	for _, r := range routes {
 		if r.Type != unix.RTN_UNICAST || r.LinkIndex == 0 || r.Dst != nil && !r.Dst.IP.IsUnspecified() {
@@ -59,13 +62,13 @@ func (d *Datapath) findDefaultRoutes() error {
 		}
 		l, err := d.nl.LinkByIndex(r.LinkIndex)
 		if err != nil {
-			return fmt.Errorf("find interface of default route: %w", err)
+			return names, fmt.Errorf("find interface of default route: %w", err)
 		}
-		if name := l.Attrs().Name; !slices.Contains(d.uplinks, name) {
-			d.uplinks = append(d.uplinks, name)
+		if name := l.Attrs().Name; !slices.Contains(names, name) {
+			names = append(names, name)
 		}
 	}
-	return nil
+	return names, nil
 }
 
 // linkHolding is empty when only loopback or no interface has the address.

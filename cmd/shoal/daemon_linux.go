@@ -62,6 +62,7 @@ type StartCmd struct {
 	WriteKubeconfig     bool     `help:"Also merge the credentials into your kubeconfig ($$KUBECONFIG or ~/.kube/config)."`
 
 	PodFlags      `embed:"" group:"pods"`
+	NetFlags      `embed:"" group:"network"`
 	ResourceFlags `embed:"" group:"resources"`
 	ShutdownFlags `embed:"" group:"shutdown"`
 }
@@ -92,8 +93,12 @@ func (c *StartCmd) Run() error {
 		Resources: c.ResourceFlags.config(), DevicePluginDir: c.DevicePluginDir,
 		DNSStubs:   c.DNSStub,
 		GossipPort: c.GossipPort, Join: c.Join, Token: c.Token,
+		NoMasquerade: c.NoMasquerade,
 	}
 	var err error
+	if config.MasqueradeExcept, err = c.masqueradeExcept(); err != nil {
+		return err
+	}
 	if config.Shutdown, err = c.shutdownPeriods(); err != nil {
 		return err
 	}

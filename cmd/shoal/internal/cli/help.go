@@ -29,6 +29,7 @@ var groups = []kong.Group{
 	{Key: "cell", Title: "Cell:"},
 	{Key: "images", Title: "Images:"},
 	{Key: "pods", Title: "Pods:"},
+	{Key: "network", Title: "Network of pods:"},
 	{Key: "resources", Title: "What pods may use:"},
 	{Key: "shutdown", Title: "Shutdown of the machine:"},
 }

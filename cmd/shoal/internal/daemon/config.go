@@ -66,6 +66,10 @@ type Config struct {
 	// DNSStubs are domains with DNS servers of their own, as forward.ParseStubs
 	// reads them.
 	DNSStubs []string `json:"dnsStubs,omitempty"`
+	// NoMasquerade leaves pods their own addresses outside the cell; the ranges
+	// of MasqueradeExcept always see these.
+	NoMasquerade     bool           `json:"noMasquerade,omitempty"`
+	MasqueradeExcept []netip.Prefix `json:"masqueradeExcept,omitempty"`
 	// GossipPort is where members hear each other; record streams and hosts
 	// that join are on the next one.
 	GossipPort int `json:"gossipPort"`

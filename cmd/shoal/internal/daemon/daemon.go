@@ -237,8 +237,11 @@ func (p *peer) datapathOptions() netdp.Options {
 		NodeName:    p.config.Name,
 		NodeIPs:     []netip.Addr{netip.MustParseAddr(p.config.NodeIP)},
 		PodCIDR:     p.podCIDR,
+		CellPodCIDR: api.PodRange,
 		ServiceCIDR: api.DefaultServiceCIDR,
 		Logger:      p.log.With("part", "netdp"),
+
+		NoMasquerade: p.config.NoMasquerade, MasqueradeExcept: p.config.MasqueradeExcept,
 	}
 }
 
