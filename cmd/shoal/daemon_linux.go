@@ -41,25 +41,24 @@ type DaemonCommands struct {
 
 // StartCmd is `shoal start`.
 type StartCmd struct {
-	Name                string   `placeholder:"NODE" help:"The node's name (default: the host's)."`
-	DataDir             string   `default:"/var/lib/shoal" placeholder:"DIR" help:"Where state lives (default ${default})."`
-	APIAddr             string   `name:"api-addr" default:":6443" placeholder:"HOST:PORT" help:"Where to serve the Kubernetes API (default ${default})."`
-	NodeIP              string   `name:"node-ip" placeholder:"IP" help:"This host's address for pods and other hosts (default: the default route's)."`
-	AgentPort           int      `default:"10250" placeholder:"PORT" help:"Where the agent serves logs and exec to the API server (default ${default})."`
-	Containerd          string   `default:"/run/containerd/containerd.sock" placeholder:"SOCKET" help:"containerd's socket; at the default one shoal starts containerd if there is none (default ${default})."`
-	ContainerdNamespace string   `default:"shoal" placeholder:"NS" help:"containerd namespace of pods and images (default ${default})."`
-	CgroupRoot          string   `placeholder:"PATH" help:"cgroup2 directory under which pods live and services are seen (default: the hierarchy's root)."`
-	GossipPort          int      `group:"cell" default:"7946" placeholder:"PORT" help:"Where members of the cell hear each other; the next port carries records and lets hosts join (default ${default})."`
-	Join                string   `group:"cell" placeholder:"HOST[:PORT],..." help:"Join the cell of this host, given by its gossip address; several are tried in turn."`
-	Token               string   `group:"cell" env:"SHOAL_TOKEN" placeholder:"TOKEN" help:"The token to join with, from shoal token create. Others on this host can read a command line; $$SHOAL_TOKEN and --token-file they cannot."`
-	TokenFile           string   `group:"cell" placeholder:"FILE" help:"A file with the token to join with."`
-	DNSStub             []string `name:"dns-stub" sep:"none" placeholder:"DOMAIN=IP[:PORT],..." help:"Ask these DNS servers for a domain's names in place of the host's; may be given several times."`
-	StoreKeyFile        string   `placeholder:"FILE" help:"The key the records on disk are encrypted with; made if missing (default: store.key in the data directory)."`
-	ImageDir            string   `group:"images" placeholder:"DIR" help:"Archives put here are imported (default: images in the data directory)."`
-	ImageShareMbit      int      `group:"images" default:"1000" placeholder:"MBIT" help:"How many megabits of images to give to other hosts of the cell per second; 0 gives none (default ${default})."`
-	LogFormat           string   `enum:"text,json" default:"text" help:"Form of log lines: text or json (default ${default})."`
-	Detach              bool     `short:"d" help:"Return once the API answers; the daemon goes on in the background and logs to DIR/shoal.log."`
-	WriteKubeconfig     bool     `help:"Also merge the credentials into your kubeconfig ($$KUBECONFIG or ~/.kube/config)."`
+	Name                string `placeholder:"NODE" help:"The node's name (default: the host's)."`
+	DataDir             string `default:"/var/lib/shoal" placeholder:"DIR" help:"Where state lives (default ${default})."`
+	APIAddr             string `name:"api-addr" default:":6443" placeholder:"HOST:PORT" help:"Where to serve the Kubernetes API (default ${default})."`
+	NodeIP              string `name:"node-ip" placeholder:"IP" help:"This host's address for pods and other hosts (default: the default route's)."`
+	AgentPort           int    `default:"10250" placeholder:"PORT" help:"Where the agent serves logs and exec to the API server (default ${default})."`
+	Containerd          string `default:"/run/containerd/containerd.sock" placeholder:"SOCKET" help:"containerd's socket; at the default one shoal starts containerd if there is none (default ${default})."`
+	ContainerdNamespace string `default:"shoal" placeholder:"NS" help:"containerd namespace of pods and images (default ${default})."`
+	CgroupRoot          string `placeholder:"PATH" help:"cgroup2 directory under which pods live and services are seen (default: the hierarchy's root)."`
+	GossipPort          int    `group:"cell" default:"7946" placeholder:"PORT" help:"Where members of the cell hear each other; the next port carries records and lets hosts join (default ${default})."`
+	Join                string `group:"cell" placeholder:"HOST[:PORT],..." help:"Join the cell of this host, given by its gossip address; several are tried in turn."`
+	Token               string `group:"cell" env:"SHOAL_TOKEN" placeholder:"TOKEN" help:"The token to join with, from shoal token create. Others on this host can read a command line; $$SHOAL_TOKEN and --token-file they cannot."`
+	TokenFile           string `group:"cell" placeholder:"FILE" help:"A file with the token to join with."`
+	StoreKeyFile        string `placeholder:"FILE" help:"The key the records on disk are encrypted with; made if missing (default: store.key in the data directory)."`
+	ImageDir            string `group:"images" placeholder:"DIR" help:"Archives put here are imported (default: images in the data directory)."`
+	ImageShareMbit      int    `group:"images" default:"1000" placeholder:"MBIT" help:"How many megabits of images to give to other hosts of the cell per second; 0 gives none (default ${default})."`
+	LogFormat           string `enum:"text,json" default:"text" help:"Form of log lines: text or json (default ${default})."`
+	Detach              bool   `short:"d" help:"Return once the API answers; the daemon goes on in the background and logs to DIR/shoal.log."`
+	WriteKubeconfig     bool   `help:"Also merge the credentials into your kubeconfig ($$KUBECONFIG or ~/.kube/config)."`
 
 	PodFlags      `embed:"" group:"pods"`
 	NetFlags      `embed:"" group:"network"`
