@@ -16,6 +16,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -154,6 +156,7 @@ func (c *Containerd) stop(t testing.TB) {
 	_ = c.cmd.Process.Signal(unix.SIGTERM)
 	_ = c.cmd.Wait()
 	_ = c.log.Close()
+	killCallers(c.Socket)
 	unmountBelow(c.dir)
 	if err := os.RemoveAll(c.dir); err != nil {
 		t.Errorf("remove containerd's directory: %v", err)
@@ -176,6 +179,19 @@ func (c *Containerd) killTasks(t testing.TB) {
 			_, _ = task.Delete(ctx, containerd.WithProcessKill)
 		}
 		_ = container.Delete(ctx, containerd.WithSnapshotCleanup)
+	}
+}
+
+// killCallers ends the shims that a killed containerd had begun and does not know.
+func killCallers(socket string) {
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range lines {
+		line, _ := os.ReadFile(path)
+		fields := strings.Split(string(line), "\x00")
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err == nil && strings.Contains(fields[0], "containerd-shim") && slices.Contains(fields, socket) {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
 	}
 }
 
