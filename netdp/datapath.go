@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -44,6 +45,7 @@ type Datapath struct {
 	attaching sync.Mutex // guards postponed and uplinks
 	uplinks   []string   // interfaces to other machines
 
+	serves    atomic.Bool // ServerAddress was given
 	closeOnce sync.Once
 }
 
@@ -314,8 +316,11 @@ func (d *Datapath) SetBypass(netnsPath string, on bool) error {
 }
 
 // Close lets go of the datapath and leaves it working: programs, maps, pods.
+// The address of ServerAddress goes.
 func (d *Datapath) Close() error {
+	var err error
 	d.closeOnce.Do(func() {
+		err = d.withdrawServer()
 		d.destroyer.stop()
 		for _, p := range d.progs {
 			_ = p.Close()
@@ -329,7 +334,7 @@ func (d *Datapath) Close() error {
 			_ = d.lock.Close()
 		}
 	})
-	return nil
+	return err
 }
 
 // Remove takes the datapath away, pods' namespaces and addresses included, and
@@ -341,7 +346,7 @@ func (d *Datapath) Remove() error {
 	for _, uid := range uids {
 		errs = append(errs, d.Detach(context.Background(), uid))
 	}
-	errs = append(errs, d.removeHosts(), d.removeUplinks(), d.removePodRoute(), d.removeServerAddress(), d.pins.remove())
+	errs = append(errs, d.removeHosts(), d.removeUplinks(), d.removePodRoute(), d.removeServer(), d.pins.remove())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove datapath: %w", err)
 	}

@@ -12,16 +12,22 @@ import (
 
 // ServerAddress is an address of this host for what the daemon itself serves to
 // its pods: the first of the pod range, which no pod gets and no other daemon on
-// this machine has. It is put on loopback, and stays there until Remove.
+// this machine has. It is on loopback until Close; from then on what pods send
+// there vanishes, so that they ask again until the next daemon answers. A closed
+// port would tell them at once that there is nobody.
 func (d *Datapath) ServerAddress() (netip.Addr, error) {
 	addr := d.opts.PodCIDR.Addr()
 	lo, err := d.nl.LinkByName("lo")
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("find loopback: %w", err)
 	}
+	if err := d.nl.RouteReplace(silence(addr)); err != nil {
+		return netip.Addr{}, fmt.Errorf("add route for %s: %w", addr, err)
+	}
 	if err := d.nl.AddrReplace(lo, serverAddr(addr)); err != nil {
 		return netip.Addr{}, fmt.Errorf("put %s on loopback: %w", addr, err)
 	}
+	d.serves.Store(true)
 	return addr, nil
 }
 
@@ -31,7 +37,16 @@ func serverAddr(addr netip.Addr) *netlink.Addr {
 	return &netlink.Addr{IPNet: hostNet(addr), Scope: unix.RT_SCOPE_HOST}
 }
 
-func (d *Datapath) removeServerAddress() error {
+// silence counts while the address is not on loopback.
+func silence(addr netip.Addr) *netlink.Route {
+	return &netlink.Route{Type: unix.RTN_BLACKHOLE, Dst: hostNet(addr)}
+}
+
+// withdrawServer takes the address back, if it was given.
+func (d *Datapath) withdrawServer() error {
+	if !d.serves.Swap(false) {
+		return nil
+	}
 	lo, err := d.nl.LinkByName("lo")
 	if err != nil {
 		return fmt.Errorf("find loopback: %w", err)
@@ -41,6 +56,17 @@ func (d *Datapath) removeServerAddress() error {
 		return fmt.Errorf("take %s off loopback: %w", addr, err)
 	}
 	return nil
+}
+
+// removeServer leaves nothing of it.
+func (d *Datapath) removeServer() error {
+	d.serves.Store(true) // maybe an earlier daemon, which was killed
+	err := d.withdrawServer()
+	route := d.nl.RouteDel(silence(d.opts.PodCIDR.Addr()))
+	if errors.Is(route, unix.ESRCH) {
+		route = nil
+	}
+	return errors.Join(err, named("remove route for the server's address", route))
 }
 
 // IsLocal tells whether an address is of a pod of this host or of the host. A

@@ -41,6 +41,7 @@ var measurements = []measurement{
 	{"deployment", deploymentOfHundred},
 	{"api", apiThroughput},
 	{"connect", datapath},
+	{"dns", names},
 	{"store", storeAlone},
 	{"gossip", gossipAlone},
 	{"cell-idle", idlePeers},

@@ -29,6 +29,16 @@ var datapathFigures = []packageFigure{
 	{"BenchmarkEndpointChange", "ns/op", "one endpoint change in the kernel's maps", "µs", 1000, atMost(10), "834,000 (iptables)"},
 }
 
+var dnsFigures = []packageFigure{
+	{"BenchmarkServer", "answers/core-s", "DNS answers per second of one core, 10,000 services", "/s", 0, atLeast(30_000), ""},
+	{"BenchmarkServer", "p99-ms", "DNS answer at 30,000 a second, p99", "ms", 0, atMost(2), ""},
+}
+
+// names reports the DNS server's figures, in a process of its own with one core.
+func names(ctx context.Context, _ *bench) error {
+	return packageFigures(ctx, dnsFigures, "^BenchmarkServer$", "./netdp/dns")
+}
+
 var storeFigures = []packageFigure{
 	{"BenchmarkWrite/writers=64", "writes/s", "store: synced writes, 64 writers", "/s", 0, atLeast(4000), "bare badger: 5,300"},
 	{"BenchmarkMerge", "records/s", "store: records merged from a peer", "/s", 0, atLeast(20_000), ""},
