@@ -62,6 +62,21 @@ static __always_inline int parse_quoted(struct __sk_buff *skb, const struct pack
 	return bpf_skb_load_bytes(skb, q->transport + 2, &q->dport, 2);
 }
 
+/* The key of an answer to the quoted packet. */
+static __always_inline struct flow_key key_of_answer(const struct quoted *q, __u8 direction)
+{
+	struct flow_key key = {
+		.src = q->dst,
+		.dst = q->src,
+		.sport = q->dport,
+		.dport = q->sport,
+		.proto = q->proto,
+		.direction = direction,
+	};
+
+	return key;
+}
+
 /* Replaces one end of the quoted packet, as rewrite does. */
 static __always_inline int rewrite_quoted(struct __sk_buff *skb, const struct packet *p,
 					  const struct quoted *q, __u32 at_ip, __u32 at_port,
@@ -107,27 +122,21 @@ static __always_inline int error_of_nat(struct __sk_buff *skb, const struct pack
 
 static __always_inline int error_from_outside(struct __sk_buff *skb, const struct packet *p)
 {
-	struct flow_key key = {};
+	struct flow_key key;
 	struct quoted q = {};
 	struct flow *f, to;
 	struct nat *n;
 
 	if (parse_quoted(skb, p, &q))
 		return VERDICT_PASS;
-	/* As the answer to the quoted packet would look. */
-	key.src = q.dst;
-	key.dst = q.src;
-	key.sport = q.dport;
-	key.dport = q.sport;
-	key.proto = q.proto;
 	if (in_nat_range(q.sport)) {
-		key.direction = FLOW_REPLY;
+		key = key_of_answer(&q, FLOW_REPLY);
 		n = bpf_map_lookup_elem(&nats, &key);
 		if (n)
 			return error_of_nat(skb, p, &q, n);
 	}
 	/* About an answer of a pod of ours. */
-	key.direction = FLOW_REQUEST;
+	key = key_of_answer(&q, FLOW_REQUEST);
 	f = bpf_map_lookup_elem(&flows, &key);
 	if (!f || f->nat_port)
 		return VERDICT_PASS;
@@ -141,17 +150,13 @@ static __always_inline int error_from_outside(struct __sk_buff *skb, const struc
  * packet is too large: about the address that was called. */
 static __always_inline int error_to_outside(struct __sk_buff *skb, const struct packet *p)
 {
-	struct flow_key key = {.direction = FLOW_REPLY};
+	struct flow_key key;
 	struct quoted q = {};
 	struct flow *f, called;
 
 	if (parse_quoted(skb, p, &q))
 		return VERDICT_PASS;
-	key.src = q.dst;
-	key.dst = q.src;
-	key.sport = q.dport;
-	key.dport = q.sport;
-	key.proto = q.proto;
+	key = key_of_answer(&q, FLOW_REPLY);
 	f = bpf_map_lookup_elem(&flows, &key);
 	if (!f)
 		return VERDICT_PASS;

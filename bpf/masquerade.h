@@ -47,14 +47,7 @@ static __always_inline int called_from_outside(const struct packet *p)
 static __always_inline int masquerade(struct __sk_buff *skb, const struct packet *p)
 {
 	__be32 from = masquerade_address(skb, p->src, p->dst);
-	struct flow_key key = {
-		.src = p->src,
-		.dst = p->dst,
-		.sport = p->sport,
-		.dport = p->dport,
-		.proto = p->proto,
-		.direction = FLOW_OUT,
-	};
+	struct flow_key key = key_of(p, FLOW_OUT);
 	struct flow fresh = {.addr = p->dst, .port = p->dport};
 	struct flow *f;
 	__be16 port;

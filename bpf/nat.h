@@ -249,14 +249,7 @@ static __always_inline int pass_on(struct __sk_buff *skb, const struct packet *p
 
 static __always_inline struct nat *nat_of_answer(const struct packet *p)
 {
-	struct flow_key key = {
-		.src = p->src,
-		.dst = p->dst,
-		.sport = p->sport,
-		.dport = p->dport,
-		.proto = p->proto,
-		.direction = FLOW_REPLY,
-	};
+	struct flow_key key = key_of(p, FLOW_REPLY);
 
 	return bpf_map_lookup_elem(&nats, &key);
 }

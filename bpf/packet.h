@@ -92,6 +92,20 @@ static __always_inline int parse_ports(struct __sk_buff *skb, struct packet *p)
 	return 0;
 }
 
+static __always_inline struct flow_key key_of(const struct packet *p, __u8 direction)
+{
+	struct flow_key key = {
+		.src = p->src,
+		.dst = p->dst,
+		.sport = p->sport,
+		.dport = p->dport,
+		.proto = p->proto,
+		.direction = direction,
+	};
+
+	return key;
+}
+
 /* Returns 0 for a whole IPv4 header, with ports where has_ports says so. */
 static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 {

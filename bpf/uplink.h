@@ -143,7 +143,7 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 /* What a packet from another machine becomes, by whatever device it came. */
 static __always_inline int from_outside(struct __sk_buff *skb, const struct packet *p)
 {
-	struct flow_key key = {.direction = FLOW_REQUEST};
+	struct flow_key key;
 	struct flow fresh = {};
 	struct frontend *fe;
 	struct backend *b;
@@ -162,11 +162,7 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 	fe = outside_frontend(p);
 	if (!fe)
 		return called_from_outside(p);
-	key.src = p->src;
-	key.dst = p->dst;
-	key.sport = p->sport;
-	key.dport = p->dport;
-	key.proto = p->proto;
+	key = key_of(p, FLOW_REQUEST);
 	f = bpf_map_lookup_elem(&flows, &key);
 	if (f && still_valid(f, p, fe->service)) {
 		fresh = *f;
@@ -187,7 +183,7 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
  * pod sends there by itself an address of ours. */
 static __always_inline int to_outside(struct __sk_buff *skb)
 {
-	struct flow_key key = {.direction = FLOW_REPLY};
+	struct flow_key key;
 	struct packet p = {};
 	struct flow *f;
 
@@ -197,11 +193,7 @@ static __always_inline int to_outside(struct __sk_buff *skb)
 		return error_to_outside(skb, &p);
 	if (!has_ports(&p))
 		return masquerade_rest(skb, &p);
-	key.src = p.src;
-	key.dst = p.dst;
-	key.sport = p.sport;
-	key.dport = p.dport;
-	key.proto = p.proto;
+	key = key_of(&p, FLOW_REPLY);
 	f = bpf_map_lookup_elem(&flows, &key);
 	if (!f)
 		return masquerade(skb, &p);
