@@ -74,16 +74,21 @@ $(TOOLS)/helm: test/tools/helm/go.mod | deps-build
 $(TOOLS)/golangci-lint: test/tools/lint/go.mod | deps-build
 	CGO_ENABLED=0 go -C test/tools/lint build -ldflags '-s -w' -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
+# The tests' machines have no network: what builds their images is fetched before.
+.PHONY: image-tool
+image-tool: deps-build
+	go -C test/images build -o /dev/null .
+
 .PHONY: test unit e2e
 test: generate-check unit e2e ## all tests; run as root, or the parts that need it are skipped
 unit: deps-check deps-build
 	go test -timeout 20m $(if $(RUN),-run '$(RUN)') $(UNIT)
 	go -C test/images test ./...
-e2e: deps-check build tools ## the end-to-end tests alone
+e2e: deps-check build tools image-tool ## the end-to-end tests alone
 	go test -count=1 -p 1 -timeout 30m $(if $(RUN),-run '$(RUN)' -v) ./test/e2e/...
 
 .PHONY: churn
-churn: deps-check build ## pods of every shape come and go for three minutes while the daemon is killed (root)
+churn: deps-check build image-tool ## pods of every shape come and go for three minutes while the daemon is killed (root)
 	go test -count=1 -timeout 20m ./test/e2e -run TestChurn -v
 
 .PHONY: race
@@ -96,7 +101,7 @@ lint: $(TOOLS)/golangci-lint ## vet and lint
 	$(TOOLS)/golangci-lint run ./...
 
 .PHONY: bench
-bench: deps-check build ## print the figures; RUN=REGEX selects some
+bench: deps-check build image-tool ## print the figures; RUN=REGEX selects some
 	go run ./test/bench -run '$(RUN)'
 
 # N seeds from SEED on, for each of the drivers or DRIVER=simple|gossip; STORY=1

@@ -3,8 +3,6 @@ package runner
 import (
 	"context"
 	"fmt"
-	"path/filepath"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
@@ -83,21 +81,21 @@ func (p *pins) makeOwned(podUID, hostname string, first uint32) error {
 	if pinned(p.path(podUID, pinUser)) {
 		return nil
 	}
-	return userns.Make(first, unix.CLONE_NEWIPC|unix.CLONE_NEWUTS|unix.CLONE_NEWNET, func(pid int) error {
-		for _, kind := range []string{"ipc", "uts", pinNet} {
-			if err := p.pin(podUID, kind, processNamespace(pid, kind)); err != nil {
-				return err
-			}
-		}
-		if err := setHostname(p.path(podUID, "uts"), hostname); err != nil {
+	kinds := []string{"ipc", "uts", pinNet}
+	ns, err := userns.Make(first, kinds...)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	for _, kind := range kinds {
+		if err := p.pin(podUID, kind, ns.Path(kind)); err != nil {
 			return err
 		}
-		return p.pin(podUID, pinUser, processNamespace(pid, pinUser))
-	})
-}
-
-func processNamespace(pid int, kind string) string {
-	return filepath.Join("/proc", strconv.Itoa(pid), "ns", kind)
+	}
+	if err := setHostname(p.path(podUID, "uts"), hostname); err != nil {
+		return err
+	}
+	return p.pin(podUID, pinUser, ns.Path(pinUser))
 }
 
 // setHostname gives the UTS namespace at path its name.

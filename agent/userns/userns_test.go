@@ -88,13 +88,12 @@ func needRoot(t *testing.T) {
 // inNamespace runs f with the path of a user namespace.
 func inNamespace(t *testing.T, f func(users string)) {
 	t.Helper()
-	err := Make(Length, 0, func(pid int) error {
-		f(filepath.Join("/proc", strconv.Itoa(pid), "ns", "user"))
-		return nil
-	})
+	ns, err := Make(Length)
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer ns.Close()
+	f(ns.Path("user"))
 }
 
 func ownerOf(t *testing.T, path string) (uint32, uint32) {

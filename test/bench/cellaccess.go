@@ -53,12 +53,19 @@ func access(ctx context.Context, b *bench) error {
 	spec.NodeName, spec.TerminationGracePeriodSeconds = daemons[0].Name, &now
 	spec.Containers[0].Command = []string{"sh", "-c", talks}
 	pods := home.client.CoreV1().Pods(cellSpace)
+	wait, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err = until(wait, func() (bool, error) {
+		_, err := home.client.CoreV1().ServiceAccounts(cellSpace).Get(wait, "default", metav1.GetOptions{})
+		return err == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the namespace's service account: %w", err)
+	}
 	if _, err := pods.Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: talker}, Spec: spec}, metav1.CreateOptions{}); err != nil {
 		return err
 	}
 	defer func() { _ = pods.Delete(context.WithoutCancel(ctx), talker, metav1.DeleteOptions{}) }()
-	wait, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	err = until(wait, func() (bool, error) {
 		pod, err := far.client.CoreV1().Pods(cellSpace).Get(wait, talker, metav1.GetOptions{})
 		return err == nil && pod.Status.Phase == corev1.PodRunning, nil

@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"time"
 
 	"shoal/test/harness"
 )
@@ -38,6 +39,7 @@ var measurements = []measurement{
 	{"podcost", podCost},
 	{"get-pods", getPodsProcess},
 	{"pod", podStart},
+	{"floor", floor},
 	{"deployment", deploymentOfHundred},
 	{"api", apiThroughput},
 	{"connect", datapath},
@@ -90,6 +92,7 @@ type bench struct {
 	containerd *harness.Containerd
 	daemon     *harness.Daemon
 	lab        *cell
+	floorUp    time.Duration // of containerd alone, once measured
 }
 
 // described returns a daemon that is not running, on an own data directory.

@@ -121,7 +121,7 @@ func restCost(daemon *harness.Daemon, idle int64) error {
 // editConfig edits the config map and looks when each pod has the new word, on
 // the host's side of its volume, which is the directory that the pod has.
 func editConfig(ctx context.Context, client kubernetes.Interface, daemon *harness.Daemon) error {
-	files, err := filepath.Glob(filepath.Join(daemon.DataDir, "agent", "pods", "*", "volumes", "config", "word"))
+	files, err := filepath.Glob(filepath.Join(daemon.DataDir, "agent", "pods", "*", "volumes", "*", "config", "word"))
 	if err != nil {
 		return err
 	}

@@ -121,6 +121,9 @@ func deploymentOfHundred(ctx context.Context, b *bench) error {
 		return err
 	}
 	report("Deployment of 100 → all Ready", took.Seconds(), "s", atMost(8), "26.6")
+	if b.floorUp > 0 {
+		report("Deployment of 100 over containerd alone", took.Seconds()/b.floorUp.Seconds(), "×", stated, "4.5")
+	}
 	if took, err = endHundred(ctx, client); err != nil {
 		return err
 	}
