@@ -13,6 +13,20 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type DatapathAffinity struct {
+	_       structs.HostLayout
+	SeenNs  uint64
+	Backend uint32
+	Pad     uint32
+}
+
+type DatapathAffinityKey struct {
+	_       structs.HostLayout
+	Client  [4]uint32
+	Service uint32
+	Inside  uint32
+}
+
 type DatapathBackend struct {
 	_       structs.HostLayout
 	Addr    [4]uint32
@@ -20,6 +34,12 @@ type DatapathBackend struct {
 	Proto   uint8
 	State   uint8
 	Service uint32
+}
+
+type DatapathCaller struct {
+	_    structs.HostLayout
+	Ipv4 [4]uint32
+	Ipv6 [4]uint32
 }
 
 type DatapathFlow struct {
@@ -123,6 +143,14 @@ type DatapathService struct {
 	AffinitySeconds uint32
 }
 
+type DatapathSourceKey struct {
+	_       structs.HostLayout
+	Bits    uint32
+	Service uint32
+	Family  uint32
+	Addr    [4]uint32
+}
+
 type DatapathTranslation struct {
 	_           structs.HostLayout
 	ServiceAddr [4]uint32
@@ -137,8 +165,10 @@ type DatapathTranslation struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	DatapathMapAffinities        = "affinities"
 	DatapathMapBackends          = "backends"
 	DatapathMapBypass            = "bypass"
+	DatapathMapCallers           = "callers"
 	DatapathMapFlows             = "flows"
 	DatapathMapFragments         = "fragments"
 	DatapathMapFrontends         = "frontends"
@@ -153,6 +183,7 @@ const (
 	DatapathMapSlots             = "slots"
 	DatapathMapSocketPeer        = "socket_peer"
 	DatapathMapSocketSent        = "socket_sent"
+	DatapathMapSources           = "sources"
 	DatapathMapTunnelPeers       = "tunnel_peers"
 	DatapathProgDestroyUdp       = "destroy_udp"
 	DatapathProgOverlayEgress    = "overlay_egress"
@@ -244,8 +275,10 @@ type DatapathProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathMapSpecs struct {
+	Affinities  *ebpf.MapSpec `ebpf:"affinities"`
 	Backends    *ebpf.MapSpec `ebpf:"backends"`
 	Bypass      *ebpf.MapSpec `ebpf:"bypass"`
+	Callers     *ebpf.MapSpec `ebpf:"callers"`
 	Flows       *ebpf.MapSpec `ebpf:"flows"`
 	Fragments   *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends   *ebpf.MapSpec `ebpf:"frontends"`
@@ -260,6 +293,7 @@ type DatapathMapSpecs struct {
 	Slots       *ebpf.MapSpec `ebpf:"slots"`
 	SocketPeer  *ebpf.MapSpec `ebpf:"socket_peer"`
 	SocketSent  *ebpf.MapSpec `ebpf:"socket_sent"`
+	Sources     *ebpf.MapSpec `ebpf:"sources"`
 	TunnelPeers *ebpf.MapSpec `ebpf:"tunnel_peers"`
 }
 
@@ -297,8 +331,10 @@ func (o *DatapathObjects) Close() error {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathMaps struct {
+	Affinities  *ebpf.Map `ebpf:"affinities"`
 	Backends    *ebpf.Map `ebpf:"backends"`
 	Bypass      *ebpf.Map `ebpf:"bypass"`
+	Callers     *ebpf.Map `ebpf:"callers"`
 	Flows       *ebpf.Map `ebpf:"flows"`
 	Fragments   *ebpf.Map `ebpf:"fragments"`
 	Frontends   *ebpf.Map `ebpf:"frontends"`
@@ -313,13 +349,16 @@ type DatapathMaps struct {
 	Slots       *ebpf.Map `ebpf:"slots"`
 	SocketPeer  *ebpf.Map `ebpf:"socket_peer"`
 	SocketSent  *ebpf.Map `ebpf:"socket_sent"`
+	Sources     *ebpf.Map `ebpf:"sources"`
 	TunnelPeers *ebpf.Map `ebpf:"tunnel_peers"`
 }
 
 func (m *DatapathMaps) Close() error {
 	return _DatapathClose(
+		m.Affinities,
 		m.Backends,
 		m.Bypass,
+		m.Callers,
 		m.Flows,
 		m.Fragments,
 		m.Frontends,
@@ -334,6 +373,7 @@ func (m *DatapathMaps) Close() error {
 		m.Slots,
 		m.SocketPeer,
 		m.SocketSent,
+		m.Sources,
 		m.TunnelPeers,
 	)
 }

@@ -33,6 +33,7 @@ struct frontend_key {
 
 #define FRONTEND_OUTSIDE 1 /* may be called by other machines */
 #define FRONTEND_EXACT 2   /* these get only what the Maglev table has */
+#define FRONTEND_SOURCES 4 /* callers must be in the service's source ranges */
 
 struct frontend {
 	__u32 service;
@@ -47,12 +48,15 @@ struct frontend {
 struct service {
 	__u64 extent;	       /* first slot << 32 | count */
 	__u32 maglev;	       /* entries in the Maglev table, 0: none */
-	__u32 affinity_seconds; /* reserved for session affinity */
+	__u32 affinity_seconds; /* a client keeps its backend so long, 0: it does not */
 };
 
+/* What a backend's state says. One that drains keeps the connections it has and
+ * gets no new one; which callers give it new ones, the other bits say. */
 #define BACKEND_GONE 0
-#define BACKEND_ACTIVE 1
-#define BACKEND_DRAINING 2 /* keeps its connections, gets no new one */
+#define BACKEND_INSIDE 1  /* sockets of this host and its pods */
+#define BACKEND_OUTSIDE 2 /* other machines */
+#define BACKEND_DRAINING 4
 
 /* A backend belongs to exactly one service, so "does this backend still belong
  * to that service" is one array lookup. */
@@ -74,6 +78,36 @@ struct maglev_key {
 
 struct maglev_chunk {
 	__u32 backend[MAGLEV_CHUNK];
+};
+
+/* Who keeps to a backend: a network namespace, which a pod has for itself, or
+ * another machine. */
+struct affinity_key {
+	__be32 client[4]; /* an address; of a namespace its cookie in the first two words */
+	__u32 service;
+	__u32 inside; /* 1: a namespace */
+};
+
+struct affinity {
+	__u64 seen_ns; /* since boot, of the last time a backend was chosen by it */
+	__u32 backend;
+	__u32 pad;
+};
+
+/* The addresses that may call a service where FRONTEND_SOURCES says so. bits
+ * counts the 64 of service and family too, and of an IPv4 range the 96 before
+ * it. */
+struct source_key {
+	__u32 bits;
+	__u32 service;
+	__u32 family; /* 4 or 6: a short range of IPv6 must not have IPv4 in it */
+	__be32 addr[4];
+};
+
+/* The addresses of a network namespace, for source ranges; all zero: none. */
+struct caller {
+	__be32 ipv4[4];
+	__be32 ipv6[4];
 };
 
 /* What a socket asked for and what it got instead. */
@@ -209,6 +243,30 @@ struct {
 	__type(key, struct maglev_key);
 	__type(value, struct maglev_chunk);
 } maglev SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct affinity_key);
+	__type(value, struct affinity);
+} affinities SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct source_key);
+	__type(value, __u32);
+} sources SEC(".maps");
+
+/* The host's namespace and those of its pods, by cookie. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 8192);
+	__type(key, __u64);
+	__type(value, struct caller);
+} callers SEC(".maps");
 
 /* Addresses at which node ports of this host are reached. */
 struct {

@@ -39,13 +39,11 @@ static __always_inline struct backend *backend_of(__u32 id, __u32 service)
 	return b;
 }
 
-/* Any active backend of the service, each as likely as the next. */
-static __always_inline struct backend *pick_backend(__u32 service, __u32 *id)
+/* Any backend of the service that one of these callers gives new connections,
+ * each as likely as the next. */
+static __always_inline struct backend *pick_backend(const struct service *svc, __u32 service,
+						    __u8 callers, __u32 *id)
 {
-	struct service *svc = bpf_map_lookup_elem(&services, &service);
-
-	if (!svc)
-		return 0;
 #pragma unroll
 	for (int i = 0; i < PICK_TRIES; i++) {
 		__u64 extent = *(volatile __u64 *)&svc->extent;
@@ -62,7 +60,7 @@ static __always_inline struct backend *pick_backend(__u32 service, __u32 *id)
 			return 0;
 		*id = *slot;
 		b = backend_of(*id, service);
-		if (b && b->state == BACKEND_ACTIVE)
+		if (b && b->state & callers)
 			return b;
 	}
 	return 0;

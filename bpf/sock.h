@@ -8,7 +8,8 @@
 #ifndef SHOAL_SOCK_H
 #define SHOAL_SOCK_H
 
-#include "services.h"
+#include "affinity.h"
+#include "sources.h"
 
 #define SOCK_ALLOW 1
 #define SOCK_DENY 0
@@ -42,6 +43,8 @@ static __always_inline struct frontend *find_frontend(struct bpf_sock_addr *ctx,
 	struct frontend *fe = bpf_map_lookup_elem(&frontends, key);
 	__u64 cookie;
 
+	if (fe && is_loopback(key->addr) && !is_node_address(ctx, key->addr))
+		return 0;
 	if (!fe && in_node_port_range(key->port) && is_node_address(ctx, key->addr))
 		fe = node_port_frontend(key->port, key->proto);
 	if (!fe)
@@ -61,6 +64,50 @@ static __always_inline void fill(struct translation *t, const struct frontend_ke
 	t->backend_port = b->port;
 	t->service = service;
 	t->backend = id;
+}
+
+/* A namespace that is not known has no address in any range. */
+static __always_inline int caller_allowed(struct bpf_sock_addr *ctx, const struct frontend_key *key,
+					  const struct frontend *fe)
+{
+	struct caller *caller;
+	__u64 cookie;
+
+	if (!(fe->flags & FRONTEND_SOURCES))
+		return 1;
+	cookie = bpf_get_netns_cookie(ctx);
+	caller = bpf_map_lookup_elem(&callers, &cookie);
+	if (!caller)
+		return 0;
+	return source_allowed(fe->service, key->addr[2] == V4_MAPPED ? caller->ipv4 : caller->ipv6);
+}
+
+/* The backend of a new connection. */
+static __always_inline struct backend *choose(struct bpf_sock_addr *ctx, const struct frontend_key *key,
+					      const struct frontend *fe, __u32 *id)
+{
+	struct affinity_key client = {.service = fe->service, .inside = 1};
+	struct service *svc;
+	struct backend *b;
+	__u64 cookie;
+
+	if (!caller_allowed(ctx, key, fe))
+		return 0;
+	svc = bpf_map_lookup_elem(&services, &client.service);
+	if (!svc)
+		return 0;
+	if (!svc->affinity_seconds)
+		return pick_backend(svc, client.service, BACKEND_INSIDE, id);
+	cookie = bpf_get_netns_cookie(ctx);
+	client.client[0] = (__u32)(cookie >> 32);
+	client.client[1] = (__u32)cookie;
+	b = kept_backend(&client, svc->affinity_seconds, BACKEND_INSIDE, id);
+	if (b)
+		return b;
+	b = pick_backend(svc, client.service, BACKEND_INSIDE, id);
+	if (b)
+		keep_backend(&client, *id);
+	return b;
 }
 
 static __always_inline int refuse(void)
@@ -84,7 +131,7 @@ static __always_inline int connect_service(struct bpf_sock_addr *ctx, struct fro
 			bpf_sk_storage_delete(&socket_peer, ctx->sk);
 		return SOCK_ALLOW;
 	}
-	b = pick_backend(fe->service, &id);
+	b = choose(ctx, key, fe, &id);
 	if (!b)
 		return refuse();
 	if (ctx->sk) {
@@ -111,7 +158,7 @@ static __always_inline struct translation *sent_before(struct sent *sent,
 		    !same_addr(t->service_addr, key->addr))
 			continue;
 		b = backend_of(t->backend, service);
-		if (b && b->state == BACKEND_ACTIVE && b->port == t->backend_port &&
+		if (b && b->state & BACKEND_INSIDE && b->port == t->backend_port &&
 		    same_addr(b->addr, t->backend_addr))
 			return t;
 	}
@@ -133,7 +180,7 @@ static __always_inline int send_service(struct bpf_sock_addr *ctx, struct fronte
 		return refuse();
 	t = sent_before(sent, key, fe->service);
 	if (!t) {
-		b = pick_backend(fe->service, &id);
+		b = choose(ctx, key, fe, &id);
 		if (!b)
 			return refuse();
 		t = &sent->entry[sent->next & (SENT_MAX - 1)];

@@ -9,8 +9,10 @@
 #ifndef SHOAL_UPLINK_H
 #define SHOAL_UPLINK_H
 
+#include "affinity.h"
 #include "errors.h"
 #include "masquerade.h"
+#include "sources.h"
 
 /* The finaliser of MurmurHash3, keyed by the cell's seed: equal on all hosts
  * whatever their byte order. */
@@ -37,19 +39,17 @@ static __always_inline __u32 flow_hash(const struct packet *p)
 #define MAGLEV_TRIES 4
 
 static __always_inline struct backend *pick_maglev(const struct packet *p, const struct frontend *fe,
+						   const struct service *svc, __u32 service,
 						   __u32 *id)
 {
-	__u32 service = fe->service;
-	struct service *svc = bpf_map_lookup_elem(&services, &service);
 	struct maglev_chunk *chunk;
 	struct maglev_key key;
 	struct backend *b;
 	__u32 size, entry;
 
-	if (!svc)
-		return 0;
 	size = svc->maglev;
-	entry = flow_hash(p);
+	/* By the client alone every host leads it to the same backend. */
+	entry = svc->affinity_seconds ? mix(maglev_seed, bpf_ntohl(p->src)) : flow_hash(p);
 	for (int i = 0; size && i < MAGLEV_TRIES; i++, entry++) {
 		entry %= size;
 		key.service = service;
@@ -58,13 +58,35 @@ static __always_inline struct backend *pick_maglev(const struct packet *p, const
 		if (chunk) {
 			*id = chunk->backend[entry % MAGLEV_CHUNK];
 			b = backend_of(*id, service);
-			if (b && b->state == BACKEND_ACTIVE)
+			if (b && b->state & BACKEND_OUTSIDE)
 				return b;
 		}
 	}
 	if (fe->flags & FRONTEND_EXACT)
 		return 0;
-	return pick_backend(service, id); /* the table is being changed */
+	/* The table is being changed. */
+	return pick_backend(svc, service, BACKEND_INSIDE | BACKEND_OUTSIDE, id);
+}
+
+/* The backend of a new flow. */
+static __always_inline struct backend *choose_for(const struct packet *p, const struct frontend *fe,
+						  __u32 *id)
+{
+	struct affinity_key client = {.client = {0, 0, V4_MAPPED, p->src}, .service = fe->service};
+	struct service *svc = bpf_map_lookup_elem(&services, &client.service);
+	struct backend *b;
+
+	if (!svc)
+		return 0;
+	if (!svc->affinity_seconds)
+		return pick_maglev(p, fe, svc, client.service, id);
+	b = kept_backend(&client, svc->affinity_seconds, BACKEND_OUTSIDE, id);
+	if (b)
+		return b;
+	b = pick_maglev(p, fe, svc, client.service, id);
+	if (b)
+		keep_backend(&client, *id);
+	return b;
 }
 
 static __always_inline struct frontend *outside_frontend(const struct packet *p)
@@ -83,6 +105,12 @@ static __always_inline struct frontend *outside_frontend(const struct packet *p)
 	return node_port_frontend(p->dport, p->proto);
 }
 
+/* What opens a connection, and every datagram, is judged as new. */
+static __always_inline int opens(const struct packet *p)
+{
+	return p->proto == PROTO_UDP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
 /*
  * An entry counts only while its backend belongs to the service it was made
  * for: numbers are used again, so the address must agree too. What opens a
@@ -97,9 +125,30 @@ static __always_inline int still_valid(const struct flow *f, const struct packet
 	b = backend_of(f->backend, service);
 	if (!b || b->addr[3] != f->addr || b->port != f->port)
 		return 0;
-	if (p->proto == PROTO_UDP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
-		return b->state == BACKEND_ACTIVE;
-	return 1;
+	return !opens(p) || b->state & BACKEND_OUTSIDE;
+}
+
+static __always_inline int from_allowed(const struct packet *p, const struct frontend *fe)
+{
+	__be32 client[4] = {0, 0, V4_MAPPED, p->src};
+
+	return !(fe->flags & FRONTEND_SOURCES) || source_allowed(fe->service, client);
+}
+
+/*
+ * Without any backend the stack refuses the caller, where the address is the
+ * host's own; another one it would send on. Backends on other hosts alone, which
+ * the service keeps to itself, do not make it refused: some other host serves it.
+ */
+static __always_inline int nobody_serves(const struct packet *p, const struct frontend *fe)
+{
+	__be32 called[4] = {0, 0, V4_MAPPED, p->dst};
+	__u32 service = fe->service;
+	struct service *svc = bpf_map_lookup_elem(&services, &service);
+
+	if (fe->flags & FRONTEND_EXACT && svc && (__u32)svc->extent)
+		return VERDICT_DROP;
+	return bpf_map_lookup_elem(&node_addrs, called) ? VERDICT_PASS : VERDICT_DROP;
 }
 
 static __always_inline int remember(const struct packet *p, struct flow_key *key, struct flow *f)
@@ -164,13 +213,15 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 		return called_from_outside(p);
 	key = key_of(p, FLOW_REQUEST);
 	f = bpf_map_lookup_elem(&flows, &key);
+	if ((!f || opens(p)) && !from_allowed(p, fe))
+		return VERDICT_DROP;
 	if (f && still_valid(f, p, fe->service)) {
 		fresh = *f;
 		return forward(skb, p, &key, &fresh);
 	}
-	b = pick_maglev(p, fe, &fresh.backend);
+	b = choose_for(p, fe, &fresh.backend);
 	if (!b || b->addr[2] != V4_MAPPED)
-		return VERDICT_PASS; /* nobody listens: the stack says so */
+		return nobody_serves(p, fe);
 	fresh.addr = b->addr[3];
 	fresh.port = b->port;
 	fresh.service = fe->service;

@@ -29,13 +29,14 @@ func (t *table) adopt() error {
 		}
 		live.faces = append(live.faces, face{
 			key: key, outside: value.Flags&frontendOutside != 0, exact: value.Flags&frontendExact != 0,
+			filtered: value.Flags&frontendSources != 0,
 		})
 		t.frontends[key] = live
 	})
 	if err != nil {
 		return fmt.Errorf("read frontends: %w", err)
 	}
-	if err := t.adoptBackends(byID); err != nil {
+	if err := firstError(t.adoptBackends(byID), t.adoptSources(byID)); err != nil {
 		return err
 	}
 	for _, live := range byID {
@@ -124,13 +125,34 @@ func (t *table) adoptBackends(byID map[uint32]*liveService) error {
 	return t.maps.putBackends(orphans, make([]bpf.DatapathBackend, len(orphans)))
 }
 
+// adoptSources also deletes those of a service that has no address any more.
+func (t *table) adoptSources(byID map[uint32]*liveService) error {
+	var orphans []bpf.DatapathSourceKey
+	err := readMap(t.maps.sources, func(key bpf.DatapathSourceKey, _ uint32) {
+		if live := byID[key.Service]; live != nil {
+			live.sources = append(live.sources, sourceFromKey(key))
+		} else {
+			orphans = append(orphans, key)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("read source ranges: %w", err)
+	}
+	for _, key := range orphans {
+		if err := t.maps.deleteSource(key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (t *table) adoptService(live *liveService) error {
 	var s bpf.DatapathService
 	if err := t.maps.services.Lookup(live.id, &s); err != nil {
 		return fmt.Errorf("read service: %w", err)
 	}
 	slices.SortFunc(live.members, func(a, b member) int { return a.addr.Compare(b.addr) })
-	live.maglev.size = s.Maglev
+	live.maglev.size, live.affinitySeconds, live.published = s.Maglev, s.AffinitySeconds, s
 	base, count := uint32(s.Extent>>32), uint32(s.Extent)
 	live.base, live.order = base, orderOf(count)
 	if err := t.extents.take(base, live.order); err != nil {

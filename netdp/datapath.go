@@ -143,6 +143,7 @@ func (d *Datapath) load() error {
 	d.progs = coll.Programs
 	closeMaps(coll.Maps)
 	d.table = newTable(newServiceMaps(maps), d.opts.MaglevSeed)
+	d.table.nodeIPs = d.opts.NodeIPs
 	if err := d.startDestroyer(destroy); err != nil {
 		return err
 	}
@@ -187,7 +188,8 @@ func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
 		bpf.DatapathMapMaglev: maxMaglevChunks, bpf.DatapathMapPods: maxPods,
 		bpf.DatapathMapFlows: 2 * d.opts.MaxFlows, bpf.DatapathMapNats: d.opts.MaxFlows,
 		bpf.DatapathMapRanges: maxHosts, bpf.DatapathMapTunnelPeers: maxTunnelPeers,
-		bpf.DatapathMapInside: maxInside,
+		bpf.DatapathMapInside: maxInside, bpf.DatapathMapAffinities: maxAffinities,
+		bpf.DatapathMapSources: maxSources, bpf.DatapathMapCallers: 2 * maxPods,
 	} {
 		spec.Maps[name].MaxEntries = entries
 	}
@@ -251,7 +253,6 @@ func (d *Datapath) attach() error {
 
 // SetService makes the kernel forward s. Equal settings write nothing.
 func (d *Datapath) SetService(s Service) error {
-	d.warnTakenNodePorts(s)
 	gone, err := d.table.set(s)
 	if gone {
 		d.destroyStaleUDP()

@@ -1,7 +1,6 @@
 package netdp
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -182,18 +181,27 @@ func TestHostAsBackend(t *testing.T) {
 	}
 }
 
-func TestNodePortInUseIsNoticed(t *testing.T) {
+func TestPortInUseIsNoticed(t *testing.T) {
 	l := newLab(t)
-	var log bytes.Buffer
-	l.opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	d := l.openUntilEnd()
-	l.serveTCP(l.host, ":30080", "squatter")
-	service := Service{Key: "web", Proto: TCP, Frontends: []Frontend{{Port: 30080}, {Port: 30081}}}
-	for range 2 {
-		l.must(d.SetService(service))
+	l.serveTCP(l.host, ":30080", "everywhere")
+	l.serveTCP(l.host, labHostIP+":8080", "at one address")
+	service := Service{Key: "web", Proto: TCP, Frontends: []Frontend{
+		{Port: 30080}, {Port: 30081}, // the second is free
+		{Addr: netip.MustParseAddr(labHostIP), Port: 8080, Outside: true}, {Addr: netip.MustParseAddr("127.0.0.1"), Port: 8080},
+		{Addr: netip.MustParseAddr("203.0.113.1"), Port: 8080, Outside: true}, // not the host's
+	}}
+	if got := fmt.Sprint(d.PortsInUse(service)); got != "[node port 30080 "+labHostIP+":8080]" {
+		t.Errorf("in use are %s", got)
 	}
-	if n := strings.Count(log.String(), "level=WARN"); n != 1 || !strings.Contains(log.String(), "port=30080") {
-		t.Errorf("%d warnings:\n%s", n, log.String())
+	udp := service
+	udp.Proto = UDP
+	if got := d.PortsInUse(udp); len(got) > 0 {
+		t.Errorf("of UDP in use are %v", got)
+	}
+	l.must(d.SetService(service))
+	if got := d.PortsInUse(service); len(got) > 0 {
+		t.Errorf("when they are the service's, in use are %v", got)
 	}
 }
 
@@ -208,6 +216,19 @@ func TestFrontendTaken(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	l.must(d.DeleteService("first"))
+	l.must(d.SetService(second))
+
+	// The same port at one of the host's addresses is as good as taken.
+	hostPort := Service{Key: "hostPort", Proto: TCP, Frontends: []Frontend{{Addr: netip.MustParseAddr(labHostIP), Port: 30080, Outside: true}}}
+	if err := d.SetService(hostPort); !errors.As(err, &taken) || taken.Holder != "second" {
+		t.Fatalf("a hostPort that is a node port gave %v", err)
+	}
+	l.must(d.DeleteService("second"))
+	l.must(d.SetService(hostPort))
+	if err := d.SetService(second); !errors.As(err, &taken) || taken.Holder != "hostPort" {
+		t.Fatalf("a node port that is a hostPort gave %v", err)
+	}
+	second.Proto = UDP
 	l.must(d.SetService(second))
 }
 

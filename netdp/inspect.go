@@ -16,24 +16,39 @@ func (d *Datapath) KernelServices() ([]Service, error) {
 	byID := map[uint32][]Backend{}
 	err := readMap(d.table.maps.backends, func(_ uint32, b bpf.DatapathBackend) {
 		if b.State != backendGone {
-			byID[b.Service] = append(byID[b.Service], Backend{
-				Addr:     netip.AddrPortFrom(addrFromWire(b.Addr), wirePort(b.Port)),
-				Draining: b.State == backendDraining,
-			})
+			byID[b.Service] = append(byID[b.Service], backendFromWire(b))
 		}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read backends: %w", err)
 	}
+	sources := map[uint32][]netip.Prefix{}
+	err = readMap(d.table.maps.sources, func(key bpf.DatapathSourceKey, _ uint32) {
+		sources[key.Service] = append(sources[key.Service], sourceFromKey(key))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read source ranges: %w", err)
+	}
+	affinity := map[uint32]uint32{}
+	err = readMap(d.table.maps.services, func(id uint32, s bpf.DatapathService) {
+		if s.AffinitySeconds != 0 {
+			affinity[id] = s.AffinitySeconds
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read services: %w", err)
+	}
 	keys := d.table.keys()
 	var out []Service
 	err = readMap(d.table.maps.frontends, func(key bpf.DatapathFrontendKey, fe bpf.DatapathFrontend) {
-		backends := slices.Clone(byID[fe.Service])
+		backends, ranges := slices.Clone(byID[fe.Service]), slices.Clone(sources[fe.Service])
 		slices.SortFunc(backends, func(a, b Backend) int { return a.Addr.Compare(b.Addr) })
-		face := Frontend{Addr: addrFromWire(key.Addr), Port: wirePort(key.Port)}
+		slices.SortFunc(ranges, netip.Prefix.Compare)
+		face := Frontend{Addr: addrFromWire(key.Addr), Port: wirePort(key.Port), Filtered: fe.Flags&frontendSources != 0}
 		face.Outside = face.Addr.IsValid() && fe.Flags&frontendOutside != 0
 		out = append(out, Service{
 			Key: keys[fe.Service], Proto: Proto(key.Proto), Backends: backends, Frontends: []Frontend{face},
+			LocalOutside: fe.Flags&frontendExact != 0, AffinitySeconds: affinity[fe.Service], Sources: ranges,
 		})
 	})
 	if err != nil {
@@ -44,6 +59,19 @@ func (d *Datapath) KernelServices() ([]Service, error) {
 		return cmp.Or(fa.Addr.Compare(fb.Addr), cmp.Compare(fa.Port, fb.Port), cmp.Compare(a.Proto, b.Proto))
 	})
 	return out, nil
+}
+
+func backendFromWire(b bpf.DatapathBackend) Backend {
+	out := Backend{Addr: netip.AddrPortFrom(addrFromWire(b.Addr), wirePort(b.Port))}
+	switch b.State & backendActive {
+	case 0:
+		out.Draining = true
+	case backendInside:
+		out.Callers = OnlyInside
+	case backendOutside:
+		out.Callers = OnlyOutside
+	}
+	return out
 }
 
 func (t *table) keys() map[uint32]string {

@@ -1,9 +1,11 @@
 package netdp
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -48,7 +50,7 @@ func kernelBackends(t testing.TB, m serviceMaps, service uint32) []string {
 		if err := m.backends.Lookup(id, &b); err != nil {
 			t.Fatal(err)
 		}
-		if b.Service != service || b.State != backendActive {
+		if b.Service != service || b.State&backendInside == 0 {
 			t.Errorf("slot %d of service %d holds backend %d of service %d in state %d", i, service, id, b.Service, b.State)
 		}
 		out = append(out, netip.AddrPortFrom(addrFromWire(b.Addr), wirePort(b.Port)).String())
@@ -61,10 +63,10 @@ func kernelBackends(t testing.TB, m serviceMaps, service uint32) []string {
 func kernelEntries(t testing.TB, d *Datapath) (services, backends, draining int) {
 	t.Helper()
 	err := readMap(d.table.maps.backends, func(_ uint32, b bpf.DatapathBackend) {
-		switch b.State {
-		case backendActive:
+		switch {
+		case b.State&backendActive != 0:
 			backends++
-		case backendDraining:
+		case b.State == backendDraining:
 			draining++
 		}
 	})
@@ -162,12 +164,106 @@ func usedSlots(t testing.TB, d *Datapath) (used int) {
 	return used
 }
 
+// each is one service for each address, as KernelServices lists them.
+func (m model) each(t *testing.T) []Service {
+	t.Helper()
+	var out []Service
+	for _, s := range m {
+		s, err := s.normalized()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range s.Frontends {
+			one := s
+			one.Frontends = []Frontend{f}
+			one.LocalOutside = s.LocalOutside && f.outside()
+			if len(s.Sources) == 0 {
+				one.Sources = nil
+			}
+			one.Backends = nil
+			for _, b := range s.Backends {
+				if b.Draining {
+					b.Callers = AnyCaller
+				}
+				one.Backends = append(one.Backends, b)
+			}
+			out = append(out, one)
+		}
+	}
+	slices.SortFunc(out, func(a, b Service) int {
+		fa, fb := a.Frontends[0], b.Frontends[0]
+		return cmp.Or(fa.Addr.Compare(fb.Addr), cmp.Compare(fa.Port, fb.Port), cmp.Compare(a.Proto, b.Proto))
+	})
+	return out
+}
+
+// checkMaglev compares whom the tables lead to with the backends for callers
+// outside.
+func checkMaglev(t *testing.T, d *Datapath, want model, round int) {
+	t.Helper()
+	got := map[uint32]map[uint32]bool{}
+	if err := readMap(d.table.maps.maglev, func(key bpf.DatapathMaglevKey, chunk bpf.DatapathMaglevChunk) {
+		if got[key.Service] == nil {
+			got[key.Service] = map[uint32]bool{}
+		}
+		for _, id := range chunk.Backend {
+			if id != 0 { // the last chunk is longer than the table
+				got[key.Service][id] = true
+			}
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	tables := 0
+	for key, s := range want {
+		backends := map[netip.AddrPort]bool{}
+		if slices.ContainsFunc(s.Frontends, Frontend.outside) {
+			for _, b := range s.Backends {
+				if !b.Draining && b.Callers != OnlyInside {
+					backends[b.Addr] = true
+				}
+			}
+		}
+		if len(backends) > 0 {
+			tables++
+		}
+		ids := got[d.table.byKey[key].id]
+		if len(ids) != len(backends) {
+			t.Fatalf("round %d: the table of %s has %d backends, want %d", round, key, len(ids), len(backends))
+		}
+		for id := range ids {
+			var b bpf.DatapathBackend
+			if err := d.table.maps.backends.Lookup(id, &b); err != nil {
+				t.Fatal(err)
+			}
+			if addr := netip.AddrPortFrom(addrFromWire(b.Addr), wirePort(b.Port)); !backends[addr] {
+				t.Fatalf("round %d: the table of %s leads to %s", round, key, addr)
+			}
+		}
+	}
+	if len(got) != tables {
+		t.Fatalf("round %d: %d tables, want %d", round, len(got), tables)
+	}
+}
+
 func compare(t *testing.T, d *Datapath, want model, round int) {
 	t.Helper()
 	lines, active, draining := want.lines()
 	if got := kernelServices(t, d); !slices.Equal(got, lines) {
 		t.Fatalf("round %d: kernel has\n%s\nwant\n%s", round, strings.Join(got, "\n"), strings.Join(lines, "\n"))
 	}
+	have, err := d.KernelServices()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if expect := want.each(t); !reflect.DeepEqual(have, expect) {
+		for i := range max(len(have), len(expect)) {
+			if i >= len(have) || i >= len(expect) || !reflect.DeepEqual(have[i], expect[i]) {
+				t.Fatalf("round %d: kernel has\n%+v\nwant\n%+v", round, have[min(i, len(have)):], expect[min(i, len(expect)):])
+			}
+		}
+	}
+	checkMaglev(t, d, want, round)
 	_, gotActive, gotDraining := kernelEntries(t, d)
 	if gotActive != active || gotDraining != draining {
 		t.Fatalf("round %d: kernel has %d backends and %d draining, want %d and %d", round, gotActive, gotDraining, active, draining)
@@ -196,6 +292,18 @@ func randomService(rng *rand.Rand) Service {
 	s.Frontends = []Frontend{{Addr: netip.AddrFrom4([4]byte{10, 0, 1, byte(n)}), Port: 80}}
 	if rng.IntN(2) == 0 {
 		s.Frontends = append(s.Frontends, Frontend{Port: uint16(30000 + n)})
+	}
+	if rng.IntN(2) == 0 {
+		s.Frontends = append(s.Frontends, Frontend{Addr: netip.AddrFrom4([4]byte{203, 0, 113, byte(n)}), Port: 80,
+			Outside: true, Filtered: rng.IntN(2) == 0})
+	}
+	s.LocalOutside = rng.IntN(2) == 0
+	s.AffinitySeconds = uint32(60 * rng.IntN(3))
+	for _, i := range rng.Perm(6)[:rng.IntN(4)] {
+		s.Sources = append(s.Sources, []netip.Prefix{
+			netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("198.18.0.2/32"),
+			netip.MustParsePrefix("::/0"), netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("2001:db8::1/128"),
+		}[i])
 	}
 	count := rng.IntN(1 + rng.IntN(40))
 	for _, i := range rng.Perm(60)[:count] {

@@ -16,17 +16,20 @@ import (
 const (
 	frontendOutside = 1
 	frontendExact   = 2
+	frontendSources = 4
 
 	backendGone     = 0
-	backendActive   = 1
-	backendDraining = 2
+	backendInside   = 1
+	backendOutside  = 2
+	backendDraining = 4
+	backendActive   = backendInside | backendOutside
 
 	maglevChunk = len(bpf.DatapathMaglevChunk{}.Backend)
 )
 
 // serviceMaps writes the maps of bpf/layout.h. Each method is one system call.
 type serviceMaps struct {
-	frontends, services, slots, backends, maglev *ebpf.Map
+	frontends, services, slots, backends, maglev, sources *ebpf.Map
 }
 
 func newServiceMaps(maps map[string]*ebpf.Map) serviceMaps {
@@ -36,6 +39,7 @@ func newServiceMaps(maps map[string]*ebpf.Map) serviceMaps {
 		slots:     maps[bpf.DatapathMapSlots],
 		backends:  maps[bpf.DatapathMapBackends],
 		maglev:    maps[bpf.DatapathMapMaglev],
+		sources:   maps[bpf.DatapathMapSources],
 	}
 }
 
@@ -81,6 +85,9 @@ func (m serviceMaps) putFrontend(f face, service uint32) error {
 	if f.exact {
 		value.Flags |= frontendExact
 	}
+	if f.filtered {
+		value.Flags |= frontendSources
+	}
 	return full("write frontend", m.frontends.Update(&f.key, &value, ebpf.UpdateAny))
 }
 
@@ -106,6 +113,14 @@ func (m serviceMaps) putMaglev(keys []bpf.DatapathMaglevKey, values []bpf.Datapa
 
 func (m serviceMaps) deleteMaglev(key bpf.DatapathMaglevKey) error {
 	return ignoreMissing("delete maglev table", m.maglev.Delete(&key))
+}
+
+func (m serviceMaps) putSource(key bpf.DatapathSourceKey) error {
+	return full("write source range", m.sources.Update(&key, uint32(1), ebpf.UpdateAny))
+}
+
+func (m serviceMaps) deleteSource(key bpf.DatapathSourceKey) error {
+	return ignoreMissing("delete source range", m.sources.Delete(&key))
 }
 
 // putMany writes one entry as such, since a batch of one costs twice as much.

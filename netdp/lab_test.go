@@ -211,6 +211,13 @@ func (l *lab) outsideCgroup(f func()) {
 	f()
 }
 
+// askOutside is ask of another machine: its sockets belong to no program of ours.
+func (l *lab) askOutside(network, addr string) (answer string) {
+	l.t.Helper()
+	l.outsideCgroup(func() { answer = l.ask(l.outside, network, addr) })
+	return answer
+}
+
 func ownCgroup(t testing.TB) string {
 	data, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {

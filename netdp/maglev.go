@@ -81,7 +81,7 @@ func (t *table) setMaglev(live *liveService, s Service) error {
 	var identities []string
 	var active []uint32
 	for _, m := range live.members {
-		if m.serves(OnlyInside) {
+		if m.state&backendOutside != 0 {
 			identities = append(identities, m.addr.String())
 			active = append(active, m.id)
 		}

@@ -2,40 +2,57 @@ package netdp
 
 import (
 	"errors"
+	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
 
-// warnTakenNodePorts notices a process of the host that listens on a node port
-// before the service gets it. From then on its callers reach the service, so
-// somebody should know; later ones cannot bind (post_bind refuses).
-func (d *Datapath) warnTakenNodePorts(s Service) {
+// PortsInUse are the frontends of s at this host's own addresses that were not
+// set before and that a process of the host listens on. From when they are set
+// its callers reach the service, so somebody should know; later ones cannot bind
+// to a node port (post_bind refuses). What cannot be found out is logged.
+func (d *Datapath) PortsInUse(s Service) (used []Frontend) {
 	for _, f := range s.Frontends {
-		if f.Addr.IsValid() || d.table.has(f, s.Proto) {
+		if !d.ownFrontend(f) || d.table.has(f, s.Proto) {
 			continue
 		}
 		taken := false
 		err := d.host.do(func() (err error) {
-			taken, err = portTaken(f.Port, s.Proto)
+			taken, err = portTaken(f, s.Proto)
 			return err
 		})
 		if err != nil {
-			d.log.Warn("check node port", "service", s.Key, "port", f.Port, "error", err)
+			d.log.Warn("check port of service", "service", s.Key, "address", f.String(), "error", err)
 		}
 		if taken {
-			d.log.Warn("a process of this host listens on the node port of a service: callers now reach the service; stop the process or change the port",
-				"service", s.Key, "protocol", s.Proto.String(), "port", f.Port)
+			used = append(used, f)
 		}
 	}
+	return used
+}
+
+// NodeIPs are the addresses at which this host's node ports are called.
+func (d *Datapath) NodeIPs() []netip.Addr { return slices.Clone(d.opts.NodeIPs) }
+
+func (d *Datapath) ownFrontend(f Frontend) bool {
+	return !f.Addr.IsValid() || f.Addr.IsLoopback() || slices.Contains(d.opts.NodeIPs, f.Addr)
 }
 
 // portTaken tries to bind the port in the calling thread's namespace.
-func portTaken(port uint16, proto Proto) (bool, error) {
+func portTaken(f Frontend, proto Proto) (bool, error) {
 	kind := unix.SOCK_STREAM
 	if proto == UDP {
 		kind = unix.SOCK_DGRAM
 	}
-	fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
+	family, to := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(f.Port)})
+	switch {
+	case f.Addr.Is4():
+		to = &unix.SockaddrInet4{Port: int(f.Port), Addr: f.Addr.As4()}
+	case f.Addr.Is6():
+		family, to = unix.AF_INET6, &unix.SockaddrInet6{Port: int(f.Port), Addr: f.Addr.As16()}
+	}
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return false, err
 	}
@@ -45,9 +62,12 @@ func portTaken(port uint16, proto Proto) (bool, error) {
 			return false, err
 		}
 	}
-	err = unix.Bind(fd, &unix.SockaddrInet4{Port: int(port)})
-	if errors.Is(err, unix.EADDRINUSE) {
+	err = unix.Bind(fd, to)
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
 		return true, nil
+	case errors.Is(err, unix.EADDRNOTAVAIL): // the address is not on any interface
+		return false, nil
 	}
 	return false, err
 }

@@ -25,6 +25,11 @@ const (
 	// Maglev chunks of 512 bytes, only for services callable from outside,
 	// made when needed: at most 16 MiB.
 	maxMaglevChunks = 32_768
+	// Clients of services with session affinity; the least recent go first. LRU
+	// hash, which takes its memory when it is made: 65,536 of about 100 bytes.
+	maxAffinities = 65_536
+	// Source ranges of all services. Made when needed.
+	maxSources = 65_536
 	// Pods of one host; Kubernetes supports 110, a /24 holds 254.
 	maxPods = 4_096
 	// DefaultMaxFlows bounds the connections from other machines that are

@@ -86,7 +86,8 @@ func names(dir string) ([]string, error) {
 // changes its shape, all begin anew.
 var serviceMapNames = []string{
 	bpf.DatapathMapFrontends, bpf.DatapathMapServices, bpf.DatapathMapSlots,
-	bpf.DatapathMapBackends, bpf.DatapathMapMaglev,
+	bpf.DatapathMapBackends, bpf.DatapathMapMaglev, bpf.DatapathMapSources,
+	bpf.DatapathMapAffinities,
 }
 
 // layoutNames says what each map is pinned as. A new shape gets a new name, so

@@ -61,7 +61,7 @@ func (d *Datapath) podComplete(rec podRecord) (bool, error) {
 	if link.Attrs().Flags&net.FlagUp == 0 || link.Attrs().Group == reapGroup {
 		return false, nil
 	}
-	return true, d.putPod(rec, link.Attrs().Index)
+	return true, firstError(d.putPod(rec, link.Attrs().Index), d.setPodCaller(rec))
 }
 
 func (d *Datapath) putPod(rec podRecord, index int) error {
@@ -97,7 +97,7 @@ func (d *Datapath) makePod(rec podRecord, given, path string) error {
 		if err := setUpPodSide(rec.Address, mtu); err != nil {
 			return err
 		}
-		if err := d.routeToPod(rec, link.Attrs().Index); err != nil {
+		if err := firstError(d.setCaller(namespace{}, []netip.Addr{rec.Address}), d.routeToPod(rec, link.Attrs().Index)); err != nil {
 			return err
 		}
 		return d.awaitLink(link.Attrs().Index)
@@ -203,6 +203,7 @@ func (d *Datapath) awaitLink(index int) error {
 // there is no error.
 func (d *Datapath) clearPod(rec podRecord) error {
 	return errors.Join(
+		d.dropPodCaller(rec),
 		ignoreMissing("delete pod", d.maps[bpf.DatapathMapPods].Delete(podKey(rec.Address))),
 		d.deleteLink(hostLinkName(rec.UID)),
 		unpinNamespace(d.pods.records.netns(rec.UID)),

@@ -37,6 +37,12 @@ type Service struct {
 	// when there is none: externalTrafficPolicy Local. Without it they get any
 	// while the backends are being changed.
 	LocalOutside bool
+	// AffinitySeconds is how long a client keeps its backend after its last new
+	// connection: a pod or host by its network namespace, another machine by its
+	// address. 0: it does not.
+	AffinitySeconds uint32
+	// Sources are the only callers of frontends that are Filtered. Empty: anybody.
+	Sources []netip.Prefix
 }
 
 // Frontend is an address at which a service is called.
@@ -46,6 +52,8 @@ type Frontend struct {
 	Port uint16
 	// Outside lets other machines call it. Node ports always do.
 	Outside bool
+	// Filtered admits only callers in the service's Sources.
+	Filtered bool
 }
 
 // Backend is one endpoint.
@@ -95,7 +103,7 @@ func (f Frontend) outside() bool { return f.Outside || !f.Addr.IsValid() }
 
 // normalized is the service with its backends in order and without doubles, as
 // the merge with what the kernel has needs them.
-func (s Service) normalized() (Service, error) {
+func (s Service) normalized() (_ Service, err error) {
 	if s.Proto != TCP && s.Proto != UDP {
 		return s, fmt.Errorf("set service %s: %s is not supported; use TCP or UDP", s.Key, s.Proto)
 	}
@@ -113,6 +121,10 @@ func (s Service) normalized() (Service, error) {
 		return boolCompare(a.Draining, b.Draining)
 	})
 	s.Backends = slices.CompactFunc(s.Backends, func(a, b Backend) bool { return a.Addr == b.Addr })
+	s.Sources, err = normalizedSources(s.Sources)
+	if err != nil {
+		return s, fmt.Errorf("set service %s: %w", s.Key, err)
+	}
 	return s, nil
 }
 

@@ -12,7 +12,8 @@ import (
 // table is what the kernel's service maps hold, and the only writer of them.
 // It needs the kernel only to write: what to write follows from what it knows.
 type table struct {
-	maps serviceMaps
+	maps    serviceMaps
+	nodeIPs []netip.Addr // at which node ports are called
 
 	mu         sync.Mutex // guards all below
 	byKey      map[string]*liveService
@@ -35,21 +36,37 @@ type liveService struct {
 	members []member // in order of address
 	faces   []face
 	maglev  maglevState
+
+	affinitySeconds uint32
+	sources         []netip.Prefix
+	published       bpf.DatapathService // as the kernel has it
 }
 
 type member struct {
 	addr  netip.AddrPort
 	id    uint32
-	state uint8
-	calls Callers
+	state uint8 // of struct backend
 }
 
-func (m member) serves(never Callers) bool { return m.state == backendActive && m.calls != never }
+// stateOf says which callers give a backend new connections.
+func stateOf(b Backend) uint8 {
+	switch {
+	case b.Draining:
+		return backendDraining
+	case b.Callers == OnlyInside:
+		return backendInside
+	case b.Callers == OnlyOutside:
+		return backendOutside
+	}
+	return backendActive
+}
 
 type face struct {
 	key     bpf.DatapathFrontendKey
 	outside bool
 	exact   bool
+
+	filtered bool
 }
 
 func newTable(maps serviceMaps, maglevSeed uint32) *table {
@@ -78,15 +95,21 @@ func (t *table) set(s Service) (gone bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	live.affinitySeconds = s.AffinitySeconds
 	gone, err = t.setBackends(live, s.Backends)
 	if err != nil {
 		return gone, fmt.Errorf("set service %s: %w", s.Key, err)
 	}
-	if err := t.setMaglev(live, s); err != nil {
-		return gone, fmt.Errorf("set service %s: %w", s.Key, err)
-	}
-	if err := t.setFrontends(live, s); err != nil {
-		return gone, fmt.Errorf("set service %s: %w", s.Key, err)
+	for _, step := range []func() error{
+		func() error { return t.setMaglev(live, s) },
+		func() error { return t.publish(live) },
+		func() error { return t.addSources(live, s.Sources) },
+		func() error { return t.setFrontends(live, s) },
+		func() error { return t.dropSources(live, s.Sources) },
+	} {
+		if err := step(); err != nil {
+			return gone, fmt.Errorf("set service %s: %w", s.Key, err)
+		}
 	}
 	return gone, nil
 }
@@ -110,6 +133,9 @@ func (t *table) find(s Service) (*liveService, error) {
 			t.byKey[s.Key] = live
 		}
 	}
+	if err := t.overlaps(s, live); err != nil {
+		return nil, err
+	}
 	if live != nil {
 		return live, nil
 	}
@@ -122,11 +148,51 @@ func (t *table) find(s Service) (*liveService, error) {
 	return live, nil
 }
 
+// overlaps finds a node port that another service has at one of this host's
+// addresses, or the other way round: a hostPort, for one.
+func (t *table) overlaps(s Service, live *liveService) error {
+	for _, f := range s.Frontends {
+		for _, other := range t.sameAs(f) {
+			holder := t.frontends[frontendKey(other, s.Proto)]
+			if holder == nil || holder == live {
+				continue
+			}
+			if _, ok := t.adopted[holder]; !ok {
+				return &FrontendTakenError{Service: s.Key, Holder: holder.key, Frontend: f, Proto: s.Proto}
+			}
+		}
+	}
+	return nil
+}
+
+// sameAs are other frontends by which the same calls come.
+func (t *table) sameAs(f Frontend) (out []Frontend) {
+	if f.Port < nodePortMin || f.Port > nodePortMax {
+		return nil
+	}
+	if f.Addr.IsValid() {
+		if slices.Contains(t.nodeIPs, f.Addr) {
+			out = append(out, Frontend{Port: f.Port})
+		}
+		return out
+	}
+	for _, ip := range t.nodeIPs {
+		out = append(out, Frontend{Addr: ip, Port: f.Port})
+	}
+	return out
+}
+
 // backendChange is the difference between what is and what should be.
 type backendChange struct {
 	members []member
-	write   []uint32 // indexes into members whose backend entry is written
+	write   []stateChange
 	gone    []member
+}
+
+// stateChange is a backend whose entry is written.
+type stateChange struct {
+	index int   // into members
+	was   uint8 // state, backendGone when it is new
 }
 
 // diffBackends walks both sorted lists once.
@@ -138,14 +204,11 @@ func (t *table) diffBackends(live *liveService, want []Backend) (backendChange, 
 			c.gone = append(c.gone, old[0])
 			old = old[1:]
 		}
-		m := member{addr: b.Addr, state: backendActive, calls: b.Callers}
-		if b.Draining {
-			m.state = backendDraining
-		}
+		m := member{addr: b.Addr, state: stateOf(b)}
 		if len(old) > 0 && old[0].addr == b.Addr {
 			m.id = old[0].id
 			if old[0].state != m.state {
-				c.write = append(c.write, uint32(len(c.members)))
+				c.write = append(c.write, stateChange{len(c.members), old[0].state})
 			}
 			old = old[1:]
 		} else {
@@ -155,7 +218,7 @@ func (t *table) diffBackends(live *liveService, want []Backend) (backendChange, 
 				return c, err
 			}
 			m.id = id
-			c.write = append(c.write, uint32(len(c.members)))
+			c.write = append(c.write, stateChange{len(c.members), backendGone})
 		}
 		c.members = append(c.members, m)
 	}
@@ -165,8 +228,10 @@ func (t *table) diffBackends(live *liveService, want []Backend) (backendChange, 
 
 // returnNew gives numbers back that a failed change had taken.
 func (t *table) returnNew(c backendChange) {
-	for _, i := range c.write {
-		t.backendIDs.release(c.members[i].id)
+	for _, w := range c.write {
+		if w.was == backendGone {
+			t.backendIDs.release(c.members[w.index].id)
+		}
 	}
 }
 
@@ -178,31 +243,48 @@ func (t *table) setBackends(live *liveService, want []Backend) (gone bool, err e
 	if err != nil {
 		return false, err
 	}
-	if err := t.writeBackends(live, c, backendActive); err != nil {
+	if err := t.writeBackends(live, c, begins); err != nil {
 		return false, err
 	}
 	if err := t.setSlots(live, arrange(live.slots, c.members)); err != nil {
 		return false, err
 	}
-	if err := t.writeBackends(live, c, backendDraining); err != nil {
+	if err := t.writeBackends(live, c, ends); err != nil {
 		return false, err
 	}
 	live.members = c.members
 	return len(c.gone) > 0 && live.proto == UDP, t.dropBackends(c.gone)
 }
 
-func (t *table) writeBackends(live *liveService, c backendChange, state uint8) error {
+// begins is what a backend is before the slots change: what it becomes, and
+// still what it was for those who find it by them. No change: it is not written.
+func begins(was, is uint8) uint8 {
+	if is&backendActive == 0 && was != backendGone {
+		return was
+	}
+	if was&backendActive == 0 {
+		return is
+	}
+	return was | is
+}
+
+// ends is what it is afterwards, given the same two.
+func ends(_, is uint8) uint8 { return is }
+
+func (t *table) writeBackends(live *liveService, c backendChange, state func(was, is uint8) uint8) error {
 	var ids []uint32
 	var values []bpf.DatapathBackend
-	for _, i := range c.write {
-		m := c.members[i]
-		if m.state != state {
+	for i, w := range c.write {
+		m := c.members[w.index]
+		next := state(w.was, m.state)
+		if next == w.was {
 			continue
 		}
+		c.write[i].was = next
 		ids = append(ids, m.id)
 		values = append(values, bpf.DatapathBackend{
 			Addr: wireAddr(m.addr.Addr()), Port: wirePort(m.addr.Port()),
-			Proto: uint8(live.proto), State: m.state, Service: live.id,
+			Proto: uint8(live.proto), State: next, Service: live.id,
 		})
 	}
 	return t.maps.putBackends(ids, values)
@@ -227,7 +309,7 @@ func (t *table) dropBackends(gone []member) error {
 func arrange(slots []uint32, members []member) []uint32 {
 	missing := map[uint32]struct{}{}
 	for _, m := range members {
-		if m.serves(OnlyOutside) {
+		if m.state&backendInside != 0 {
 			missing[m.id] = struct{}{}
 		}
 	}
@@ -349,10 +431,18 @@ func run(base uint32, n int) []uint32 {
 
 // publish writes the one word that readers start from.
 func (t *table) publish(live *liveService) error {
-	return t.maps.putService(live.id, bpf.DatapathService{
+	next := bpf.DatapathService{
 		Extent: uint64(live.base)<<32 | uint64(len(live.slots)),
-		Maglev: live.maglev.size,
-	})
+		Maglev: live.maglev.size, AffinitySeconds: live.affinitySeconds,
+	}
+	if next == live.published {
+		return nil
+	}
+	if err := t.maps.putService(live.id, next); err != nil {
+		return err
+	}
+	live.published = next
+	return nil
 }
 
 // setFrontends adds before it removes, so a service that changes its address
@@ -360,7 +450,10 @@ func (t *table) publish(live *liveService) error {
 func (t *table) setFrontends(live *liveService, s Service) error {
 	want := make([]face, 0, len(s.Frontends))
 	for _, f := range s.Frontends {
-		want = append(want, face{key: frontendKey(f, s.Proto), outside: f.outside(), exact: f.outside() && s.LocalOutside})
+		want = append(want, face{
+			key: frontendKey(f, s.Proto), outside: f.outside(), exact: f.outside() && s.LocalOutside,
+			filtered: f.Filtered,
+		})
 	}
 	for _, f := range want {
 		if slices.Contains(live.faces, f) && t.frontends[f.key] == live {
@@ -403,7 +496,7 @@ func (t *table) drop(live *liveService) error {
 	if err := t.setFrontends(live, Service{Proto: live.proto}); err != nil {
 		return err
 	}
-	if err := t.dropMaglev(live); err != nil {
+	if err := firstError(t.dropMaglev(live), t.dropSources(live, nil)); err != nil {
 		return err
 	}
 	if err := t.maps.putService(live.id, bpf.DatapathService{}); err != nil {

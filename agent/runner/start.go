@@ -20,7 +20,6 @@ func (w *worker) startStep(ctx context.Context, pod *v1.Pod) time.Time {
 		if next, ok := w.prepare(ctx, pod); !ok {
 			return next
 		}
-		w.warn(pod)
 		w.beginRefresh(pod)
 	}
 	w.resume(pod)

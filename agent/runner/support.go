@@ -8,18 +8,6 @@ import (
 	"shoal/agent/volume"
 )
 
-// warn names fields that are accepted and have no effect here.
-func (w *worker) warn(pod *v1.Pod) {
-	for _, c := range append(append([]v1.Container{}, pod.Spec.InitContainers...), pod.Spec.Containers...) {
-		for _, p := range c.Ports {
-			if p.HostPort != 0 && !pod.Spec.HostNetwork {
-				w.r.Sink.Event(pod, v1.EventTypeWarning, "Unsupported",
-					fmt.Sprintf("container %s: ports[].hostPort %d has no effect here; use a NodePort service or hostNetwork", c.Name, p.HostPort))
-			}
-		}
-	}
-}
-
 // checkSupported names the first field of the pod that would be ignored.
 func (w *worker) checkSupported(pod *v1.Pod) error {
 	if len(pod.Spec.ResourceClaims) > 0 {

@@ -60,8 +60,6 @@ const (
 func service(s *api.ServiceSpec) []string {
 	n := &notes{path: "spec"}
 	n.when(s.Type == api.ServiceTypeLoadBalancer, "type", "LoadBalancer gets no address in this version of shoal; its node ports work")
-	n.when(s.SessionAffinity == api.ServiceAffinityClientIP, "sessionAffinity", noEffect)
-	n.when(len(s.LoadBalancerSourceRanges) > 0, "loadBalancerSourceRanges", noEffect)
 	n.when(s.HealthCheckNodePort != 0, "healthCheckNodePort", "not answered by this version of shoal")
 	for i, p := range s.Ports {
 		n.when(p.Protocol == api.ProtocolSCTP, fmt.Sprintf("ports[%d].protocol", i), "SCTP is not forwarded by this version of shoal")
@@ -104,7 +102,7 @@ func containers(n *notes, list string, all []api.Container, s *api.PodSpec) {
 	for i, c := range all {
 		field := func(name string) string { return fmt.Sprintf("%s[%d].%s", list, i, name) }
 		for j, p := range c.Ports {
-			n.when(p.HostPort != 0 && !s.HostNetwork, field(fmt.Sprintf("ports[%d].hostPort", j)), noEffect+"; use a NodePort service or hostNetwork")
+			n.when(p.HostPort != 0 && !s.HostNetwork && p.Protocol == api.ProtocolSCTP, field(fmt.Sprintf("ports[%d].hostPort", j)), "SCTP is not forwarded by this version of shoal")
 		}
 		if sc := c.SecurityContext; sc != nil {
 			n.when(sc.SELinuxOptions != nil, field("securityContext.seLinuxOptions"), noEffect)

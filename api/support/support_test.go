@@ -15,7 +15,7 @@ import (
 func TestWarningsNameTheField(t *testing.T) {
 	bad := api.PodSpec{
 		Volumes:    []api.Volume{{Name: "ok", VolumeSource: api.VolumeSource{EmptyDir: &api.EmptyDirVolumeSource{}}}, {Name: "share", VolumeSource: api.VolumeSource{NFS: &api.NFSVolumeSource{}}}},
-		Containers: []api.Container{{Ports: []api.ContainerPort{{HostPort: 80}}}},
+		Containers: []api.Container{{Ports: []api.ContainerPort{{HostPort: 80, Protocol: api.ProtocolSCTP}, {HostPort: 80, Protocol: api.ProtocolTCP}}}},
 	}
 	for _, test := range []struct {
 		name   string
@@ -27,7 +27,8 @@ func TestWarningsNameTheField(t *testing.T) {
 		{"a template", &apps.Deployment{Spec: apps.DeploymentSpec{Template: api.PodTemplateSpec{Spec: bad}}}, []string{"spec.template.spec.volumes[1]"}},
 		{"a controller without a template", &api.ReplicationController{}, nil},
 		{"a plain service", &api.Service{Spec: api.ServiceSpec{Type: api.ServiceTypeNodePort, SessionAffinity: api.ServiceAffinityNone}}, nil},
-		{"a sticky service", &api.Service{Spec: api.ServiceSpec{SessionAffinity: api.ServiceAffinityClientIP}}, []string{"spec.sessionAffinity"}},
+		{"a sticky service", &api.Service{Spec: api.ServiceSpec{SessionAffinity: api.ServiceAffinityClientIP}}, nil},
+		{"host ports", &api.Pod{Spec: api.PodSpec{Containers: []api.Container{{Ports: []api.ContainerPort{{HostPort: 80, Protocol: api.ProtocolTCP}}}}}}, nil},
 		{"SCTP", &api.Service{Spec: api.ServiceSpec{Ports: []api.ServicePort{{}, {Protocol: api.ProtocolSCTP}}}}, []string{"spec.ports[1].protocol"}},
 		{"a wish about placement", &api.Pod{Spec: api.PodSpec{TopologySpreadConstraints: []api.TopologySpreadConstraint{{WhenUnsatisfiable: api.DoNotSchedule}, {WhenUnsatisfiable: api.ScheduleAnyway}}}}, []string{"spec.topologySpreadConstraints[1].whenUnsatisfiable"}},
 		{"a variable from a file", &api.Pod{Spec: api.PodSpec{Containers: []api.Container{{Env: []api.EnvVar{{Name: "a", ValueFrom: &api.EnvVarSource{FileKeyRef: &api.FileKeySelector{}}}}}}}}, []string{"spec.containers[0].env[0].valueFrom.fileKeyRef"}},

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -13,6 +15,7 @@ import (
 	"k8s.io/client-go/informers"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
 
 	"shoal/netdp"
@@ -23,23 +26,51 @@ type Datapath interface {
 	SetService(netdp.Service) error
 	DeleteService(key string) error
 	SyncComplete() error
+	// PortsInUse are the frontends that are new and that a process of the host
+	// listens on.
+	PortsInUse(netdp.Service) []netdp.Frontend
+	// NodeIPs are the addresses of this host.
+	NodeIPs() []netip.Addr
 }
 
-// Controller follows Services and EndpointSlices.
+// Options of a Controller.
+type Options struct {
+	Datapath  Datapath
+	Informers informers.SharedInformerFactory
+	// Node is the name of this host's Node.
+	Node string
+	// Members say which hosts have failed; nil: none ever does.
+	Members Members
+	// Events takes what users should know of their services and pods; nil: only
+	// the log does.
+	Events record.EventRecorder
+	// Own are the services that this host answers by itself.
+	Own    []Own
+	Logger *slog.Logger
+}
+
+// Controller follows Services, EndpointSlices, Nodes, and pods of this host that
+// have hostPorts.
 type Controller struct {
+	o        Options
 	dp       Datapath
-	factory  informers.SharedInformerFactory
 	services corelisters.ServiceLister
+	pods     corelisters.PodLister
+	nodes    corelisters.NodeLister
 	slices   cache.Indexer
 	handlers []cache.ResourceEventHandlerRegistration
 	queue    workqueue.TypedRateLimitingInterface[string]
-	node     string
-	own      []Own
+	live     *liveness
+	look     chan struct{} // of size 1: Nodes have changed
 	log      *slog.Logger
 
+	mu   sync.Mutex
+	zone string // of this host; guarded by mu
+
 	// Only the goroutine of Run uses these.
-	keys    map[string]map[string]struct{} // service → its keys in the datapath
-	waiting map[string]struct{}            // services whose address another one holds
+	keys    map[string]map[string]struct{} // service or pod → its keys in the datapath
+	waiting map[string]struct{}            // those whose address another one holds
+	told    map[string]string              // what the last Event about each said
 }
 
 // ByService is the index of slices by the namespace/name of their service.
@@ -65,35 +96,51 @@ func IndexSlices(slices cache.SharedIndexInformer) error {
 	return nil
 }
 
-// New registers the informers it needs with the factory; Run starts them. own
-// are the services that this host answers by itself.
-func New(dp Datapath, factory informers.SharedInformerFactory, nodeName string, logger *slog.Logger, own ...Own) *Controller {
-	svcs := factory.Core().V1().Services()
-	slices := factory.Discovery().V1().EndpointSlices().Informer()
+// New registers the informers it needs with the factory; Run starts them.
+func New(o Options) *Controller {
+	core := o.Informers.Core().V1()
+	slices := o.Informers.Discovery().V1().EndpointSlices().Informer()
 	c := &Controller{
-		dp:       dp,
-		factory:  factory,
-		services: svcs.Lister(),
+		o:        o,
+		dp:       o.Datapath,
+		services: core.Services().Lister(),
+		pods:     core.Pods().Lister(),
+		nodes:    core.Nodes().Lister(),
 		slices:   slices.GetIndexer(),
 		queue:    workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[string]()),
-		node:     nodeName,
-		own:      own,
-		log:      logger.With("node", nodeName),
+		live:     newLiveness(),
+		look:     make(chan struct{}, 1),
+		log:      o.Logger.With("node", o.Node),
 		keys:     map[string]map[string]struct{}{},
 		waiting:  map[string]struct{}{},
+		told:     map[string]string{},
 	}
 	if err := IndexSlices(slices); err != nil {
 		c.log.Error("follow endpoint slices", "error", err) // only after the informer was stopped
 	}
-	c.follow(svcs.Informer(), cache.MetaNamespaceKeyFunc)
-	c.follow(slices, func(obj any) (string, error) {
+	c.follow(core.Services().Informer(), c.enqueue(cache.MetaNamespaceKeyFunc))
+	c.follow(slices, c.enqueue(func(obj any) (string, error) {
 		keys, err := sliceService(obj)
 		if err != nil || len(keys) == 0 {
 			return "", err
 		}
 		return keys[0], nil
-	})
+	}))
+	c.follow(core.Pods().Informer(), c.enqueue(c.podKey))
+	c.follow(core.Nodes().Informer(), func(any) { c.lookAgain() })
 	return c
+}
+
+// podPrefix begins the keys of pods in the queue; no namespace has a space.
+const podPrefix = "pod "
+
+// podKey is empty for pods that have no hostPort here.
+func (c *Controller) podKey(obj any) (string, error) {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok || pod.Spec.NodeName != c.o.Node || !wantsHostPorts(pod) {
+		return "", nil
+	}
+	return podPrefix + pod.Namespace + "/" + pod.Name, nil
 }
 
 // sliceService is the index function: the service a slice belongs to.
@@ -109,8 +156,9 @@ func sliceService(obj any) ([]string, error) {
 	return []string{s.Namespace + "/" + name}, nil
 }
 
-func (c *Controller) follow(informer cache.SharedIndexInformer, keyOf func(any) (string, error)) {
-	enqueue := func(obj any) {
+// enqueue is a handler that has the keys of objects worked on.
+func (c *Controller) enqueue(keyOf func(any) (string, error)) func(any) {
+	return func(obj any) {
 		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 			obj = gone.Obj
 		}
@@ -118,13 +166,16 @@ func (c *Controller) follow(informer cache.SharedIndexInformer, keyOf func(any) 
 			c.queue.Add(key)
 		}
 	}
+}
+
+func (c *Controller) follow(informer cache.SharedIndexInformer, changed func(any)) {
 	reg, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: enqueue,
+		AddFunc: changed,
 		UpdateFunc: func(old, obj any) {
-			enqueue(old) // a slice may have changed its service
-			enqueue(obj)
+			changed(old) // a slice may have changed its service
+			changed(obj)
 		},
-		DeleteFunc: enqueue,
+		DeleteFunc: changed,
 	})
 	if err != nil {
 		c.log.Error("follow objects", "error", err) // only after the informer was stopped
@@ -135,7 +186,7 @@ func (c *Controller) follow(informer cache.SharedIndexInformer, keyOf func(any) 
 
 // Run works until ctx ends. The kernel keeps forwarding after it has returned.
 func (c *Controller) Run(ctx context.Context) error {
-	c.factory.Start(ctx.Done())
+	c.o.Informers.Start(ctx.Done())
 	stop := context.AfterFunc(ctx, c.queue.ShutDown)
 	defer stop()
 	defer c.queue.ShutDown()
@@ -144,9 +195,13 @@ func (c *Controller) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+	c.lookAtHosts() // what it has done anew is done below in any case
 	if err := c.syncAll(); err != nil {
 		return err
 	}
+	var watching sync.WaitGroup
+	watching.Go(func() { c.watchHosts(ctx) })
+	defer watching.Wait()
 	for {
 		key, quit := c.queue.Get()
 		if quit {
@@ -156,12 +211,12 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 }
 
-// syncAll sets every service once, and only then lets go of older entries.
+// syncAll sets everything once, and only then lets go of older entries.
 func (c *Controller) syncAll() error {
-	for _, svc := range c.listKeys() {
-		if err := c.sync(svc); err != nil {
-			c.queue.AddRateLimited(svc)
-			c.log.Warn("set service", "service", svc, "error", err)
+	for _, key := range c.listKeys() {
+		if err := c.sync(key); err != nil {
+			c.queue.AddRateLimited(key)
+			c.tell(key, err)
 		}
 	}
 	if err := c.dp.SyncComplete(); err != nil {
@@ -171,7 +226,13 @@ func (c *Controller) syncAll() error {
 }
 
 func (c *Controller) listKeys() []string {
-	return c.factory.Core().V1().Services().Informer().GetStore().ListKeys()
+	keys := c.o.Informers.Core().V1().Services().Informer().GetStore().ListKeys()
+	for _, obj := range c.o.Informers.Core().V1().Pods().Informer().GetStore().List() {
+		if key, err := c.podKey(obj); err == nil && key != "" {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 func (c *Controller) work(key string) {
@@ -186,7 +247,7 @@ func (c *Controller) work(key string) {
 		c.waiting[key] = struct{}{}
 	}
 	c.queue.AddRateLimited(key)
-	c.log.Warn("set service", "service", key, "error", err)
+	c.tell(key, err)
 }
 
 // sync makes the datapath's entries for one service what they should be.
@@ -206,7 +267,12 @@ func (c *Controller) sync(key string) error {
 	var errs []error
 	for _, s := range want {
 		c.remember(key, s.Key)
-		errs = append(errs, c.dp.SetService(s))
+		taken := c.dp.PortsInUse(s)
+		err := c.dp.SetService(s)
+		if err == nil && len(taken) > 0 {
+			c.tellInUse(key, s, taken)
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -234,6 +300,7 @@ func (c *Controller) drop(key string, keep map[string]struct{}) error {
 	}
 	if len(c.keys[key]) == 0 {
 		delete(c.keys, key)
+		delete(c.told, key)
 	}
 	if dropped {
 		for other := range c.waiting {
@@ -244,6 +311,13 @@ func (c *Controller) drop(key string, keep map[string]struct{}) error {
 }
 
 func (c *Controller) translate(key string) ([]netdp.Service, error) {
+	if name, ok := strings.CutPrefix(key, podPrefix); ok {
+		pod, err := c.pod(name)
+		if err != nil || pod == nil || pod.Spec.NodeName != c.o.Node {
+			return nil, err
+		}
+		return HostPorts(pod, c.dp.NodeIPs()), nil
+	}
 	svc, err := c.service(key)
 	if apierrors.IsNotFound(err) {
 		return nil, nil
@@ -261,8 +335,8 @@ func (c *Controller) translate(key string) ([]netdp.Service, error) {
 			slices = append(slices, s)
 		}
 	}
-	out := Translate(svc, slices, c.node)
-	for _, own := range c.own {
+	out := Translate(svc, slices, c.place())
+	for _, own := range c.o.Own {
 		if own.Service == key && len(svc.Spec.Selector) == 0 {
 			answerOurselves(out, own.Backend)
 		}
@@ -277,6 +351,19 @@ func answerOurselves(services []netdp.Service, backend netip.AddrPort) {
 		services[i].Backends = []netdp.Backend{{Addr: backend, Callers: netdp.OnlyInside}}
 		services[i].LocalOutside = true
 	}
+}
+
+// pod is nil when there is none.
+func (c *Controller) pod(name string) (*corev1.Pod, error) {
+	namespace, name, err := cache.SplitMetaNamespaceKey(name)
+	if err != nil {
+		return nil, fmt.Errorf("read pod key: %w", err)
+	}
+	pod, err := c.pods.Pods(namespace).Get(name)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return pod, err
 }
 
 func (c *Controller) service(key string) (*corev1.Service, error) {

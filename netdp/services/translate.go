@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -11,13 +12,27 @@ import (
 	"shoal/netdp"
 )
 
+// Place is where the services are translated for.
+type Place struct {
+	// Node is the host's name, whose endpoints are the local ones of the traffic
+	// policies.
+	Node string
+	// Zone is the host's, for hints by zone; may be empty.
+	Zone string
+	// Failed tells of the node of an endpoint that nothing answers there; nil:
+	// none has failed.
+	Failed func(node string) bool
+}
+
+// defaultAffinitySeconds is what the API's defaulting writes, too.
+const defaultAffinitySeconds = corev1.DefaultClientIPServiceAffinitySeconds
+
 // Translate turns a Service and all its EndpointSlices into what the datapath
 // forwards: one entry for each port of TCP or UDP. It is pure. A service
-// without a cluster IP (headless, ExternalName) gives none. node is the host's
-// name, whose endpoints are the local ones of the traffic policies.
-func Translate(svc *corev1.Service, slices []*discoveryv1.EndpointSlice, node string) []netdp.Service {
+// without a cluster IP (headless, ExternalName) gives none.
+func Translate(svc *corev1.Service, endpoints []*discoveryv1.EndpointSlice, here Place) []netdp.Service {
 	policy := trafficPolicy{
-		node:    node,
+		Place:   here,
 		inside:  svc.Spec.InternalTrafficPolicy != nil && *svc.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
 		outside: svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 	}
@@ -30,15 +45,44 @@ func Translate(svc *corev1.Service, slices []*discoveryv1.EndpointSlice, node st
 		if !ok {
 			continue
 		}
-		out = append(out, netdp.Service{
+		one := netdp.Service{
 			Key:          portKey(svc, port),
 			Proto:        proto,
 			Frontends:    frontends(svc, port),
-			Backends:     backends(svc, port, slices, policy),
+			Backends:     backends(svc, port, endpoints, policy),
 			LocalOutside: policy.outside,
-		})
+
+			AffinitySeconds: affinitySeconds(svc),
+			Sources:         sources(svc),
+		}
+		out = append(out, apart(one, svc, port, endpoints, policy)...)
 	}
 	return out
+}
+
+// apart gives what is called from outside a service of its own where those
+// inside get other backends there: internalTrafficPolicy is of cluster IPs alone.
+func apart(one netdp.Service, svc *corev1.Service, port corev1.ServicePort, endpoints []*discoveryv1.EndpointSlice, policy trafficPolicy) []netdp.Service {
+	outside := func(f netdp.Frontend) bool { return f.Outside || !f.Addr.IsValid() }
+	if !policy.inside || !slices.ContainsFunc(one.Frontends, outside) {
+		return []netdp.Service{one}
+	}
+	external := one
+	external.Key += " external"
+	external.Frontends = nil
+	all := one.Frontends
+	one.Frontends = nil
+	for _, f := range all {
+		if outside(f) {
+			external.Frontends = append(external.Frontends, f)
+		} else {
+			one.Frontends = append(one.Frontends, f)
+		}
+	}
+	one.LocalOutside, one.Sources = false, nil
+	policy.inside = false
+	external.Backends = backends(svc, port, endpoints, policy)
+	return []netdp.Service{one, external}
 }
 
 func portKey(svc *corev1.Service, port corev1.ServicePort) string {
@@ -55,11 +99,36 @@ func protocol(p corev1.Protocol) (netdp.Proto, bool) {
 	return 0, false
 }
 
+func affinitySeconds(svc *corev1.Service) uint32 {
+	if svc.Spec.SessionAffinity != corev1.ServiceAffinityClientIP {
+		return 0
+	}
+	config := svc.Spec.SessionAffinityConfig
+	if config == nil || config.ClientIP == nil || config.ClientIP.TimeoutSeconds == nil || *config.ClientIP.TimeoutSeconds <= 0 {
+		return uint32(defaultAffinitySeconds)
+	}
+	return uint32(*config.ClientIP.TimeoutSeconds)
+}
+
+// sources leaves out what it cannot read: then fewer may call, not more.
+func sources(svc *corev1.Service) []netip.Prefix {
+	var out []netip.Prefix
+	for _, text := range svc.Spec.LoadBalancerSourceRanges {
+		if p, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// frontends gives source ranges to the addresses of load balancers alone, as
+// kube-proxy does.
 func frontends(svc *corev1.Service, port corev1.ServicePort) []netdp.Frontend {
 	var out []netdp.Frontend
-	add := func(ip string, outside bool) {
+	filtered := len(svc.Spec.LoadBalancerSourceRanges) > 0
+	add := func(ip string, outside, filtered bool) {
 		if addr, err := netip.ParseAddr(ip); err == nil {
-			out = append(out, netdp.Frontend{Addr: addr.Unmap(), Port: uint16(port.Port), Outside: outside})
+			out = append(out, netdp.Frontend{Addr: addr.Unmap(), Port: uint16(port.Port), Outside: outside, Filtered: filtered})
 		}
 	}
 	ips := svc.Spec.ClusterIPs
@@ -67,14 +136,14 @@ func frontends(svc *corev1.Service, port corev1.ServicePort) []netdp.Frontend {
 		ips = []string{svc.Spec.ClusterIP}
 	}
 	for _, ip := range ips {
-		add(ip, false)
+		add(ip, false, false)
 	}
 	for _, ip := range svc.Spec.ExternalIPs {
-		add(ip, true)
+		add(ip, true, false)
 	}
 	for _, in := range svc.Status.LoadBalancer.Ingress {
 		if in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP {
-			add(in.IP, true)
+			add(in.IP, true, filtered)
 		}
 	}
 	if port.NodePort != 0 {
@@ -85,7 +154,7 @@ func frontends(svc *corev1.Service, port corev1.ServicePort) []netdp.Frontend {
 
 // trafficPolicy says which callers get only endpoints of the node.
 type trafficPolicy struct {
-	node            string
+	Place
 	inside, outside bool
 }
 
@@ -94,14 +163,16 @@ type candidate struct {
 	addr               netip.AddrPort
 	ready, terminating bool // terminating: and it still serves
 	local              bool
-	// Hints of trafficDistribution: it has some, and this node is among them.
-	hinted, hintedHere bool
+	node, zone         hint // of trafficDistribution
 }
+
+// hint says whether an endpoint is meant for some callers, and for those here.
+type hint struct{ some, here bool }
 
 // backends are the endpoints that serve the port, for callers inside and
 // outside each by its policy. What serves neither keeps the connections it has.
 func backends(svc *corev1.Service, port corev1.ServicePort, endpoints []*discoveryv1.EndpointSlice, policy trafficPolicy) []netdp.Backend {
-	all := candidates(svc, port, endpoints, policy.node)
+	all := candidates(svc, port, endpoints, policy.Place)
 	inside, outside := usable(all, policy.inside), usable(all, policy.outside)
 	out := make([]netdp.Backend, 0, len(all))
 	for _, c := range all {
@@ -121,28 +192,44 @@ func backends(svc *corev1.Service, port corev1.ServicePort, endpoints []*discove
 
 // usable tells which endpoints get new connections. As in kube-proxy, ready
 // ones do; when there is none (with a local policy: none on this node), those
-// that terminate but still serve do. Where every ready one says for which nodes it
-// is meant, and some are meant for this one, these are preferred (KEP-3015).
+// that terminate but still serve do (KEP-1669). Of ready ones those are preferred
+// that are meant for this node, or else for its zone (KEP-4444, KEP-3015).
 func usable(all []candidate, localOnly bool) func(candidate) bool {
-	anyReady, allHinted, anyHere := false, true, false
+	anyReady := false
 	for _, c := range all {
 		anyReady = anyReady || c.ready && (c.local || !localOnly)
-		if c.ready {
-			allHinted, anyHere = allHinted && c.hinted, anyHere || c.hintedHere
+	}
+	if localOnly {
+		return func(c candidate) bool { return c.local && (c.ready || !anyReady && c.terminating) }
+	}
+	for _, of := range []func(candidate) hint{
+		func(c candidate) hint { return c.node },
+		func(c candidate) hint { return c.zone },
+	} {
+		if hintsCount(all, of) {
+			return func(c candidate) bool { return c.ready && of(c).here }
 		}
 	}
-	if !localOnly && allHinted && anyHere {
-		return func(c candidate) bool { return c.ready && c.hintedHere }
-	}
-	return func(c candidate) bool {
-		if localOnly && !c.local {
-			return false
-		}
-		return c.ready || !anyReady && c.terminating
-	}
+	return func(c candidate) bool { return c.ready || !anyReady && c.terminating }
 }
 
-func candidates(svc *corev1.Service, port corev1.ServicePort, endpoints []*discoveryv1.EndpointSlice, node string) []candidate {
+// hintsCount: every ready endpoint has hints, and some are meant for here. A set
+// that is only half hinted is being changed.
+func hintsCount(all []candidate, of func(candidate) hint) bool {
+	anyHere := false
+	for _, c := range all {
+		if !c.ready {
+			continue
+		}
+		if !of(c).some {
+			return false
+		}
+		anyHere = anyHere || of(c).here
+	}
+	return anyHere
+}
+
+func candidates(svc *corev1.Service, port corev1.ServicePort, endpoints []*discoveryv1.EndpointSlice, here Place) []candidate {
 	var out []candidate
 	for _, s := range endpoints {
 		number, ok := slicePort(s, port)
@@ -151,27 +238,37 @@ func candidates(svc *corev1.Service, port corev1.ServicePort, endpoints []*disco
 		}
 		for _, ep := range s.Endpoints {
 			addr, ok := endpointAddr(ep)
-			if !ok {
+			if !ok || here.failed(ep) {
 				continue
 			}
-			hinted, here := nodeHints(ep, node)
+			node, zone := hints(ep, here)
 			out = append(out, candidate{
-				hinted: hinted, hintedHere: here,
+				node: node, zone: zone,
 				addr:        netip.AddrPortFrom(addr, number),
 				ready:       isTrue(ep.Conditions.Ready, true),
 				terminating: isTrue(ep.Conditions.Terminating, false) && isTrue(ep.Conditions.Serving, false),
-				local:       ep.NodeName != nil && *ep.NodeName == node,
+				local:       ep.NodeName != nil && *ep.NodeName == here.Node,
 			})
 		}
 	}
 	return out
 }
 
-func nodeHints(ep discoveryv1.Endpoint, node string) (hinted, here bool) {
-	if ep.Hints == nil || len(ep.Hints.ForNodes) == 0 {
-		return false, false
+func (p Place) failed(ep discoveryv1.Endpoint) bool {
+	return p.Failed != nil && ep.NodeName != nil && *ep.NodeName != p.Node && p.Failed(*ep.NodeName)
+}
+
+func hints(ep discoveryv1.Endpoint, here Place) (node, zone hint) {
+	if ep.Hints == nil {
+		return node, zone
 	}
-	return true, slices.ContainsFunc(ep.Hints.ForNodes, func(f discoveryv1.ForNode) bool { return f.Name == node })
+	for _, n := range ep.Hints.ForNodes {
+		node = hint{some: true, here: node.here || n.Name == here.Node}
+	}
+	for _, z := range ep.Hints.ForZones {
+		zone = hint{some: true, here: zone.here || here.Zone != "" && z.Name == here.Zone}
+	}
+	return node, zone
 }
 
 // slicePort finds the number that the service's port has in a slice: by name,

@@ -61,6 +61,18 @@ func on(node string, ep discoveryv1.Endpoint) discoveryv1.Endpoint {
 	return ep
 }
 
+// place is where all is translated for; the node named "failed" does not answer.
+var place = Place{Node: "here", Zone: "zone1", Failed: func(node string) bool { return node == "failed" }}
+
+// zoned also says that the endpoint is meant for a zone.
+func zoned(zone string, ep discoveryv1.Endpoint) discoveryv1.Endpoint {
+	if ep.Hints == nil {
+		ep.Hints = &discoveryv1.EndpointHints{}
+	}
+	ep.Hints.ForZones = append(ep.Hints.ForZones, discoveryv1.ForZone{Name: zone})
+	return ep
+}
+
 func hinted(node string, ep discoveryv1.Endpoint) discoveryv1.Endpoint {
 	ep.Hints = &discoveryv1.EndpointHints{ForNodes: []discoveryv1.ForNode{{Name: node}}}
 	return ep
@@ -75,6 +87,9 @@ func render(services []netdp.Service) string {
 			text := f.String()
 			if f.Outside {
 				text += " outside"
+			}
+			if f.Filtered {
+				text += " filtered"
 			}
 			front = append(front, text)
 		}
@@ -93,6 +108,12 @@ func render(services []netdp.Service) string {
 		}
 		if s.LocalOutside {
 			front = append(front, "local")
+		}
+		if s.AffinitySeconds > 0 {
+			front = append(front, fmt.Sprintf("affinity %d s", s.AffinitySeconds))
+		}
+		if len(s.Sources) > 0 {
+			front = append(front, fmt.Sprintf("from %v", s.Sources))
 		}
 		lines = append(lines, fmt.Sprintf("%s %s: %s -> %s", s.Key, s.Proto, strings.Join(front, ", "), strings.Join(back, ", ")))
 	}
@@ -136,8 +157,12 @@ func TestTranslate(t *testing.T) {
 			"10.64.0.1:8080, 10.64.1.1:8080 outside, 10.64.1.2:8080 draining"},
 		{"external policy local", service(outside), []*discoveryv1.EndpointSlice{mixed}, "default/web:80/TCP TCP: 10.0.0.10:80, node port 30080, local -> " +
 			"10.64.0.1:8080, 10.64.1.1:8080 inside, 10.64.1.2:8080 draining"},
-		{"both policies local", service(inside, outside), []*discoveryv1.EndpointSlice{mixed}, "default/web:80/TCP TCP: 10.0.0.10:80, node port 30080, local -> " +
-			"10.64.0.1:8080, 10.64.1.1:8080 draining, 10.64.1.2:8080 draining"},
+		{"both policies local", service(inside, outside), []*discoveryv1.EndpointSlice{mixed}, one +
+			"10.64.0.1:8080, 10.64.1.1:8080 draining, 10.64.1.2:8080 draining\n" +
+			"default/web:80/TCP external TCP: node port 30080, local -> 10.64.0.1:8080, 10.64.1.1:8080 inside, 10.64.1.2:8080 draining"},
+		{"the internal policy is of cluster IPs alone", service(inside, func(s *corev1.Service) { s.Spec.Ports[0].NodePort = 30080 }),
+			[]*discoveryv1.EndpointSlice{mixed}, one + "10.64.0.1:8080, 10.64.1.1:8080 outside, 10.64.1.2:8080 draining\n" +
+				"default/web:80/TCP external TCP: node port 30080 -> 10.64.0.1:8080, 10.64.1.1:8080, 10.64.1.2:8080 draining"},
 		{"external policy local, none here", service(outside), []*discoveryv1.EndpointSlice{slice(on("there", endpoint("10.64.1.1", "ready")), endpoint("10.64.9.9", "ready"))},
 			"default/web:80/TCP TCP: 10.0.0.10:80, node port 30080, local -> 10.64.1.1:8080 inside, 10.64.9.9:8080 inside"},
 		{"external policy local, the one here terminates", service(outside), []*discoveryv1.EndpointSlice{slice(
@@ -149,6 +174,49 @@ func TestTranslate(t *testing.T) {
 		{"hints for other nodes only", service(), []*discoveryv1.EndpointSlice{slice(hinted("there", endpoint("10.64.1.1", "ready")))}, one + "10.64.1.1:8080"},
 		{"hints on some", service(), []*discoveryv1.EndpointSlice{slice(
 			hinted("here", endpoint("10.64.0.1", "ready")), endpoint("10.64.1.1", "ready"))}, one + "10.64.0.1:8080, 10.64.1.1:8080"},
+		{"hints for the zone", service(), []*discoveryv1.EndpointSlice{slice(
+			zoned("zone1", endpoint("10.64.0.1", "ready")), zoned("zone2", endpoint("10.64.1.1", "ready")))},
+			one + "10.64.0.1:8080, 10.64.1.1:8080 draining"},
+		{"hints for two zones", service(), []*discoveryv1.EndpointSlice{slice(
+			zoned("zone2", zoned("zone1", endpoint("10.64.0.1", "ready"))), zoned("zone1", zoned("zone2", endpoint("10.64.1.1", "ready"))))},
+			one + "10.64.0.1:8080, 10.64.1.1:8080"},
+		{"hints for the node before those for the zone", service(), []*discoveryv1.EndpointSlice{slice(
+			zoned("zone1", hinted("here", endpoint("10.64.0.1", "ready"))), zoned("zone1", hinted("there", endpoint("10.64.1.1", "ready"))))},
+			one + "10.64.0.1:8080, 10.64.1.1:8080 draining"},
+		{"hints for other nodes, but the zone", service(), []*discoveryv1.EndpointSlice{slice(
+			zoned("zone1", hinted("there", endpoint("10.64.0.1", "ready"))), zoned("zone2", hinted("far", endpoint("10.64.1.1", "ready"))))},
+			one + "10.64.0.1:8080, 10.64.1.1:8080 draining"},
+		{"hints for other zones only", service(), []*discoveryv1.EndpointSlice{slice(
+			zoned("zone2", endpoint("10.64.0.1", "ready")), zoned("zone3", endpoint("10.64.1.1", "ready")))},
+			one + "10.64.0.1:8080, 10.64.1.1:8080"},
+		{"hints do not matter to a local policy", service(inside), []*discoveryv1.EndpointSlice{slice(
+			zoned("zone2", on("here", endpoint("10.64.0.1", "ready"))), zoned("zone1", on("there", endpoint("10.64.1.1", "ready"))))},
+			one + "10.64.0.1:8080 inside, 10.64.1.1:8080 outside"},
+		{"endpoints of a failed host", service(), []*discoveryv1.EndpointSlice{slice(
+			on("failed", endpoint("10.64.0.1", "ready")), on("there", endpoint("10.64.1.1", "ready")))}, one + "10.64.1.1:8080"},
+		{"all endpoints are of a failed host", service(), []*discoveryv1.EndpointSlice{slice(on("failed", endpoint("10.64.0.1", "ready")))}, one},
+		{"one terminates, the others are of a failed host", service(), []*discoveryv1.EndpointSlice{slice(
+			on("failed", endpoint("10.64.0.1", "ready")), on("there", endpoint("10.64.1.1", "serving terminating")))}, one + "10.64.1.1:8080"},
+		{"affinity", service(func(s *corev1.Service) {
+			s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+			s.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: ptr(int32(60))}}
+		}), nil, "default/web:80/TCP TCP: 10.0.0.10:80, affinity 60 s -> "},
+		{"affinity without a time", service(func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }), nil,
+			"default/web:80/TCP TCP: 10.0.0.10:80, affinity 10800 s -> "},
+		{"a time without affinity", service(func(s *corev1.Service) {
+			s.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: ptr(int32(60))}}
+		}), nil, one},
+		{"source ranges are for load balancers", service(func(s *corev1.Service) {
+			s.Spec.ExternalIPs = []string{"203.0.113.1"}
+			s.Spec.LoadBalancerSourceRanges = []string{" 198.51.100.0/24 ", "2001:db8::/32"}
+			s.Spec.Ports[0].NodePort = 30080
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.2"}}
+		}), nil, "default/web:80/TCP TCP: 10.0.0.10:80, 203.0.113.1:80 outside, 203.0.113.2:80 outside filtered, node port 30080, " +
+			"from [198.51.100.0/24 2001:db8::/32] -> "},
+		{"source ranges that cannot be read admit nobody", service(func(s *corev1.Service) {
+			s.Spec.LoadBalancerSourceRanges = []string{"nonsense"}
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.2"}}
+		}), nil, "default/web:80/TCP TCP: 10.0.0.10:80, 203.0.113.2:80 outside filtered -> "},
 		{"several slices", service(), []*discoveryv1.EndpointSlice{
 			slice(endpoint("10.64.0.1", "ready serving")), slice(endpoint("10.64.0.2", "ready serving")),
 		}, one + "10.64.0.1:8080, 10.64.0.2:8080"},
@@ -187,7 +255,7 @@ func TestTranslate(t *testing.T) {
 		{"no address yet", service(func(s *corev1.Service) { s.Spec.ClusterIP = "" }), nil, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := render(Translate(c.svc, c.slices, "here")); got != c.want {
+			if got := render(Translate(c.svc, c.slices, place)); got != c.want {
 				t.Errorf("got\n%s\nwant\n%s", got, c.want)
 			}
 		})
@@ -198,7 +266,7 @@ func TestTranslate(t *testing.T) {
 func TestTranslateIgnoresOrder(t *testing.T) {
 	slices1 := []*discoveryv1.EndpointSlice{slice(endpoint("10.64.0.1", "ready")), slice(endpoint("10.64.0.2", "ready"))}
 	slices2 := []*discoveryv1.EndpointSlice{slices1[1], slices1[0]}
-	a, b := Translate(service(), slices1, "here")[0].Backends, Translate(service(), slices2, "here")[0].Backends
+	a, b := Translate(service(), slices1, place)[0].Backends, Translate(service(), slices2, place)[0].Backends
 	byAddr := func(x, y netdp.Backend) int { return x.Addr.Compare(y.Addr) }
 	slices.SortFunc(a, byAddr)
 	slices.SortFunc(b, byAddr)

@@ -3,6 +3,7 @@ package cell
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -101,4 +102,46 @@ func killLeader(t *testing.T, work string) {
 	ok(t, cell.Start(within(t), old.number))
 	whole(t)
 	nothingTwice(t, other.runs(t, ns, "after", 3))
+}
+
+// TestEndpointsLeaveWithTheirHost: nobody is sent to a pod of a host that was
+// called failed, and it is called again when its host is back.
+func TestEndpointsLeaveWithTheirHost(t *testing.T) {
+	whole(t)
+	ns := space(t, peers[1])
+	victim := peers[5]
+	for _, p := range all() {
+		_, err := p.kube.CoreV1().Pods(ns).Create(t.Context(), &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: "on-" + p.name, Labels: map[string]string{"app": "net"}},
+			Spec:       corev1.PodSpec{NodeName: p.name, Containers: []corev1.Container{hello()}},
+		}, metav1.CreateOptions{})
+		ok(t, err)
+	}
+	service, err := peers[1].kube.CoreV1().Services(ns).Create(t.Context(), &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "net"},
+		Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": "net"}, Ports: []corev1.ServicePort{{Port: 80}}},
+	}, metav1.CreateOptions{})
+	ok(t, err)
+	peers[1].runs(t, ns, "net", nodes)
+	calls := func(p *peer) (string, error) {
+		return p.exec(t, ns, "on-"+p.name, "hello", "get", "http://"+service.Spec.ClusterIP, fmt.Sprint(callsToAll))
+	}
+	for _, p := range others(victim) {
+		balances(t, "from a pod on "+p.name, func() (string, error) { return calls(p) })
+	}
+	ok(t, cell.Kill(within(t), victim.number))
+	for _, p := range others(victim) {
+		took := eventually(t, "from a pod on "+p.name+" all calls are answered by others", func() error {
+			out, err := calls(p)
+			if err == nil && strings.Contains(out, "on-"+victim.name) {
+				err = errors.New("the host that was killed answers")
+			}
+			return err
+		})
+		t.Logf("%s after %s", p.name, took)
+	}
+	ok(t, cell.Start(within(t), victim.number))
+	for _, p := range all() {
+		balances(t, "from a pod on "+p.name, func() (string, error) { return calls(p) })
+	}
 }

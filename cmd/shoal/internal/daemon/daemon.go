@@ -42,7 +42,6 @@ import (
 	"shoal/gossip/join"
 	"shoal/netdp"
 	nethosts "shoal/netdp/hosts"
-	netservices "shoal/netdp/services"
 	"shoal/store"
 )
 
@@ -280,7 +279,10 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 		return err
 	}
 	group.Go(func() error { return named("dns", resolver.run(ctx)) })
-	services := netservices.New(p.datapath, informers, p.config.Name, p.log.With("part", "services"), resolver.own())
+	services, err := p.newServices(informers, resolver)
+	if err != nil {
+		return err
+	}
 	if p.agent, err = p.newAgent(p.server.NodeClientConfig("shoal-agent"), resolver); err != nil {
 		return err
 	}
@@ -313,7 +315,7 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	p.informing.Store(true)
 	hosts := nethosts.New(p.datapath, informers, p.config.Name, p.log.With("part", "hosts"))
 	group.Go(func() error { return named("hosts", hosts.Run(ctx)) })
-	group.Go(func() error { return named("services", services.Run(ctx)) })
+	group.Go(func() error { return named("services", services.run(ctx)) })
 	group.Go(func() error { return named("volumes", volumes.Run(ctx)) })
 	p.startAgent(ctx, group, schedClient.CoreV1().Nodes())
 	group.Go(func() error { return named("certificates", p.keepCertificates(ctx, server, kubeconfig)) })
