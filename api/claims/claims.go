@@ -26,8 +26,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 )
 
 // Records is what a ledger needs of the store.
@@ -47,25 +45,17 @@ type Records interface {
 	ListRecords(ctx context.Context, prefix string) (map[string][]byte, error)
 }
 
-// opTimeout bounds one claim; upstream's interface carries no context.
-const opTimeout = 10 * time.Second
-
 // ErrFull says that every number of the range is taken.
 var ErrFull = errors.New("every number of the range is taken")
 
 // Ledger is the claims on one range of size numbers, 0 to size-1.
 type Ledger struct {
-	records Records
-	prefix  string // of the records' keys, ends in "/"
-	holder  string // this peer, written into the record for people who read it
-	size    int
+	*book[int]
+	size int
 	// reserved numbers at the bottom of the range are drawn last, so that
 	// people can pick fixed ones there (KEP-3070).
 	reserved int
-
-	mu    sync.Mutex
-	taken map[int]Claim // as far as heard of; guarded by mu
-	next  int           // where the next draw starts; guarded by mu
+	next     int // where the next draw starts; guarded by the book's mu
 }
 
 // Claim is who holds a number.
@@ -92,14 +82,16 @@ func decodeClaim(b []byte) Claim {
 // Open reads the claims below prefix. holder names this peer and decides where
 // in the range it begins to draw.
 func Open(ctx context.Context, records Records, prefix, holder string, size, reserved int) (*Ledger, error) {
-	l := &Ledger{records: records, prefix: prefix, holder: holder, size: size, reserved: reserved, taken: map[int]Claim{}}
-	l.next = reserved + ownStart(holder, size-reserved)
-	found, err := records.ListRecords(ctx, prefix)
-	if err != nil {
-		return nil, fmt.Errorf("read claims below %s: %w", prefix, err)
+	l := &Ledger{size: size, reserved: reserved, next: reserved + ownStart(holder, size-reserved)}
+	l.book = &book[int]{
+		records: records, prefix: prefix, holder: holder, taken: map[int]Claim{},
+		write: strconv.Itoa,
+		read: func(s string) (int, bool) {
+			n, err := strconv.Atoi(s)
+			return n, err == nil && n >= 0 && n < size
+		},
 	}
-	l.replace(found)
-	return l, nil
+	return l, l.open(ctx)
 }
 
 // ownStart is where holder's own part of a range of size numbers begins. Two
@@ -116,51 +108,10 @@ func ownStart(holder string, size int) int {
 // not nil, is called after each change, and with -1 after there may have been
 // many; it must not block.
 func (l *Ledger) Run(ctx context.Context, changed func(n int)) error {
-	tell := func(n int) {
-		if changed != nil {
-			changed(n)
-		}
+	if changed == nil {
+		changed = func(int) {}
 	}
-	err := l.records.FollowRecords(ctx, l.prefix, func(all map[string][]byte) {
-		l.replace(all)
-		tell(-1)
-	}, func(key string, value []byte) {
-		if n, ok := l.number(key); ok {
-			l.hear(n, value)
-			tell(n)
-		}
-	})
-	if err != nil {
-		return fmt.Errorf("follow claims below %s: %w", l.prefix, err)
-	}
-	return nil
-}
-
-func (l *Ledger) replace(all map[string][]byte) {
-	taken := make(map[int]Claim, len(all))
-	for key, value := range all {
-		if n, ok := l.number(key); ok {
-			taken[n] = decodeClaim(value)
-		}
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.taken = taken
-}
-
-func (l *Ledger) hear(n int, value []byte) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if value == nil {
-		delete(l.taken, n)
-		return
-	}
-	l.taken[n] = decodeClaim(value)
-}
-
-func (l *Ledger) number(key string) (int, bool) {
-	n, err := strconv.Atoi(strings.TrimPrefix(key, l.prefix))
-	return n, err == nil && n >= 0 && n < l.size
+	return l.follow(ctx, changed, func() { changed(-1) })
 }
 
 // Take claims n; taken is false when somebody holds it. The record decides,
@@ -168,26 +119,14 @@ func (l *Ledger) number(key string) (int, bool) {
 func (l *Ledger) Take(n int) (taken bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.takeLocked(n)
+	return l.takeNumber(n)
 }
 
-func (l *Ledger) takeLocked(n int) (bool, error) {
+func (l *Ledger) takeNumber(n int) (bool, error) {
 	if n < 0 || n >= l.size {
 		return false, fmt.Errorf("claim %d of %s: outside 0..%d", n, l.prefix, l.size-1)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
-	defer cancel()
-	mine := Claim{Holder: l.holder}
-	created, err := l.records.CreateRecord(ctx, l.key(n), mine.encode())
-	if err != nil {
-		return false, fmt.Errorf("claim %d of %s: %w", n, l.prefix, err)
-	}
-	if created {
-		l.taken[n] = mine
-	} else if _, ok := l.taken[n]; !ok {
-		l.taken[n] = Claim{} // by whom will be heard
-	}
-	return created, nil
+	return l.takeLocked(n, "")
 }
 
 // TakeNext claims a free number, from this peer's block first and from the
@@ -201,7 +140,7 @@ func (l *Ledger) TakeNext() (int, error) {
 		if _, ok := l.taken[n]; ok {
 			continue
 		}
-		if taken, err := l.takeLocked(n); err != nil {
+		if taken, err := l.takeNumber(n); err != nil {
 			return 0, err
 		} else if taken {
 			l.next = n + 1
@@ -212,67 +151,13 @@ func (l *Ledger) TakeNext() (int, error) {
 		if _, ok := l.taken[n]; ok {
 			continue
 		}
-		if taken, err := l.takeLocked(n); err != nil {
+		if taken, err := l.takeNumber(n); err != nil {
 			return 0, err
 		} else if taken {
 			return n, nil
 		}
 	}
 	return 0, ErrFull
-}
-
-// Free gives n back. Freeing a free number is no error.
-func (l *Ledger) Free(n int) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
-	defer cancel()
-	if err := l.records.DeleteRecord(ctx, l.key(n)); err != nil {
-		return fmt.Errorf("release %d of %s: %w", n, l.prefix, err)
-	}
-	delete(l.taken, n)
-	return nil
-}
-
-// Bind writes the owner of n into its claim, if it names none yet. It is no
-// error if the claim has changed: whoever changed it knows more.
-func (l *Ledger) Bind(n int, owner string) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	old, ok := l.taken[n]
-	if !ok || old.Owner != "" || old.Holder == "" {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
-	defer cancel()
-	bound := Claim{Holder: old.Holder, Owner: owner}
-	done, err := l.records.ReplaceRecord(ctx, l.key(n), old.encode(), bound.encode())
-	if err != nil {
-		return fmt.Errorf("name the owner of %d of %s: %w", n, l.prefix, err)
-	}
-	if done {
-		l.taken[n] = bound
-	}
-	return nil
-}
-
-// Claim returns who holds n.
-func (l *Ledger) Claim(n int) (c Claim, held bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	c, held = l.taken[n]
-	return c, held
-}
-
-// Holder is this peer's name in claims.
-func (l *Ledger) Holder() string { return l.holder }
-
-// Has reports whether n is taken.
-func (l *Ledger) Has(n int) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	_, ok := l.taken[n]
-	return ok
 }
 
 // Mine returns the numbers this holder has claimed, ascending.
@@ -298,19 +183,9 @@ func (l *Ledger) Left() int {
 
 // Each calls f for every taken number, in no order.
 func (l *Ledger) Each(f func(int)) {
-	for _, n := range l.snapshot() {
+	for n := range l.snapshot() {
 		f(n)
 	}
-}
-
-func (l *Ledger) snapshot() []int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	all := make([]int, 0, len(l.taken))
-	for n := range l.taken {
-		all = append(all, n)
-	}
-	return all
 }
 
 // Repair makes the claims agree with the numbers in use: one in use without a
@@ -328,7 +203,7 @@ func (l *Ledger) Repair(inUse map[int]bool, suspects map[int]bool) (map[int]bool
 		}
 	}
 	idle := map[int]bool{}
-	for _, n := range l.snapshot() {
+	for n := range l.snapshot() {
 		switch {
 		case inUse[n]:
 		case suspects[n]:
@@ -339,5 +214,3 @@ func (l *Ledger) Repair(inUse map[int]bool, suspects map[int]bool) (map[int]bool
 	}
 	return idle, errors.Join(problems...)
 }
-
-func (l *Ledger) key(n int) string { return l.prefix + strconv.Itoa(n) }
