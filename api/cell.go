@@ -49,6 +49,9 @@ func (s *Server) addCellHooks(generic *genericapiserver.GenericAPIServer, shared
 			s.log.Error("the kubernetes service is not watched", "error", err)
 		}
 	})
+	if err := s.addLoadBalancers(start, shared, client, o); err != nil {
+		return err
+	}
 	start("make-default-storage-class", func(ctx context.Context) { s.ensureStorage(ctx, client, o) })
 	if o.Members != nil {
 		watcher := hosts.New(hosts.Options{

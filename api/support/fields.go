@@ -59,8 +59,6 @@ const (
 
 func service(s *api.ServiceSpec) []string {
 	n := &notes{path: "spec"}
-	n.when(s.Type == api.ServiceTypeLoadBalancer, "type", "LoadBalancer gets no address in this version of shoal; its node ports work")
-	n.when(s.HealthCheckNodePort != 0, "healthCheckNodePort", "not answered by this version of shoal")
 	for i, p := range s.Ports {
 		n.when(p.Protocol == api.ProtocolSCTP, fmt.Sprintf("ports[%d].protocol", i), "SCTP is not forwarded by this version of shoal")
 	}

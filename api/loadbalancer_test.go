@@ -1,0 +1,285 @@
+package api_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes/scheme"
+
+	"shoal/api/loadbalancer"
+	"shoal/api/loadbalancer/v1alpha1"
+	"shoal/store"
+)
+
+const addressClaims = "/shoal/claims/loadbalancers/"
+
+func poolClient(t *testing.T) dynamic.ResourceInterface {
+	t.Helper()
+	objects, err := dynamic.NewForConfig(peer.ClientConfig("pools"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return objects.Resource(v1alpha1.Pools)
+}
+
+func poolObject(name string, addresses ...any) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "shoal.dev/v1alpha1", "kind": "AddressPool",
+		"metadata": map[string]any{"name": name},
+		"spec":     map[string]any{"addresses": addresses, "serviceSelector": map[string]any{"matchLabels": map[string]any{"pool": name}}},
+	}}
+}
+
+// makePool makes a pool for services with the label pool=NAME, and takes it away
+// after the test.
+func makePool(t *testing.T, name string, addresses ...any) {
+	t.Helper()
+	pools := poolClient(t)
+	eventually(t, "the kind AddressPool", func(ctx context.Context) bool {
+		_, err := pools.Create(ctx, poolObject(name, addresses...), metav1.CreateOptions{})
+		return err == nil
+	})
+	t.Cleanup(func() {
+		if err := pools.Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func balanced(name, pool string, edit ...func(*corev1.Service)) *corev1.Service {
+	s := nodePortService(name, 0)
+	s.Labels = map[string]string{"pool": pool}
+	s.Spec.Type = corev1.ServiceTypeLoadBalancer
+	for _, e := range edit {
+		e(s)
+	}
+	return s
+}
+
+// makeService makes a service, and takes it away after the test.
+func makeService(t *testing.T, s *corev1.Service) {
+	t.Helper()
+	services := peer.Client.CoreV1().Services("default")
+	if _, err := services.Create(t.Context(), s, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := services.Delete(context.Background(), s.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			t.Error(err)
+		}
+	})
+}
+
+// becomes waits until a service's addresses and the reason of its condition are
+// as wanted, and returns it.
+func becomes(t *testing.T, name, addresses, reason string) *corev1.Service {
+	t.Helper()
+	var got string
+	var service *corev1.Service
+	defer func() {
+		if t.Failed() {
+			t.Logf("it has %s", got)
+		}
+	}()
+	eventually(t, fmt.Sprintf("%s with %q, %s", name, addresses, reason), func(ctx context.Context) bool {
+		s, err := peer.Client.CoreV1().Services("default").Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			got = err.Error()
+			return false
+		}
+		service = s
+		why := ""
+		if c := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.AddressAssigned); c != nil {
+			why = c.Reason
+		}
+		got = fmt.Sprintf("%s, %s", addressesIn(s), why)
+		return addressesIn(s) == addresses && why == reason
+	})
+	return service
+}
+
+func addressesIn(s *corev1.Service) string {
+	var all []string
+	for _, in := range s.Status.LoadBalancer.Ingress {
+		text := in.IP
+		if in.IPMode == nil || *in.IPMode != corev1.LoadBalancerIPModeVIP {
+			text += " (not a VIP)"
+		}
+		all = append(all, text)
+	}
+	return strings.Join(all, ",")
+}
+
+func hasClaim(address string) bool {
+	_, _, err := peer.DB.Get(addressClaims+address, store.Latest)
+	return err == nil
+}
+
+func TestLoadBalancerAddresses(t *testing.T) {
+	makePool(t, "two", "192.0.2.1-192.0.2.2")
+	wants := func(a string) func(*corev1.Service) {
+		return func(s *corev1.Service) { s.Spec.LoadBalancerIP = a }
+	}
+	services := peer.Client.CoreV1().Services("default")
+	makeService(t, balanced("lb-one", "two", wants("192.0.2.2")))
+	becomes(t, "lb-one", "192.0.2.2", loadbalancer.ReasonAssigned)
+	makeService(t, balanced("lb-same", "two", wants("192.0.2.2")))
+	becomes(t, "lb-same", "", loadbalancer.ReasonTaken)
+	awaitEvent(t, "default", "lb-same", loadbalancer.ReasonTaken, "default/lb-one")
+	makeService(t, balanced("lb-any", "two"))
+	becomes(t, "lb-any", "192.0.2.1", loadbalancer.ReasonAssigned)
+	makeService(t, balanced("lb-late", "two"))
+	becomes(t, "lb-late", "", loadbalancer.ReasonEmpty)
+	awaitEvent(t, "default", "lb-late", loadbalancer.ReasonEmpty, "AddressPool two")
+	makeService(t, balanced("lb-elsewhere", "two", wants("198.51.100.1")))
+	becomes(t, "lb-elsewhere", "", loadbalancer.ReasonNotInPool)
+	makeService(t, balanced("lb-lost", "no-such-pool"))
+	becomes(t, "lb-lost", "", loadbalancer.ReasonNoPool)
+	other := "example.org/other"
+	makeService(t, balanced("lb-other", "two", func(s *corev1.Service) { s.Spec.LoadBalancerClass = &other }))
+
+	eventually(t, "the pool counts", func(ctx context.Context) bool {
+		o, err := poolClient(t).Get(ctx, "two", metav1.GetOptions{})
+		if err != nil {
+			return false
+		}
+		assigned, _, _ := unstructured.NestedInt64(o.Object, "status", "assigned")
+		free, is, _ := unstructured.NestedInt64(o.Object, "status", "free")
+		return assigned == 2 && is && free == 0
+	})
+
+	// One that goes makes room, for whoever waits for it in particular or at all.
+	if err := services.Delete(t.Context(), "lb-one", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := services.Delete(t.Context(), "lb-late", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	becomes(t, "lb-same", "192.0.2.2", loadbalancer.ReasonAssigned)
+	change(t, "lb-any", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP })
+	becomes(t, "lb-any", "", "")
+	eventually(t, "the claim of what is of another type goes", func(context.Context) bool { return !hasClaim("192.0.2.1") })
+
+	// A pool that grows serves who waits; one that has the address no more takes it.
+	change(t, "lb-any", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeLoadBalancer })
+	becomes(t, "lb-any", "192.0.2.1", loadbalancer.ReasonAssigned)
+	makeService(t, balanced("lb-more", "two"))
+	becomes(t, "lb-more", "", loadbalancer.ReasonEmpty)
+	patch := []byte(`{"spec":{"addresses":["192.0.2.2","192.0.2.8/31"]}}`)
+	if _, err := poolClient(t).Patch(t.Context(), "two", "application/merge-patch+json", patch, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both have the new addresses", func(ctx context.Context) bool {
+		a, err1 := services.Get(ctx, "lb-any", metav1.GetOptions{})
+		b, err2 := services.Get(ctx, "lb-more", metav1.GetOptions{})
+		if err1 != nil || err2 != nil {
+			return false
+		}
+		have := addressesIn(a) + " " + addressesIn(b)
+		return have == "192.0.2.8 192.0.2.9" || have == "192.0.2.9 192.0.2.8"
+	})
+	becomes(t, "lb-same", "192.0.2.2", loadbalancer.ReasonAssigned)
+	if hasClaim("192.0.2.1") {
+		t.Error("the claim on an address that no pool has any more is still there")
+	}
+	if s, err := services.Get(t.Context(), "lb-other", metav1.GetOptions{}); err != nil || len(s.Status.LoadBalancer.Ingress) > 0 || len(s.Status.Conditions) > 0 {
+		t.Errorf("a service of another class has %+v (%v)", s.Status, err)
+	}
+}
+
+func change(t *testing.T, name string, edit func(*corev1.Service)) {
+	t.Helper()
+	services := peer.Client.CoreV1().Services("default")
+	eventually(t, "change "+name, func(ctx context.Context) bool {
+		s, err := services.Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return false
+		}
+		edit(s)
+		_, err = services.Update(ctx, s, metav1.UpdateOptions{})
+		return err == nil
+	})
+}
+
+// TestAddressesOfOtherSoftware: what somebody else wrote into a status stays.
+func TestAddressesOfOtherSoftware(t *testing.T) {
+	makeService(t, balanced("lb-foreign", "no-such-pool"))
+	s := becomes(t, "lb-foreign", "", loadbalancer.ReasonNoPool)
+	mode := corev1.LoadBalancerIPModeVIP
+	s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.77", IPMode: &mode}}
+	if _, err := peer.Client.CoreV1().Services("default").UpdateStatus(t.Context(), s, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	becomes(t, "lb-foreign", "203.0.113.77", "")
+	change(t, "lb-foreign", func(s *corev1.Service) { s.Annotations = map[string]string{"touched": "yes"} })
+	becomes(t, "lb-foreign", "203.0.113.77", "")
+}
+
+func TestPoolsThatAreRefused(t *testing.T) {
+	pools := poolClient(t)
+	for _, bad := range []string{"nonsense", "192.0.2.1-", "192.0.2.0/40", "192.0.2.1-192.0.2.2-192.0.2.3"} {
+		eventually(t, bad+" is refused", func(ctx context.Context) bool {
+			_, err := pools.Create(ctx, poolObject("bad", bad), metav1.CreateOptions{})
+			return apierrors.IsInvalid(err) && strings.Contains(err.Error(), "FIRST-LAST")
+		})
+	}
+	// What a schema cannot see, the status tells.
+	makePool(t, "wrong-way", "192.0.2.9-192.0.2.3")
+	eventually(t, "the pool says it cannot be used", func(ctx context.Context) bool {
+		o, err := pools.Get(ctx, "wrong-way", metav1.GetOptions{})
+		return err == nil && strings.Contains(fmt.Sprint(o.Object["status"]), "not before its beginning")
+	})
+}
+
+// TestOneAddressOnTwoSidesOfASplit: whose claim was born earlier keeps it,
+// whatever age the services say they are.
+func TestOneAddressOnTwoSidesOfASplit(t *testing.T) {
+	makePool(t, "split", "192.0.2.100-192.0.2.110")
+	makeService(t, balanced("lb-first", "split"))
+	var first *corev1.Service
+	eventually(t, "an address", func(ctx context.Context) bool {
+		s, err := peer.Client.CoreV1().Services("default").Get(ctx, "lb-first", metav1.GetOptions{})
+		first = s
+		return err == nil && len(s.Status.LoadBalancer.Ingress) > 0
+	})
+	address := first.Status.LoadBalancer.Ingress[0].IP
+
+	second := first.DeepCopy()
+	second.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Service"}
+	second.Name, second.UID, second.ResourceVersion = "lb-second", "lb-split-uid", ""
+	second.Spec.ClusterIP, second.Spec.ClusterIPs = "10.0.255.9", []string{"10.0.255.9"}
+	second.Spec.Ports[0].NodePort = 0
+	second.CreationTimestamp = metav1.Unix(first.CreationTimestamp.Unix()-100, 0)
+	var stored strings.Builder
+	if err := protobuf.NewSerializer(scheme.Scheme, scheme.Scheme).Encode(second, &stored); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []store.Update{
+		{Key: addressClaims + address, UID: "claim", Value: []byte("host2\ndefault/lb-second lb-split-uid")},
+		{Key: "/registry/services/specs/default/lb-second", UID: "lb-split-uid", Value: []byte(stored.String())},
+	} {
+		r.Expect = store.Any
+		if _, err := other.db.Update(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	carry(t, other.db, peer.DB)
+	eventually(t, "another address for the second", func(ctx context.Context) bool {
+		s, err := peer.Client.CoreV1().Services("default").Get(ctx, "lb-second", metav1.GetOptions{})
+		return err == nil && len(s.Status.LoadBalancer.Ingress) == 1 && s.Status.LoadBalancer.Ingress[0].IP != address
+	})
+	awaitEvent(t, "default", "lb-second", loadbalancer.ReasonReallocated, "default/lb-first claimed it first")
+	becomes(t, "lb-first", address, loadbalancer.ReasonAssigned)
+	if err := peer.Client.CoreV1().Services("default").Delete(t.Context(), "lb-second", metav1.DeleteOptions{}); err != nil {
+		t.Error(err)
+	}
+}
