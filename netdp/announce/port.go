@@ -1,0 +1,83 @@
+package announce
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// port is an interface on which questions are answered.
+type port struct {
+	index    int
+	mac      net.HardwareAddr
+	arp, ndp *os.File // nil while there is no address of the family
+	// groups are joined by groupsFD, which is -1 without any.
+	groups   map[netip.Addr]struct{}
+	groupsFD int
+}
+
+// tell announces an address unasked.
+func (p *port) tell(a netip.Addr) error {
+	socket := p.ndp
+	if a.Is4() {
+		socket = p.arp
+	}
+	if socket == nil {
+		return nil
+	}
+	var errs []error
+	for _, frame := range unasked(a, p.mac) {
+		_, err := socket.Write(frame)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// setGroups joins and leaves the groups at which the addresses are asked for.
+// It runs in the interface's namespace.
+func (p *port) setGroups(addresses map[netip.Addr]int) error {
+	want := map[netip.Addr]struct{}{}
+	for a := range addresses {
+		if a.Is6() {
+			want[solicitedNode(a)] = struct{}{}
+		}
+	}
+	var err error
+	if p.groupsFD < 0 && len(want) > 0 {
+		if p.groupsFD, err = openGroups(); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	for g := range p.groups {
+		if _, ok := want[g]; !ok {
+			_ = leaveGroup(p.groupsFD, p.index, g) // it went with the interface
+			delete(p.groups, g)
+		}
+	}
+	for g := range want {
+		if _, ok := p.groups[g]; ok {
+			continue
+		}
+		if err := joinGroup(p.groupsFD, p.index, g); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		p.groups[g] = struct{}{}
+	}
+	return errors.Join(errs...)
+}
+
+func (p *port) close() {
+	for _, socket := range []*os.File{p.arp, p.ndp} {
+		if socket != nil {
+			_ = socket.Close()
+		}
+	}
+	if p.groupsFD >= 0 {
+		_ = unix.Close(p.groupsFD)
+	}
+}

@@ -1,0 +1,250 @@
+package netdp
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"shoal/netdp/announce"
+	"shoal/test/eventually"
+)
+
+const (
+	announced  = "198.18.0.200"
+	announced6 = "2001:db8::c8"
+)
+
+// responder answers on a host's link, as its daemon's would.
+func (c *cell) responder(host namespace) *announce.Responder {
+	c.t.Helper()
+	r := announce.New(announce.Options{Do: host.do, Logger: newTestLogger(c.t)})
+	c.t.Cleanup(r.Close)
+	return r
+}
+
+// bare is a host on the link without a datapath.
+func (c *cell) bare() namespace {
+	ns := c.makeNamespace(filepath.Join(c.dir, "bare"))
+	c.plug(ns, "bare", "near", "198.18.0.9/24", "198.18.0.254")
+	return ns
+}
+
+// mac is the Ethernet address of a host's link.
+func (c *cell) mac(ns namespace) (mac net.HardwareAddr) {
+	c.t.Helper()
+	c.must(ns.do(func() error {
+		link, err := netlink.LinkByName(cellLink)
+		if err == nil {
+			mac = link.Attrs().HardwareAddr
+		}
+		return err
+	}))
+	return mac
+}
+
+// neighbour is what the machine outside believes has an address.
+func (c *cell) neighbour(addr string) string {
+	c.t.Helper()
+	var found string
+	c.must(c.outside.do(func() error {
+		link, err := netlink.LinkByName(cellLink)
+		if err != nil {
+			return err
+		}
+		all, err := netlink.NeighList(link.Attrs().Index, 0)
+		for _, n := range all {
+			if a, ok := netip.AddrFromSlice(n.IP); ok && a.Unmap() == netip.MustParseAddr(addr) {
+				found = n.HardwareAddr.String()
+			}
+		}
+		return err
+	}))
+	return found
+}
+
+func (c *cell) neighbourBecomes(addr string, want net.HardwareAddr) {
+	c.t.Helper()
+	eventually.True(c.t, fmt.Sprintf("%s is at %s", addr, want), func() bool { return c.neighbour(addr) == want.String() })
+}
+
+// silent: nobody answers for an address. The kernel asks three times, a second
+// apart.
+func (c *cell) silent(network, addr string) {
+	c.t.Helper()
+	conn, err := dial(c.outside, network, addr)
+	if err == nil {
+		conn.Close()
+		c.t.Errorf("%s was reached though nobody announces it", addr)
+	}
+}
+
+// A machine outside calls a service at an address that no interface has. The
+// host that answers for it dies, and its calls go on through another one.
+func TestAnnouncedAddressMovesWithItsCallers(t *testing.T) {
+	c := newCell(t, "near1", "near2", "near3")
+	c.meet()
+	h1, h2, h3 := c.hosts[0], c.hosts[1], c.hosts[2]
+	server := c.server(h3)
+	vip := netip.MustParseAddr(announced)
+	for _, proto := range []Proto{TCP, UDP} {
+		c.set(Service{Key: "default/web/" + proto.String(), Proto: proto,
+			Frontends: []Frontend{{Addr: vip, Port: 80, Outside: true}},
+			Backends:  []Backend{{Addr: netip.AddrPortFrom(server.ip, 80)}}})
+	}
+	c.silent("tcp4", announced+":80")
+
+	first, second := c.responder(h1.host), c.responder(h2.host)
+	c.must(first.Set([]string{cellLink}, []netip.Addr{vip}, false))
+	flow, err := dial(c.outside, "udp4", announced+":80")
+	c.must(err)
+	defer flow.Close()
+	goesOn := func(through *cellHost) {
+		t.Helper()
+		// A datagram may be lost while the address moves; the next one is not.
+		eventually.True(t, "the flow goes on through "+through.name, func() bool {
+			answer, err := call(flow, "more")
+			return err == nil && strings.HasPrefix(answer, "near3 ")
+		})
+		if got, err := c.askFrom(nil, c.outside, "tcp4", announced+":80"); err != nil || !strings.Contains(got, "near3 "+through.ip.String()+" ") {
+			t.Errorf("a new call: %q, %v; want it passed on by %s", got, err, through.ip)
+		}
+	}
+	goesOn(h1)
+	c.neighbourBecomes(announced, c.mac(h1.host))
+
+	// It dies: nothing on it answers or forwards any more.
+	first.Close()
+	c.must(h1.host.do(func() error {
+		link, err := netlink.LinkByName(cellLink)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetDown(link)
+	}))
+	c.must(second.Set([]string{cellLink}, []netip.Addr{vip}, false))
+	c.neighbourBecomes(announced, c.mac(h2.host))
+	goesOn(h2)
+}
+
+// Addresses of IPv6 are answered for too, and kept from whoever wants to take
+// them; what is no longer announced is answered by nobody.
+func TestAnnouncedNeighbours(t *testing.T) {
+	c := newCell(t)
+	host := c.bare()
+	six := netip.MustParseAddr(announced6)
+	r := c.responder(host)
+	c.must(c.outside.do(func() error { return addAddress("2001:db8::64/64") }))
+	c.must(r.Set([]string{cellLink}, []netip.Addr{netip.MustParseAddr(announced), six}, false))
+	ask := func() { // a datagram to a closed port makes the kernel ask
+		for _, to := range []string{announced + ":9", "[" + announced6 + "]:9"} {
+			conn, err := dial(c.outside, "udp", to)
+			c.must(err)
+			_, _ = conn.Write([]byte("x"))
+			conn.Close()
+		}
+	}
+	for _, addr := range []string{announced, announced6} {
+		eventually.True(t, addr+" is answered for", func() bool { ask(); return c.neighbour(addr) == c.mac(host).String() })
+	}
+	// Somebody takes the address by mistake: its kernel must notice.
+	c.must(c.outside.do(func() error { return addAddress(announced6 + "/64") }))
+	eventually.True(t, "the kernel finds the address taken", func() (failed bool) {
+		c.must(c.outside.do(func() (err error) { failed, err = addressFailed(announced6); return err }))
+		return failed
+	})
+
+	c.must(r.Set([]string{cellLink}, []netip.Addr{six}, false))
+	c.must(c.outside.do(flushNeighbours))
+	ask()
+	time.Sleep(100 * time.Millisecond) // an answer takes microseconds; none may come
+	if mac := c.neighbour(announced); mac != "" {
+		t.Errorf("%s is still answered for, by %s", announced, mac)
+	}
+	r.Close()
+	if err := r.Set([]string{cellLink}, nil, false); err == nil {
+		t.Error("a closed responder takes addresses")
+	}
+}
+
+// An interface that goes and comes back is answered on again.
+func TestAnnounceOnAnInterfaceThatCameAnew(t *testing.T) {
+	c := newCell(t)
+	host := c.bare()
+	vip := []netip.Addr{netip.MustParseAddr(announced)}
+	r := c.responder(host)
+	if err := r.Set([]string{"nothere", cellLink}, vip, false); err == nil || !strings.Contains(err.Error(), "nothere") {
+		t.Errorf("an interface that is not there: %v", err)
+	}
+	knows := func() bool {
+		conn, err := dial(c.outside, "udp4", announced+":9")
+		c.must(err)
+		_, _ = conn.Write([]byte("x"))
+		conn.Close()
+		return c.neighbour(announced) == c.mac(host).String()
+	}
+	eventually.True(t, "the address is answered for", knows)
+	c.must(host.do(func() error {
+		link, err := netlink.LinkByName(cellLink)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(link)
+	}))
+	c.must(c.outside.do(flushNeighbours))
+	c.plug(host, "again", "near", "198.18.0.9/24", "198.18.0.254")
+	c.must(r.Set([]string{cellLink}, vip, false))
+	eventually.True(t, "the address is answered for on the new link", knows)
+}
+
+func addAddress(addr string) error {
+	link, err := netlink.LinkByName(cellLink)
+	if err != nil {
+		return err
+	}
+	a, err := netlink.ParseAddr(addr)
+	if err != nil {
+		return err
+	}
+	return netlink.AddrAdd(link, a)
+}
+
+// addressFailed tells whether duplicate address detection found another holder.
+func addressFailed(addr string) (bool, error) {
+	link, err := netlink.LinkByName(cellLink)
+	if err != nil {
+		return false, err
+	}
+	all, err := netlink.AddrList(link, netlink.FAMILY_V6)
+	const dadFailed = 0x08 // IFA_F_DADFAILED
+	for _, a := range all {
+		if a.IP.String() == addr {
+			return a.Flags&dadFailed != 0, err
+		}
+	}
+	return false, err
+}
+
+func flushNeighbours() error {
+	link, err := netlink.LinkByName(cellLink)
+	if err != nil {
+		return err
+	}
+	all, err := netlink.NeighList(link.Attrs().Index, 0)
+	if err != nil {
+		return err
+	}
+	for _, n := range all {
+		if n.State&netlink.NUD_PERMANENT == 0 && n.State&netlink.NUD_NOARP == 0 {
+			if err := netlink.NeighDel(&n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
