@@ -286,6 +286,9 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	if p.agent, err = p.newAgent(p.server.NodeClientConfig("shoal-agent"), resolver); err != nil {
 		return err
 	}
+	if err := p.startLoadBalancers(ctx, group, informers); err != nil {
+		return err
+	}
 	volumes, err := p.newProvisioner(informers)
 	if err != nil {
 		return err

@@ -1,0 +1,64 @@
+//go:build linux
+
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/record"
+
+	"shoal/netdp/announce"
+	"shoal/netdp/announce/elect"
+	"shoal/netdp/healthport"
+	netservices "shoal/netdp/services"
+)
+
+// startLoadBalancers runs what this host does for services of type LoadBalancer
+// beside forwarding: it announces the addresses it is elected for and serves
+// health-check ports.
+func (p *peer) startLoadBalancers(ctx context.Context, group *errgroup.Group, shared informers.SharedInformerFactory) error {
+	client, err := kubernetes.NewForConfig(p.server.ClientConfig("shoal-announce"))
+	if err != nil {
+		return fmt.Errorf("make client of the announcer: %w", err)
+	}
+	log := p.log.With("part", "announce")
+	changed, stop := p.node.Watch()
+	announcer, err := elect.New(elect.Options{
+		Self: p.config.Name, Alive: p.node.Names, Changed: changed, Interfaces: p.datapath.Uplinks,
+		Responder: announce.New(announce.Options{Do: p.datapath.InHost, Logger: log}), Client: client, Logger: log,
+	}, shared)
+	if err != nil {
+		stop()
+		return err
+	}
+	events := record.NewBroadcaster(record.WithContext(ctx))
+	events.StartRecordingToSink(&typedcore.EventSinkImpl{Interface: client.CoreV1().Events("")})
+	recorder := events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "shoal", Host: p.config.Name})
+	ports, err := healthport.New(shared, p.config.Name, p.forwards, recorder, p.log.With("part", "health ports"))
+	if err != nil {
+		stop()
+		return err
+	}
+	group.Go(func() error {
+		defer stop()
+		return named("announce", announcer.Run(ctx))
+	})
+	group.Go(func() error {
+		defer events.Shutdown()
+		return named("health ports", ports.Run(ctx))
+	})
+	return nil
+}
+
+// forwards tells whether the kernel has all ports of a service.
+func (p *peer) forwards(svc *corev1.Service) bool {
+	return !slices.ContainsFunc(netservices.Keys(svc), func(key string) bool { return !p.datapath.HasService(key) })
+}
