@@ -44,7 +44,7 @@ type DatapathCaller struct {
 
 type DatapathFlow struct {
 	_       structs.HostLayout
-	Addr    uint32
+	Addr    [4]uint32
 	Port    uint16
 	NatPort uint16
 	Service uint32
@@ -53,8 +53,8 @@ type DatapathFlow struct {
 
 type DatapathFlowKey struct {
 	_         structs.HostLayout
-	Src       uint32
-	Dst       uint32
+	Src       [4]uint32
+	Dst       [4]uint32
 	Sport     uint16
 	Dport     uint16
 	Proto     uint8
@@ -64,17 +64,19 @@ type DatapathFlowKey struct {
 
 type DatapathFragmentKey struct {
 	_     structs.HostLayout
-	Src   uint32
-	Dst   uint32
-	Id    uint16
+	Src   [4]uint32
+	Dst   [4]uint32
+	Id    uint32
 	Proto uint8
-	Pad   uint8
+	Pad   [3]uint8
 }
 
 type DatapathFragmentPorts struct {
 	_     structs.HostLayout
 	Sport uint16
 	Dport uint16
+	Proto uint8
+	Pad   [3]uint8
 }
 
 type DatapathFrontend struct {
@@ -88,7 +90,7 @@ type DatapathFrontendKey struct {
 	Addr  [4]uint32
 	Port  uint16
 	Proto uint8
-	Pad   uint8
+	V6    uint8
 }
 
 type DatapathMaglevChunk struct {
@@ -102,10 +104,16 @@ type DatapathMaglevKey struct {
 	Chunk   uint32
 }
 
+type DatapathMasquerade struct {
+	_    structs.HostLayout
+	Ipv4 [4]uint32
+	Ipv6 [4]uint32
+}
+
 type DatapathNat struct {
 	_           structs.HostLayout
-	Client      uint32
-	Called      uint32
+	Client      [4]uint32
+	Called      [4]uint32
 	ClientPort  uint16
 	CalledPort  uint16
 	SeenSeconds uint32
@@ -120,14 +128,14 @@ type DatapathPod struct {
 
 type DatapathRange struct {
 	_       structs.HostLayout
-	Host    uint32
+	Host    [4]uint32
 	Ifindex uint32
 }
 
 type DatapathRangeKey struct {
 	_    structs.HostLayout
 	Bits uint32
-	Addr uint32
+	Addr [4]uint32
 }
 
 type DatapathSent struct {
@@ -206,6 +214,7 @@ const (
 	DatapathVarNatPortMax        = "nat_port_max"
 	DatapathVarNatPortMin        = "nat_port_min"
 	DatapathVarNodeIpv4          = "node_ipv4"
+	DatapathVarNodeIpv6          = "node_ipv6"
 	DatapathVarNodePortMax       = "node_port_max"
 	DatapathVarNodePortMin       = "node_port_min"
 	DatapathVarTunnelId          = "tunnel_id"
@@ -306,6 +315,7 @@ type DatapathVariableSpecs struct {
 	NatPortMax      *ebpf.VariableSpec `ebpf:"nat_port_max"`
 	NatPortMin      *ebpf.VariableSpec `ebpf:"nat_port_min"`
 	NodeIpv4        *ebpf.VariableSpec `ebpf:"node_ipv4"`
+	NodeIpv6        *ebpf.VariableSpec `ebpf:"node_ipv6"`
 	NodePortMax     *ebpf.VariableSpec `ebpf:"node_port_max"`
 	NodePortMin     *ebpf.VariableSpec `ebpf:"node_port_min"`
 	TunnelId        *ebpf.VariableSpec `ebpf:"tunnel_id"`
@@ -387,6 +397,7 @@ type DatapathVariables struct {
 	NatPortMax      *ebpf.Variable `ebpf:"nat_port_max"`
 	NatPortMin      *ebpf.Variable `ebpf:"nat_port_min"`
 	NodeIpv4        *ebpf.Variable `ebpf:"node_ipv4"`
+	NodeIpv6        *ebpf.Variable `ebpf:"node_ipv6"`
 	NodePortMax     *ebpf.Variable `ebpf:"node_port_max"`
 	NodePortMin     *ebpf.Variable `ebpf:"node_port_min"`
 	TunnelId        *ebpf.Variable `ebpf:"tunnel_id"`

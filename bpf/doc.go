@@ -12,4 +12,4 @@
 // generated files are committed, so building shoal needs neither.
 package bpf
 
-//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -go-package bpf -target bpfel -cc clang -cflags "-O2 -g -Wall -Wextra -Werror -mcpu=v3 -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu" -type frontend_key -type frontend -type service -type backend -type maglev_key -type maglev_chunk -type flow_key -type flow -type pod -type translation -type nat -type range_key -type range -type affinity_key -type affinity -type source_key -type caller Datapath datapath.c
+//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -go-package bpf -target bpfel -cc clang -cflags "-O2 -g -Wall -Wextra -Werror -mcpu=v3 -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu" -type frontend_key -type frontend -type service -type backend -type maglev_key -type maglev_chunk -type flow_key -type flow -type pod -type translation -type nat -type range_key -type range -type affinity_key -type affinity -type source_key -type caller -type masquerade Datapath datapath.c

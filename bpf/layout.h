@@ -18,6 +18,7 @@
 #define PROTO_ICMP 1
 #define PROTO_TCP 6
 #define PROTO_UDP 17
+#define PROTO_ICMPV6 58
 /* A socket of IPPROTO_MPTCP reaches the connect hook with this number; its
  * first subflow is plain TCP to the same address. */
 #define PROTO_MPTCP 262
@@ -28,7 +29,7 @@ struct frontend_key {
 	__be32 addr[4]; /* all zero: any address of this node (a node port) */
 	__be16 port;
 	__u8 proto;
-	__u8 pad;
+	__u8 v6; /* of a node port: of the node's IPv6 addresses; else 0 */
 };
 
 #define FRONTEND_OUTSIDE 1 /* may be called by other machines */
@@ -135,8 +136,8 @@ struct sent {
 #define FLOW_OUT 2 /* of a pod to the world outside */
 
 struct flow_key {
-	__be32 src;
-	__be32 dst;
+	__be32 src[4];
+	__be32 dst[4];
 	__be16 sport;
 	__be16 dport;
 	__u8 proto;
@@ -149,7 +150,7 @@ struct flow_key {
  * called. For a call of a pod to outside: who is called, and the port of ours
  * that calls; no address: it answers a call, in its own name. */
 struct flow {
-	__be32 addr;
+	__be32 addr[4];
 	__be16 port;
 	__be16 nat_port;
 	__u32 service;
@@ -163,8 +164,8 @@ struct flow {
  * answer looks like.
  */
 struct nat {
-	__be32 client;
-	__be32 called;
+	__be32 client[4];
+	__be32 called[4];
 	__be16 client_port;
 	__be16 called_port;
 	__u32 seen_seconds; /* since boot, of the last packet */
@@ -176,29 +177,38 @@ struct nat {
 #define NAT_ANSWERED 4
 #define NAT_OPEN 8 /* the client has heard the answer */
 
-/* Which pods are on a host that is reached by the tunnel, by range. */
+/* Which pods are on a host that is reached by the tunnel, by range. The bits of
+ * an IPv4 range count the 96 before it too. */
 struct range_key {
 	__u32 bits;
-	__be32 addr;
+	__be32 addr[4];
 };
 
 struct range {
-	__be32 host;
+	__be32 host[4];
 	__u32 ifindex; /* of the tunnel's device */
+};
+
+/* All zero: a pod keeps its own address of that family. */
+struct masquerade {
+	__be32 ipv4[4];
+	__be32 ipv6[4];
 };
 
 /* The parts of a datagram after the first carry no ports: they are found here. */
 struct fragment_key {
-	__be32 src;
-	__be32 dst;
-	__be16 id;
+	__be32 src[4];
+	__be32 dst[4];
+	__be32 id; /* of IPv4 the upper half is 0 */
 	__u8 proto;
-	__u8 pad;
+	__u8 pad[3];
 };
 
 struct fragment_ports {
 	__be16 sport;
 	__be16 dport;
+	__u8 proto; /* IPv6 says it in the first part only */
+	__u8 pad[3];
 };
 
 /* A pod of this host: the host end of its link. */
@@ -286,11 +296,12 @@ struct {
 	__type(value, __u32);
 } bypass SEC(".maps");
 
+/* By each address that a pod has. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 4096);
-	__type(key, __be32);
+	__uint(max_entries, 8192);
+	__uint(key_size, 16);
 	__type(value, struct pod);
 } pods SEC(".maps");
 
@@ -326,13 +337,13 @@ struct {
 	__type(value, __u32);
 } inside SEC(".maps");
 
-/* The address that pods have in the world behind an interface. */
+/* The addresses that pods have in the world behind an interface. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 256);
 	__type(key, __u32);
-	__type(value, __be32);
+	__type(value, struct masquerade);
 } masquerades SEC(".maps");
 
 struct {
@@ -347,7 +358,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 16384);
-	__type(key, __be32);
+	__uint(key_size, 16);
 	__type(value, __u32);
 } tunnel_peers SEC(".maps");
 
@@ -374,7 +385,9 @@ const volatile __u64 host_netns_cookie = 0;
 const volatile __u16 node_port_min = 30000;
 const volatile __u16 node_port_max = 32767;
 const volatile __u32 maglev_seed = 0;
-const volatile __be32 node_ipv4 = 0; /* 0: none, so nothing is passed on */
+/* The host's own addresses; all zero: none, so nothing is passed on. */
+const volatile __be32 node_ipv4[4] = {};
+const volatile __be32 node_ipv6[4] = {};
 const volatile __u16 nat_port_min = 10000;
 const volatile __u16 nat_port_max = 29999;
 const volatile __u32 tunnel_id = 1;

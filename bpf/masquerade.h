@@ -9,35 +9,31 @@
 
 #include "nat.h"
 
-/* The address a pod has behind the interface of skb; 0: its own. */
-static __always_inline __be32 masquerade_address(struct __sk_buff *skb, __be32 src, __be32 dst)
+/* The address a pod has behind the interface of skb; null: its own. */
+static __always_inline const __be32 *masquerade_address(struct __sk_buff *skb,
+							const struct packet *p)
 {
-	struct range_key to = {.bits = 32, .addr = dst};
 	__u32 ifindex = skb->ifindex;
-	__be32 *from = bpf_map_lookup_elem(&masquerades, &ifindex);
+	struct masquerade *m = bpf_map_lookup_elem(&masquerades, &ifindex);
+	const __be32 *from;
 
-	if (!from || !bpf_map_lookup_elem(&pods, &src) || bpf_map_lookup_elem(&inside, &to))
+	if (!m)
 		return 0;
-	return *from;
+	from = p->v6 ? m->ipv6 : m->ipv4;
+	if (is_unset(from) || !bpf_map_lookup_elem(&pods, p->src) || find_range(&inside, p->dst))
+		return 0;
+	return from;
 }
 
 /* Somebody outside who knows a way to a pod calls it: the answers must keep its
  * address. TCP needs no mark, since its calls begin with a SYN. */
 static __always_inline int called_from_outside(const struct packet *p)
 {
-	struct range_key from = {.bits = 32, .addr = p->src};
-	struct flow_key key = {
-		.src = p->dst,
-		.dst = p->src,
-		.sport = p->dport,
-		.dport = p->sport,
-		.proto = p->proto,
-		.direction = FLOW_OUT,
-	};
+	struct flow_key key = key_of_answer(p, FLOW_OUT);
 	struct flow own = {};
 
-	if (p->proto == PROTO_TCP || !bpf_map_lookup_elem(&pods, &p->dst) ||
-	    bpf_map_lookup_elem(&inside, &from) || bpf_map_lookup_elem(&flows, &key))
+	if (p->proto == PROTO_TCP || !bpf_map_lookup_elem(&pods, p->dst) ||
+	    find_range(&inside, p->src) || bpf_map_lookup_elem(&flows, &key))
 		return VERDICT_PASS;
 	if (bpf_map_update_elem(&flows, &key, &own, BPF_NOEXIST))
 		return VERDICT_DROP;
@@ -46,16 +42,17 @@ static __always_inline int called_from_outside(const struct packet *p)
 
 static __always_inline int masquerade(struct __sk_buff *skb, const struct packet *p)
 {
-	__be32 from = masquerade_address(skb, p->src, p->dst);
+	const __be32 *from = masquerade_address(skb, p);
 	struct flow_key key = key_of(p, FLOW_OUT);
-	struct flow fresh = {.addr = p->dst, .port = p->dport};
+	struct flow fresh = {.port = p->dport};
 	struct flow *f;
 	__be16 port;
 
 	if (!from)
 		return VERDICT_PASS;
+	set_addr(fresh.addr, p->dst);
 	f = bpf_map_lookup_elem(&flows, &key);
-	if (f && !f->addr)
+	if (f && is_unset(f->addr))
 		return VERDICT_PASS;
 	if (f)
 		fresh.nat_port = f->nat_port;
@@ -69,7 +66,7 @@ static __always_inline int masquerade(struct __sk_buff *skb, const struct packet
 		if (bpf_map_update_elem(&flows, &key, &fresh, BPF_ANY))
 			return VERDICT_DROP;
 	}
-	if (rewrite(skb, p, IP_SRC, 0, p->src, p->sport, from, port))
+	if (rewrite(skb, p, END_SRC, from, port))
 		return VERDICT_DROP;
 	return VERDICT_PASS;
 }
@@ -78,7 +75,7 @@ static __always_inline int masquerade(struct __sk_buff *skb, const struct packet
  * leave with the pod's address. */
 static __always_inline int masquerade_rest(struct __sk_buff *skb, const struct packet *p)
 {
-	return masquerade_address(skb, p->src, p->dst) ? VERDICT_DROP : VERDICT_PASS;
+	return masquerade_address(skb, p) ? VERDICT_DROP : VERDICT_PASS;
 }
 
 #endif

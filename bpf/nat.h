@@ -32,6 +32,7 @@
 #define NAT_DONE (NAT_CLIENT_DONE | NAT_BACKEND_DONE)
 
 #define AF_INET 2
+#define AF_INET6 10
 
 static __always_inline __u32 now_seconds(void)
 {
@@ -82,8 +83,8 @@ static __always_inline void nat_seen(struct nat *n, const struct packet *p, __u3
 
 static __always_inline int nat_is(const struct nat *n, const struct packet *p)
 {
-	return n->client == p->src && n->client_port == p->sport && n->called == p->dst &&
-	       n->called_port == p->dport;
+	return n->client_port == p->sport && n->called_port == p->dport &&
+	       same_addr(n->client, p->src) && same_addr(n->called, p->dst);
 }
 
 struct nat_search {
@@ -116,20 +117,17 @@ static long nat_try(__u32 index, struct nat_search *s)
  * The port of ours, at our address from, that this connection goes on by: the
  * one it has, or one that is free. 0: none is.
  */
-static __always_inline __be16 nat_port(const struct packet *p, const struct flow *f, __be32 from)
+static __always_inline __be16 nat_port(const struct packet *p, const struct flow *f,
+				       const __be32 *from)
 {
 	struct nat_search s = {
 		.key = {
-			.src = f->addr,
-			.dst = from,
 			.sport = f->port,
 			.dport = f->nat_port,
 			.proto = p->proto,
 			.direction = FLOW_REPLY,
 		},
 		.fresh = {
-			.client = p->src,
-			.called = p->dst,
 			.client_port = p->sport,
 			.called_port = p->dport,
 			.seen_seconds = now_seconds(),
@@ -137,6 +135,10 @@ static __always_inline __be16 nat_port(const struct packet *p, const struct flow
 	};
 	struct nat *n;
 
+	set_addr(s.key.src, f->addr);
+	set_addr(s.key.dst, from);
+	set_addr(s.fresh.client, p->src);
+	set_addr(s.fresh.called, p->dst);
 	if (f->nat_port) {
 		n = bpf_map_lookup_elem(&nats, &s.key);
 		if (n && nat_is(n, p)) {
@@ -157,27 +159,41 @@ static __always_inline __be16 nat_port(const struct packet *p, const struct flow
 /* Where a packet to an address leaves this host. */
 struct way {
 	__u32 ifindex;
-	__be32 tunnel; /* the host at the other end, 0: no tunnel */
+	__be32 tunnel; /* the IPv4 address of the host at the other end, 0: no tunnel */
 };
 
-static __always_inline int find_way(struct __sk_buff *skb, const struct packet *p, __be32 addr,
-				    struct way *way)
+/* The entry of one of the maps by range that holds an address. */
+static __always_inline void *find_range(void *map, const __be32 *addr)
 {
-	struct range_key key = {.bits = 32, .addr = addr};
-	struct range *range = bpf_map_lookup_elem(&ranges, &key);
+	struct range_key key = {.bits = 128};
+
+	set_addr(key.addr, addr);
+	return bpf_map_lookup_elem(map, &key);
+}
+
+static __always_inline int find_way(struct __sk_buff *skb, const struct packet *p,
+				    const __be32 *addr, struct way *way)
+{
+	struct range *range = find_range(&ranges, addr);
 	struct bpf_fib_lookup fib = {};
 	long found;
 
 	if (range) {
 		way->ifindex = range->ifindex;
-		way->tunnel = range->host;
+		way->tunnel = range->host[3];
 		return 0;
 	}
-	fib.family = AF_INET;
 	fib.l4_protocol = p->proto;
 	fib.ifindex = skb->ingress_ifindex ? skb->ingress_ifindex : skb->ifindex;
-	fib.ipv4_src = p->src;
-	fib.ipv4_dst = addr;
+	if (p->v6) {
+		fib.family = AF_INET6;
+		set_addr(fib.ipv6_src, p->src);
+		set_addr(fib.ipv6_dst, addr);
+	} else {
+		fib.family = AF_INET;
+		fib.ipv4_src = p->src[3];
+		fib.ipv4_dst = addr[3];
+	}
 	found = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return -1;
@@ -195,7 +211,7 @@ static __always_inline int into_tunnel(struct __sk_buff *skb, const struct way *
 	struct bpf_tunnel_key key = {
 		.tunnel_id = tunnel_id,
 		.remote_ipv4 = bpf_ntohl(way->tunnel),
-		.local_ipv4 = bpf_ntohl(node_ipv4),
+		.local_ipv4 = bpf_ntohl(node_ipv4[3]),
 		.tunnel_ttl = 64,
 	};
 
@@ -218,22 +234,31 @@ static __always_inline int leave(struct __sk_buff *skb, const struct way *way)
 	return bpf_redirect_neigh(way->ifindex, 0, 0, 0);
 }
 
+/* This host's own address of the packet's family; all zero: it has none. */
+static __always_inline void own_address(const struct packet *p, __be32 *own)
+{
+	for (int i = 0; i < 4; i++)
+		own[i] = p->v6 ? node_ipv6[i] : node_ipv4[i];
+}
+
 /* Sends a call on to its backend, f, which is on another machine. */
 static __always_inline int pass_on(struct __sk_buff *skb, const struct packet *p,
 				   const struct flow_key *key, struct flow *f)
 {
 	struct way way = {};
+	__be32 own[4];
 	__be16 port;
 
 	if (find_way(skb, p, f->addr, &way)) {
 		/* No route: the stack tells the caller. */
-		if (rewrite(skb, p, IP_DST, 2, p->dst, p->dport, f->addr, f->port))
+		if (rewrite(skb, p, END_DST, f->addr, f->port))
 			return VERDICT_DROP;
 		return VERDICT_PASS;
 	}
-	if (!node_ipv4)
+	own_address(p, own);
+	if (is_unset(own))
 		return VERDICT_DROP;
-	port = nat_port(p, f, node_ipv4);
+	port = nat_port(p, f, own);
 	if (!port)
 		return VERDICT_DROP;
 	if (port != f->nat_port) {
@@ -241,8 +266,7 @@ static __always_inline int pass_on(struct __sk_buff *skb, const struct packet *p
 		if (bpf_map_update_elem(&flows, key, f, BPF_ANY))
 			return VERDICT_DROP;
 	}
-	if (rewrite(skb, p, IP_DST, 2, p->dst, p->dport, f->addr, f->port) ||
-	    rewrite(skb, p, IP_SRC, 0, p->src, p->sport, node_ipv4, port))
+	if (rewrite(skb, p, END_DST, f->addr, f->port) || rewrite(skb, p, END_SRC, own, port))
 		return VERDICT_DROP;
 	return leave(skb, &way);
 }
@@ -262,11 +286,11 @@ static __always_inline int pass_back(struct __sk_buff *skb, const struct packet 
 	struct pod *pod;
 
 	nat_seen(n, p, NAT_BACKEND_DONE, now_seconds());
-	pod = bpf_map_lookup_elem(&pods, &to.client);
+	pod = bpf_map_lookup_elem(&pods, to.client);
 	if (!pod && find_way(skb, p, to.client, &way))
 		return VERDICT_DROP;
-	if (rewrite(skb, p, IP_SRC, 0, p->src, p->sport, to.called, to.called_port) ||
-	    rewrite(skb, p, IP_DST, 2, p->dst, p->dport, to.client, to.client_port))
+	if (rewrite(skb, p, END_SRC, to.called, to.called_port) ||
+	    rewrite(skb, p, END_DST, to.client, to.client_port))
 		return VERDICT_DROP;
 	if (pod)
 		return redirect_to_pod(skb, pod->ifindex);

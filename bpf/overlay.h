@@ -17,13 +17,13 @@ int overlay_ingress(struct __sk_buff *skb)
 	struct bpf_tunnel_key tunnel = {};
 	struct packet p = {};
 	struct pod *pod;
-	__be32 remote;
+	__be32 remote[4] = {0, 0, V4_MAPPED, 0};
 	int verdict;
 
 	if (bpf_skb_get_tunnel_key(skb, &tunnel, __builtin_offsetof(struct bpf_tunnel_key, local_ipv4), 0))
 		return VERDICT_DROP;
-	remote = bpf_htonl(tunnel.remote_ipv4);
-	if (tunnel.tunnel_id != tunnel_id || !bpf_map_lookup_elem(&tunnel_peers, &remote))
+	remote[3] = bpf_htonl(tunnel.remote_ipv4);
+	if (tunnel.tunnel_id != tunnel_id || !bpf_map_lookup_elem(&tunnel_peers, remote))
 		return VERDICT_DROP;
 	if (parse(skb, &p))
 		return VERDICT_DROP;
@@ -32,9 +32,10 @@ int overlay_ingress(struct __sk_buff *skb)
 	if (verdict != VERDICT_PASS)
 		return verdict;
 	/* Read again: from_outside may have sent it to another address. */
-	if (bpf_skb_load_bytes(skb, ETH_LEN + IP_DST, &p.dst, 4))
+	if (p.v6 ? bpf_skb_load_bytes(skb, ETH_LEN + IPV6_DST, p.dst, 16)
+		 : bpf_skb_load_bytes(skb, ETH_LEN + IP_DST, &p.dst[3], 4))
 		return VERDICT_DROP;
-	pod = bpf_map_lookup_elem(&pods, &p.dst);
+	pod = bpf_map_lookup_elem(&pods, p.dst);
 	if (!pod)
 		return VERDICT_PASS;
 	return redirect_to_pod(skb, pod->ifindex);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 /*
  * At the host's end of a pod's link, on what the pod sends. A pod may use its
- * own address only; to another pod of this host a packet goes straight, to
+ * own addresses only; to another pod of this host a packet goes straight, to
  * everybody else through the host's routes.
  */
 #ifndef SHOAL_POD_H
@@ -9,22 +9,46 @@
 
 #include "packet.h"
 
+#define ICMPV6_SOLICITATION 135
+#define ICMPV6_ADVERTISEMENT 136
+
+/* Neighbour discovery (RFC 4861) stays on the link, like ARP, and may come from
+ * an address that only the link knows. Nothing else of that scope goes further,
+ * and of routers a pod has nothing to say. */
+static __always_inline int is_neighbour_discovery(struct __sk_buff *skb, const struct packet *p)
+{
+	__u32 start = bpf_ntohl(p->dst[0]);
+	__u8 type;
+
+	if (p->proto != PROTO_ICMPV6 ||
+	    ((start & 0xffc00000) != 0xfe800000 && (start & 0xff0f0000) != 0xff020000))
+		return 0;
+	if (bpf_skb_load_bytes(skb, p->transport, &type, 1))
+		return 0;
+	return type == ICMPV6_SOLICITATION || type == ICMPV6_ADVERTISEMENT;
+}
+
 SEC("tc")
 int pod_egress(struct __sk_buff *skb)
 {
+	struct packet p = {.ip = ETH_LEN};
+	struct fragment unused = {};
 	struct pod *self, *peer;
-	struct ip_header ip;
 
 	if (skb->protocol == ETH_ARP)
 		return VERDICT_PASS;
-	if (skb->protocol != ETH_IPV4)
+	if (skb->protocol == ETH_IPV6) {
+		if (load_ipv6(skb, &p))
+			return VERDICT_DROP;
+		if (is_neighbour_discovery(skb, &p))
+			return VERDICT_PASS;
+	} else if (skb->protocol != ETH_IPV4 || parse_ipv4(skb, &p, &unused)) {
 		return VERDICT_DROP;
-	if (bpf_skb_load_bytes(skb, ETH_LEN, &ip, sizeof(ip)))
-		return VERDICT_DROP;
-	self = bpf_map_lookup_elem(&pods, &ip.src);
+	}
+	self = bpf_map_lookup_elem(&pods, p.src);
 	if (!self || self->ifindex != skb->ifindex)
 		return VERDICT_DROP;
-	peer = bpf_map_lookup_elem(&pods, &ip.dst);
+	peer = bpf_map_lookup_elem(&pods, p.dst);
 	if (!peer)
 		return VERDICT_PASS;
 	return redirect_to_pod(skb, peer->ifindex);

@@ -16,6 +16,25 @@ static __always_inline int same_addr(const __be32 *a, const __be32 *b)
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
 }
 
+static __always_inline int is_unset(const __be32 *a)
+{
+	return !(a[0] | a[1] | a[2] | a[3]);
+}
+
+static __always_inline void set_addr(__be32 *to, const __be32 *from)
+{
+	to[0] = from[0];
+	to[1] = from[1];
+	to[2] = from[2];
+	to[3] = from[3];
+}
+
+/* Tells whether an address that was IPv4 on the wire is in a. */
+static __always_inline int is_mapped(const __be32 *a)
+{
+	return !a[0] && !a[1] && a[2] == V4_MAPPED;
+}
+
 static __always_inline int in_node_port_range(__be16 port)
 {
 	__u16 p = bpf_ntohs(port);
@@ -23,9 +42,9 @@ static __always_inline int in_node_port_range(__be16 port)
 	return p >= node_port_min && p <= node_port_max;
 }
 
-static __always_inline struct frontend *node_port_frontend(__be16 port, __u8 proto)
+static __always_inline struct frontend *node_port_frontend(__be16 port, __u8 proto, __u8 v6)
 {
-	struct frontend_key key = {.port = port, .proto = proto};
+	struct frontend_key key = {.port = port, .proto = proto, .v6 = v6};
 
 	return bpf_map_lookup_elem(&frontends, &key);
 }

@@ -46,7 +46,7 @@ static __always_inline struct frontend *find_frontend(struct bpf_sock_addr *ctx,
 	if (fe && is_loopback(key->addr) && !is_node_address(ctx, key->addr))
 		return 0;
 	if (!fe && in_node_port_range(key->port) && is_node_address(ctx, key->addr))
-		fe = node_port_frontend(key->port, key->proto);
+		fe = node_port_frontend(key->port, key->proto, !is_mapped(key->addr));
 	if (!fe)
 		return 0;
 	cookie = bpf_get_netns_cookie(ctx);
@@ -350,13 +350,15 @@ int sock_getpeername6(struct bpf_sock_addr *ctx)
 
 /* A process of the host may not take a port that a service holds: its callers
  * would be sent to the service instead. */
-static __always_inline int guard_node_port(struct bpf_sock *ctx)
+static __always_inline int guard_node_port(struct bpf_sock *ctx, int v6)
 {
 	__be16 port = bpf_htons((__u16)ctx->src_port);
+	__u8 proto = service_proto(ctx->protocol);
 
 	if (!in_node_port_range(port) || bpf_get_netns_cookie(ctx) != host_netns_cookie)
 		return SOCK_ALLOW;
-	if (!node_port_frontend(port, service_proto(ctx->protocol)))
+	/* A socket of IPv6 may get IPv4's callers too. */
+	if (!node_port_frontend(port, proto, 0) && !(v6 && node_port_frontend(port, proto, 1)))
 		return SOCK_ALLOW;
 	bpf_set_retval(ADDRESS_IN_USE);
 	return SOCK_DENY;
@@ -365,13 +367,13 @@ static __always_inline int guard_node_port(struct bpf_sock *ctx)
 SEC("cgroup/post_bind4")
 int sock_post_bind4(struct bpf_sock *ctx)
 {
-	return guard_node_port(ctx);
+	return guard_node_port(ctx, 0);
 }
 
 SEC("cgroup/post_bind6")
 int sock_post_bind6(struct bpf_sock *ctx)
 {
-	return guard_node_port(ctx);
+	return guard_node_port(ctx, 1);
 }
 
 #endif

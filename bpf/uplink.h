@@ -27,11 +27,20 @@ static __always_inline __u32 mix(__u32 h, __u32 word)
 	return h;
 }
 
+static __always_inline __u32 mix_addr(__u32 h, const struct packet *p, const __be32 *addr)
+{
+	if (p->v6) {
+		h = mix(h, bpf_ntohl(addr[0]));
+		h = mix(h, bpf_ntohl(addr[1]));
+		h = mix(h, bpf_ntohl(addr[2]));
+	}
+	return mix(h, bpf_ntohl(addr[3]));
+}
+
 static __always_inline __u32 flow_hash(const struct packet *p)
 {
-	__u32 h = mix(maglev_seed, bpf_ntohl(p->src));
+	__u32 h = mix_addr(mix_addr(maglev_seed, p, p->src), p, p->dst);
 
-	h = mix(h, bpf_ntohl(p->dst));
 	return mix(h, (__u32)bpf_ntohs(p->sport) << 16 | bpf_ntohs(p->dport));
 }
 
@@ -49,7 +58,7 @@ static __always_inline struct backend *pick_maglev(const struct packet *p, const
 
 	size = svc->maglev;
 	/* By the client alone every host leads it to the same backend. */
-	entry = svc->affinity_seconds ? mix(maglev_seed, bpf_ntohl(p->src)) : flow_hash(p);
+	entry = svc->affinity_seconds ? mix_addr(maglev_seed, p, p->src) : flow_hash(p);
 	for (int i = 0; size && i < MAGLEV_TRIES; i++, entry++) {
 		entry %= size;
 		key.service = service;
@@ -72,10 +81,11 @@ static __always_inline struct backend *pick_maglev(const struct packet *p, const
 static __always_inline struct backend *choose_for(const struct packet *p, const struct frontend *fe,
 						  __u32 *id)
 {
-	struct affinity_key client = {.client = {0, 0, V4_MAPPED, p->src}, .service = fe->service};
+	struct affinity_key client = {.service = fe->service};
 	struct service *svc = bpf_map_lookup_elem(&services, &client.service);
 	struct backend *b;
 
+	set_addr(client.client, p->src);
 	if (!svc)
 		return 0;
 	if (!svc->affinity_seconds)
@@ -92,17 +102,18 @@ static __always_inline struct backend *choose_for(const struct packet *p, const 
 static __always_inline struct frontend *outside_frontend(const struct packet *p)
 {
 	struct frontend_key key = {
-		.addr = {0, 0, V4_MAPPED, p->dst},
 		.port = p->dport,
 		.proto = p->proto,
 	};
-	struct frontend *fe = bpf_map_lookup_elem(&frontends, &key);
+	struct frontend *fe;
 
+	set_addr(key.addr, p->dst);
+	fe = bpf_map_lookup_elem(&frontends, &key);
 	if (fe)
 		return fe->flags & FRONTEND_OUTSIDE ? fe : 0;
 	if (!in_node_port_range(p->dport) || !bpf_map_lookup_elem(&node_addrs, key.addr))
 		return 0;
-	return node_port_frontend(p->dport, p->proto);
+	return node_port_frontend(p->dport, p->proto, p->v6 != 0);
 }
 
 /* What opens a connection, and every datagram, is judged as new. */
@@ -123,16 +134,14 @@ static __always_inline int still_valid(const struct flow *f, const struct packet
 	if (f->service != service)
 		return 0;
 	b = backend_of(f->backend, service);
-	if (!b || b->addr[3] != f->addr || b->port != f->port)
+	if (!b || b->port != f->port || !same_addr(b->addr, f->addr))
 		return 0;
 	return !opens(p) || b->state & BACKEND_OUTSIDE;
 }
 
 static __always_inline int from_allowed(const struct packet *p, const struct frontend *fe)
 {
-	__be32 client[4] = {0, 0, V4_MAPPED, p->src};
-
-	return !(fe->flags & FRONTEND_SOURCES) || source_allowed(fe->service, client);
+	return !(fe->flags & FRONTEND_SOURCES) || source_allowed(fe->service, p->src);
 }
 
 /*
@@ -142,32 +151,26 @@ static __always_inline int from_allowed(const struct packet *p, const struct fro
  */
 static __always_inline int nobody_serves(const struct packet *p, const struct frontend *fe)
 {
-	__be32 called[4] = {0, 0, V4_MAPPED, p->dst};
 	__u32 service = fe->service;
 	struct service *svc = bpf_map_lookup_elem(&services, &service);
 
 	if (fe->flags & FRONTEND_EXACT && svc && (__u32)svc->extent)
 		return VERDICT_DROP;
-	return bpf_map_lookup_elem(&node_addrs, called) ? VERDICT_PASS : VERDICT_DROP;
+	return bpf_map_lookup_elem(&node_addrs, p->dst) ? VERDICT_PASS : VERDICT_DROP;
 }
 
 static __always_inline int remember(const struct packet *p, struct flow_key *key, struct flow *f)
 {
-	struct flow_key back = {
-		.src = f->addr,
-		.dst = p->src,
-		.sport = f->port,
-		.dport = p->sport,
-		.proto = p->proto,
-		.direction = FLOW_REPLY,
-	};
+	struct flow_key back = key_of_answer(p, FLOW_REPLY);
 	struct flow called = {
-		.addr = p->dst,
 		.port = p->dport,
 		.service = f->service,
 		.backend = f->backend,
 	};
 
+	set_addr(back.src, f->addr);
+	back.sport = f->port;
+	set_addr(called.addr, p->dst);
 	if (bpf_map_update_elem(&flows, &back, &called, BPF_ANY))
 		return -1;
 	return bpf_map_update_elem(&flows, key, f, BPF_ANY);
@@ -177,12 +180,11 @@ static __always_inline int remember(const struct packet *p, struct flow_key *key
 static __always_inline int forward(struct __sk_buff *skb, const struct packet *p,
 				   const struct flow_key *key, struct flow *f)
 {
-	__be32 backend[4] = {0, 0, V4_MAPPED, f->addr};
-	struct pod *pod = bpf_map_lookup_elem(&pods, &f->addr);
+	struct pod *pod = bpf_map_lookup_elem(&pods, f->addr);
 
-	if (!pod && !bpf_map_lookup_elem(&node_addrs, backend))
+	if (!pod && !bpf_map_lookup_elem(&node_addrs, f->addr))
 		return pass_on(skb, p, key, f);
-	if (rewrite(skb, p, IP_DST, 2, p->dst, p->dport, f->addr, f->port))
+	if (rewrite(skb, p, END_DST, f->addr, f->port))
 		return VERDICT_DROP;
 	if (!pod)
 		return VERDICT_PASS;
@@ -198,7 +200,7 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 	struct backend *b;
 	struct flow *f;
 
-	if (p->proto == PROTO_ICMP && !p->later && is_error(p->icmp_type))
+	if (is_error(p))
 		return error_from_outside(skb, p);
 	if (!has_ports(p))
 		return VERDICT_PASS;
@@ -220,9 +222,9 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 		return forward(skb, p, &key, &fresh);
 	}
 	b = choose_for(p, fe, &fresh.backend);
-	if (!b || b->addr[2] != V4_MAPPED)
+	if (!b || is_mapped(b->addr) == (p->v6 != 0))
 		return nobody_serves(p, fe);
-	fresh.addr = b->addr[3];
+	set_addr(fresh.addr, b->addr);
 	fresh.port = b->port;
 	fresh.service = fe->service;
 	if (remember(p, &key, &fresh))
@@ -240,7 +242,7 @@ static __always_inline int to_outside(struct __sk_buff *skb)
 
 	if (parse(skb, &p))
 		return VERDICT_PASS;
-	if (p.proto == PROTO_ICMP && !p.later && is_error(p.icmp_type))
+	if (is_error(&p))
 		return error_to_outside(skb, &p);
 	if (!has_ports(&p))
 		return masquerade_rest(skb, &p);
@@ -248,7 +250,7 @@ static __always_inline int to_outside(struct __sk_buff *skb)
 	f = bpf_map_lookup_elem(&flows, &key);
 	if (!f)
 		return masquerade(skb, &p);
-	if (rewrite(skb, &p, IP_SRC, 0, p.src, p.sport, f->addr, f->port))
+	if (rewrite(skb, &p, END_SRC, f->addr, f->port))
 		return VERDICT_DROP;
 	return VERDICT_PASS;
 }

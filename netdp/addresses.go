@@ -42,6 +42,18 @@ func numberIPv4(n uint32) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
+// ipv6 is the address of a pod in the range p that has the same number as its
+// IPv4 one in this range, so one count serves both.
+func (a *addresses) ipv6(addr netip.Addr, p netip.Prefix) netip.Addr {
+	if !p.IsValid() {
+		return netip.Addr{}
+	}
+	b := p.Masked().Addr().As16()
+	n := ipv4Number(addr) - a.first + 1
+	binary.BigEndian.PutUint32(b[12:], binary.BigEndian.Uint32(b[12:])|n)
+	return netip.AddrFrom16(b)
+}
+
 // alloc goes round the range, so a freed address waits its turn; one that was
 // freed a moment ago is taken only when there is no other.
 func (a *addresses) alloc(now time.Time) (netip.Addr, error) {

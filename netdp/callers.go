@@ -34,7 +34,7 @@ func (d *Datapath) setPodCaller(rec podRecord) error {
 		return err
 	}
 	defer ns.close()
-	return d.setCaller(ns, []netip.Addr{rec.Address})
+	return d.setCaller(ns, rec.addresses())
 }
 
 // dropPodCaller comes before the namespace goes; one that is gone already has

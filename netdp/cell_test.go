@@ -21,26 +21,35 @@ type cell struct {
 	router  namespace
 	hosts   []*cellHost
 	process string // the cgroup this process belongs to between calls
+	dual    bool   // hosts and pods have IPv6 beside IPv4
 }
 
 type cellHost struct {
 	*lab
 	name string
 	ip   netip.Addr
+	ip6  netip.Addr // not valid: it has none
 	dp   *Datapath
 }
 
 const (
 	cellLink    = "eth0"
 	cellOutside = "198.18.0.100"
+
+	cellOutside6 = "2001:db8:18::100"
 )
 
 func newCell(t testing.TB, names ...string) *cell {
 	t.Helper()
+	return makeCell(t, false, names)
+}
+
+func makeCell(t testing.TB, dual bool, names []string) *cell {
+	t.Helper()
 	dir := t.TempDir()
 	root := joinTestCgroup(t)
 	l := &lab{t: t, opts: Options{CgroupRoot: root}}
-	c := &cell{lab: l, dir: dir, process: root}
+	c := &cell{lab: l, dir: dir, process: root, dual: dual}
 	c.router = l.makeNamespace(filepath.Join(dir, "router"))
 	l.host = c.router
 	l.outside = l.makeNamespace(filepath.Join(dir, "outside"))
@@ -55,6 +64,12 @@ func newCell(t testing.TB, names ...string) *cell {
 	c.raise(c.router, "near", "198.18.0.254/24")
 	c.raise(c.router, "far", "198.18.1.254/24")
 	c.plug(l.outside, "outside", "near", cellOutside+"/24", "198.18.0.254")
+	if dual {
+		c.must(c.router.do(func() error { return writeSysctl("1", "net/ipv6/conf/all/forwarding") }))
+		c.raise(c.router, "near", "2001:db8:18::fe/64")
+		c.raise(c.router, "far", "2001:db8:18:1::fe/64")
+		c.plugIPv6(l.outside, cellOutside6+"/64", "2001:db8:18::fe")
+	}
 	for i, name := range names {
 		c.addHost(i+1, name)
 	}
@@ -72,6 +87,9 @@ func (c *cell) raise(ns namespace, device, addr string) {
 		a, err := netlink.ParseAddr(addr)
 		if err != nil {
 			return err
+		}
+		if a.IP.To4() == nil {
+			a.Flags = unix.IFA_F_NODAD
 		}
 		if err := netlink.AddrAdd(link, a); err != nil {
 			return err
@@ -101,6 +119,14 @@ func (c *cell) plug(ns namespace, name, bridge, addr, gateway string) {
 	}))
 }
 
+func (c *cell) plugIPv6(ns namespace, addr, gateway string) {
+	c.t.Helper()
+	c.raise(ns, cellLink, addr)
+	c.must(ns.do(func() error {
+		return netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(gateway)})
+	}))
+}
+
 // addHost puts hosts whose name begins with "far" behind the router.
 func (c *cell) addHost(number int, name string) {
 	c.t.Helper()
@@ -120,6 +146,14 @@ func (c *cell) addHost(number int, name string) {
 		NodeIPs: []netip.Addr{h.ip}, PodCIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 64, byte(number), 0}), 24),
 		ServiceCIDR: netip.MustParsePrefix("10.0.0.0/16"),
 		NetNS:       dir + "-ns", Logger: newTestLogger(c.t).With("host", name),
+	}
+	if c.dual {
+		prefix := map[int]string{0: "2001:db8:18::", 1: "2001:db8:18:1::"}[subnet]
+		h.ip6 = netip.MustParseAddr(fmt.Sprintf("%s%d", prefix, number))
+		c.plugIPv6(h.host, h.ip6.String()+"/64", prefix+"fe")
+		h.opts.NodeIPs = append(h.opts.NodeIPs, h.ip6)
+		h.opts.PodCIDR6 = netip.MustParsePrefix(fmt.Sprintf("fd00:64:%d::/64", number))
+		h.opts.ServiceCIDR6 = netip.MustParsePrefix("fd00:10::/112")
 	}
 	c.t.Cleanup(func() { _ = unix.Unmount(h.opts.BPFFSDir, unix.MNT_DETACH) })
 	h.dp = h.open()
@@ -172,7 +206,7 @@ func (c *cell) others(h *cellHost) []Host {
 }
 
 func (h *cellHost) asHost() Host {
-	return Host{Name: h.name, Addresses: []netip.Addr{h.ip}, PodCIDR: h.opts.PodCIDR}
+	return Host{Name: h.name, Addresses: h.opts.NodeIPs, PodCIDR: h.opts.PodCIDR, PodCIDR6: h.opts.PodCIDR6}
 }
 
 // set gives every host the same service, as their controllers would.

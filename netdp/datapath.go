@@ -71,7 +71,7 @@ func Open(ctx context.Context, opts Options) (_ *Datapath, err error) {
 		}
 	}()
 	for _, step := range []func() error{
-		d.lockState, d.openHost, d.load, d.setNodeAddrs, d.findUplinks, d.attach, d.openPods,
+		d.lockState, d.openHost, d.checkIPv6, d.load, d.setNodeAddrs, d.findUplinks, d.attach, d.forwardIPv6, d.openPods,
 	} {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("open datapath: %w", err)
@@ -169,7 +169,8 @@ func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
 		bpf.DatapathVarNodePortMin:     uint16(nodePortMin),
 		bpf.DatapathVarNodePortMax:     uint16(nodePortMax),
 		bpf.DatapathVarMaglevSeed:      d.opts.MaglevSeed,
-		bpf.DatapathVarNodeIpv4:        d.nodeKey(),
+		bpf.DatapathVarNodeIpv4:        d.nodeKey(false),
+		bpf.DatapathVarNodeIpv6:        d.nodeKey(true),
 		bpf.DatapathVarNatPortMin:      uint16(natPortMin),
 		bpf.DatapathVarNatPortMax:      uint16(natPortMax),
 		bpf.DatapathVarTunnelId:        d.opts.VNI,
@@ -185,7 +186,7 @@ func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
 	for name, entries := range map[string]uint32{
 		bpf.DatapathMapServices: maxServices, bpf.DatapathMapFrontends: maxFrontends,
 		bpf.DatapathMapBackends: maxBackends, bpf.DatapathMapSlots: maxSlots,
-		bpf.DatapathMapMaglev: maxMaglevChunks, bpf.DatapathMapPods: maxPods,
+		bpf.DatapathMapMaglev: maxMaglevChunks, bpf.DatapathMapPods: 2 * maxPods,
 		bpf.DatapathMapFlows: 2 * d.opts.MaxFlows, bpf.DatapathMapNats: d.opts.MaxFlows,
 		bpf.DatapathMapRanges: maxHosts, bpf.DatapathMapTunnelPeers: maxTunnelPeers,
 		bpf.DatapathMapInside: maxInside, bpf.DatapathMapAffinities: maxAffinities,
@@ -232,12 +233,10 @@ func (d *Datapath) setNodeAddrs() error {
 	return nil
 }
 
-// nodeKey is the address in whose name calls are passed on, 0 without one.
-func (d *Datapath) nodeKey() uint32 {
-	if ip, ok := d.opts.nodeIPv4(); ok {
-		return podKey(ip)
-	}
-	return 0
+// nodeKey is the address in whose name calls are passed on, all zero without one.
+func (d *Datapath) nodeKey(v6 bool) [4]uint32 {
+	ip, _ := d.opts.nodeIP(v6)
+	return wireAddr(ip)
 }
 
 // attach puts the programs in place.
@@ -347,7 +346,7 @@ func (d *Datapath) Remove() error {
 	for _, uid := range uids {
 		errs = append(errs, d.Detach(context.Background(), uid))
 	}
-	errs = append(errs, d.removeHosts(), d.removeUplinks(), d.removePodRoute(), d.removeServer(), d.pins.remove())
+	errs = append(errs, d.removeHosts(), d.removeUplinks(), d.restoreIPv6(), d.removePodRoutes(), d.removeServer(), d.pins.remove())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove datapath: %w", err)
 	}

@@ -22,6 +22,9 @@
 //   - A service that grows gets its slots before its count; one that shrinks
 //     gets its count first. No reader sees a slot that was never filled.
 //
+// Pods have an IPv6 address beside their IPv4 one where Options give a range of it
+// and the host has IPv6 (see checkIPv6). Hosts reach each other by IPv4 at least.
+//
 // The daemon opens one Datapath; the agent calls Attach, Detach and Attached
 // for its pods, package netdp/services calls SetService, DeleteService and
 // SyncComplete, and package netdp/hosts calls SetHosts and WatchLinks; Hosts

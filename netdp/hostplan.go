@@ -7,7 +7,13 @@ import (
 
 // hostRules are the ranges that pods of other hosts cannot be in.
 type hostRules struct {
-	own, services netip.Prefix
+	own, services   netip.Prefix
+	own6, services6 netip.Prefix // own6 is not valid: no host's IPv6 is of use
+}
+
+func (d *Datapath) hostRules() hostRules {
+	o := d.opts
+	return hostRules{own: o.PodCIDR, services: o.ServiceCIDR, own6: o.PodCIDR6, services6: o.ServiceCIDR6}
 }
 
 // reachFunc tells how an address is reached: the way, interface and largest
@@ -28,13 +34,13 @@ func planHosts(hosts []Host, rules hostRules, reach reachFunc) []HostRoute {
 	addresses := map[netip.Addr]string{}
 	for _, h := range hosts {
 		r := HostRoute{Host: h.Name, PodCIDR: h.PodCIDR}
-		usable := ipv4Addresses(h.Addresses)
+		usable := unicast(h.Addresses, false)
 		problem := rules.check(h)
 		if problem == "" && len(usable) == 0 {
 			problem = "its Node has no IPv4 InternalIP address; see that the host's daemon runs"
 		}
 		for _, a := range usable {
-			if holder, taken := addresses[a]; problem == "" && taken {
+			if holder, taken := addresses[a]; problem == "" && taken && holder != h.Name {
 				problem = fmt.Sprintf("its address %s is also that of host %s; give each its own", a, holder)
 			}
 		}
@@ -50,6 +56,9 @@ func planHosts(hosts []Host, rules hostRules, reach reachFunc) []HostRoute {
 		for _, a := range usable {
 			addresses[a] = h.Name
 		}
+		if h.PodCIDR.Addr().Is6() {
+			usable = append(unicast(h.Addresses, true), usable...)
+		}
 		out = append(out, chooseWay(r, usable, reach))
 	}
 	return out
@@ -57,45 +66,56 @@ func planHosts(hosts []Host, rules hostRules, reach reachFunc) []HostRoute {
 
 func (rules hostRules) check(h Host) string {
 	p := h.PodCIDR
+	own, services := rules.own, rules.services
+	if p.Addr().Is6() && rules.own6.IsValid() {
+		own, services = rules.own6, rules.services6
+	}
 	switch {
 	case !p.IsValid():
 		return "its Node has no podCIDR yet"
-	case !p.Addr().Is4() || p.Bits() == 0 || p != p.Masked():
+	case p.Addr().Is6() != own.Addr().Is6() || p.Bits() == 0 || p != p.Masked():
 		return fmt.Sprintf("its pod range %s is no IPv4 range", p)
-	case p.Overlaps(rules.own):
-		return fmt.Sprintf("its pod range %s overlaps that of this host, %s; give one of them another range", p, rules.own)
-	case rules.services.IsValid() && p.Overlaps(rules.services):
-		return fmt.Sprintf("its pod range %s overlaps the services, %s; give it another range", p, rules.services)
+	case p.Overlaps(own):
+		return fmt.Sprintf("its pod range %s overlaps that of this host, %s; give one of them another range", p, own)
+	case services.IsValid() && p.Overlaps(services):
+		return fmt.Sprintf("its pod range %s overlaps the services, %s; give it another range", p, services)
 	}
 	for _, a := range h.Addresses {
-		if rules.own.Contains(a.Unmap()) || p.Contains(a.Unmap()) {
+		if own.Contains(a.Unmap()) || p.Contains(a.Unmap()) {
 			return fmt.Sprintf("its address %s is in a range of pods", a)
 		}
 	}
 	return ""
 }
 
-func ipv4Addresses(addrs []netip.Addr) []netip.Addr {
+// unicast has the addresses of one family by which another machine is reached.
+func unicast(addrs []netip.Addr, v6 bool) []netip.Addr {
 	var out []netip.Addr
 	for _, a := range addrs {
-		if a = a.Unmap(); a.Is4() && !a.IsUnspecified() && !a.IsLoopback() && !a.IsMulticast() {
+		if a = a.Unmap(); a.Is6() == v6 && !a.IsUnspecified() && !a.IsLoopback() && !a.IsMulticast() && !a.IsLinkLocalUnicast() {
 			out = append(out, a)
 		}
 	}
 	return out
 }
 
-// chooseWay prefers an address on a shared link; of several the first.
+// chooseWay prefers an address on a shared link; of several the first. A route
+// leads by an address of its own family, and the tunnel by IPv4.
 func chooseWay(r HostRoute, addrs []netip.Addr, reach reachFunc) HostRoute {
 	tunnel, problem := r, ""
+	v6 := r.PodCIDR.Addr().Is6()
 	for _, a := range addrs {
 		way, p := reach(a)
 		switch {
 		case p != "":
 			problem = p
-		case way.direct:
+		case way.direct && a.Is6() == v6:
 			r.Path, r.Via, r.Device, r.MTU = PathDirect, a, way.device, way.mtu
 			return r
+		case a.Is6():
+			problem = fmt.Sprintf("its address %s is behind a router, and the tunnel needs IPv4", a)
+		case v6 && way.mtu-vxlanOverhead < minIPv6MTU:
+			problem = fmt.Sprintf("the way to %s carries %d bytes, and IPv6 in the tunnel needs %d", a, way.mtu, minIPv6MTU+vxlanOverhead)
 		case tunnel.Path == "":
 			tunnel.Path, tunnel.Via, tunnel.Device, tunnel.MTU = PathVXLAN, a, tunnelDevice, way.mtu-vxlanOverhead
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -44,10 +45,7 @@ func (d *Datapath) setHostRoutes(hosts []Host, routes []HostRoute, device int) e
 	if err != nil {
 		return err
 	}
-	src, ok := d.opts.nodeIPv4()
-	if !ok || !d.ownsAddress(src) {
-		src = netip.Addr{}
-	}
+	src, src6 := d.routeSource(false), d.routeSource(true)
 	links := map[string]int{tunnelDevice: device}
 	var errs []error
 	keep := map[routeKey]bool{}
@@ -57,6 +55,12 @@ func (d *Datapath) setHostRoutes(hosts []Host, routes []HostRoute, device int) e
 		}
 		index, err := d.linkIndexOf(r.Device, links)
 		to := routeTo{via: r.Via, link: index, src: src}
+		if r.PodCIDR.Addr().Is6() {
+			to.src = src6
+			if r.Path == PathVXLAN {
+				to.via = tunnelNeighbour(r.Via)
+			}
+		}
 		for _, key := range routeKeys(hosts[i], r) {
 			keep[key] = true
 			// What a tunnel route was made with cannot be read back whole, so
@@ -64,7 +68,14 @@ func (d *Datapath) setHostRoutes(hosts []Host, routes []HostRoute, device int) e
 			if old, ok := have[key]; err != nil || ok && old == to && d.routesWritten {
 				continue
 			}
-			err = d.nl.RouteReplace(d.kernelRoute(key, to, r.Path))
+			route := d.kernelRoute(key, to)
+			if r.Path == PathVXLAN {
+				route.Encap = &tunnelEncap{id: uint64(d.opts.VNI), dst: r.Via, src: src}
+				if !key.dst.Addr().Is6() { // a link-local neighbour is on the link anyway
+					route.Flags = int(netlink.FLAG_ONLINK)
+				}
+			}
+			err = d.nl.RouteReplace(route)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("route to host %s: %w", r.Host, err))
@@ -75,7 +86,7 @@ func (d *Datapath) setHostRoutes(hosts []Host, routes []HostRoute, device int) e
 		if keep[key] {
 			continue
 		}
-		err := d.nl.RouteDel(d.kernelRoute(key, to, PathDirect))
+		err := d.nl.RouteDel(d.kernelRoute(key, to))
 		if err != nil && !errors.Is(err, unix.ESRCH) {
 			errs = append(errs, fmt.Errorf("remove route to %s: %w", key.dst, err))
 		}
@@ -89,7 +100,7 @@ func (d *Datapath) setHostRoutes(hosts []Host, routes []HostRoute, device int) e
 func routeKeys(h Host, r HostRoute) []routeKey {
 	keys := []routeKey{{unix.RT_TABLE_MAIN, r.PodCIDR}}
 	if r.Path == PathVXLAN {
-		for _, a := range ipv4Addresses(h.Addresses) {
+		for _, a := range unicast(h.Addresses, r.PodCIDR.Addr().Is6()) {
 			keys = append(keys, routeKey{tunnelTable, netip.PrefixFrom(a, a.BitLen())})
 		}
 	}
@@ -108,17 +119,22 @@ func (d *Datapath) linkIndexOf(name string, known map[string]int) (int, error) {
 	return known[name], nil
 }
 
-func (d *Datapath) kernelRoute(key routeKey, to routeTo, path Path) *netlink.Route {
+// tunnelNeighbour stands for the host at the tunnel's other end in a route of
+// IPv6, which needs a neighbour of its own family: fe80:: and the host's address.
+func tunnelNeighbour(host netip.Addr) netip.Addr {
+	b := [16]byte{0xfe, 0x80}
+	v4 := host.As4()
+	copy(b[12:], v4[:])
+	return netip.AddrFrom16(b)
+}
+
+func (d *Datapath) kernelRoute(key routeKey, to routeTo) *netlink.Route {
 	r := &netlink.Route{
 		Table: key.table, Dst: ipNet(key.dst), Gw: to.via.AsSlice(), LinkIndex: to.link,
 		Protocol: routeProtocol, Priority: hostRouteMetric,
 	}
 	if to.src.IsValid() {
 		r.Src = to.src.AsSlice()
-	}
-	if path == PathVXLAN {
-		r.Flags = int(netlink.FLAG_ONLINK)
-		r.Encap = &tunnelEncap{id: uint64(d.opts.VNI), dst: to.via, src: to.src}
 	}
 	return r
 }
@@ -127,13 +143,20 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
+// families are those of the netlink messages that the kernel may answer.
+var families = []int{netlink.FAMILY_V4, netlink.FAMILY_V6}
+
 // hostRoutes reads the routes that are ours, whichever daemon made them.
 func (d *Datapath) hostRoutes() (map[routeKey]routeTo, error) {
-	list, err := d.nl.RouteListFiltered(netlink.FAMILY_V4,
-		&netlink.Route{Table: unix.RT_TABLE_UNSPEC, Protocol: routeProtocol},
-		netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
-	if err != nil {
-		return nil, fmt.Errorf("list routes to hosts: %w", err)
+	var list []netlink.Route
+	for _, family := range families {
+		some, err := d.nl.RouteListFiltered(family,
+			&netlink.Route{Table: unix.RT_TABLE_UNSPEC, Protocol: routeProtocol},
+			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+		if err != nil {
+			return nil, fmt.Errorf("list routes to hosts: %w", err)
+		}
+		list = append(list, some...)
 	}
 	out := make(map[routeKey]routeTo, len(list))
 	for _, r := range list {
@@ -154,37 +177,50 @@ func (d *Datapath) hostRoutes() (map[routeKey]routeTo, error) {
 }
 
 // tunnelRule sends what pods of this host say to the table of the tunnel first.
-func (d *Datapath) tunnelRule() *netlink.Rule {
+func tunnelRule(pods netip.Prefix) *netlink.Rule {
 	r := netlink.NewRule()
-	r.Family = netlink.FAMILY_V4
+	r.Family = familyOf(pods.Addr())
 	r.Priority, r.Table, r.Protocol = tunnelRulePriority, tunnelTable, routeProtocol
-	r.Src = ipNet(d.opts.PodCIDR)
+	r.Src = ipNet(pods)
 	return r
 }
 
-func (d *Datapath) setTunnelRule(on bool) error {
-	rules, err := d.nl.RuleListFiltered(netlink.FAMILY_V4, &netlink.Rule{Table: tunnelTable}, netlink.RT_FILTER_TABLE)
+// setTunnelRules has a rule for each family that goes through the tunnel.
+func (d *Datapath) setTunnelRules(routes []HostRoute) error {
+	var errs []error
+	for _, family := range families {
+		v6 := family == netlink.FAMILY_V6
+		on := slices.ContainsFunc(routes, func(r HostRoute) bool {
+			return r.Path == PathVXLAN && r.PodCIDR.Addr().Is6() == v6
+		})
+		errs = append(errs, d.setTunnelRule(family, on))
+	}
+	return errors.Join(errs...)
+}
+
+func (d *Datapath) setTunnelRule(family int, on bool) error {
+	rules, err := d.nl.RuleListFiltered(family, &netlink.Rule{Table: tunnelTable}, netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return fmt.Errorf("list routing rules: %w", err)
 	}
-	want := d.tunnelRule()
+	pods := d.opts.podRange(family == netlink.FAMILY_V6)
 	found := false
 	for _, r := range rules {
 		if r.Priority != tunnelRulePriority || r.Table != tunnelTable {
 			continue
 		}
-		if on && !found && r.Src != nil && r.Src.String() == want.Src.String() {
+		if on && !found && r.Src != nil && r.Src.String() == pods.String() {
 			found = true
 			continue
 		}
-		r.Family = netlink.FAMILY_V4
+		r.Family = family
 		if err := d.nl.RuleDel(&r); err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("remove routing rule: %w", err)
 		}
 	}
 	if on && !found {
-		if err := d.nl.RuleAdd(want); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("add routing rule for pods (CONFIG_IP_MULTIPLE_TABLES): %w", err)
+		if err := d.nl.RuleAdd(tunnelRule(pods)); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("add routing rule for pods (CONFIG_IP_MULTIPLE_TABLES, CONFIG_IPV6_MULTIPLE_TABLES): %w", err)
 		}
 	}
 	return nil
@@ -192,5 +228,5 @@ func (d *Datapath) setTunnelRule(on bool) error {
 
 // removeHosts takes away all that SetHosts made.
 func (d *Datapath) removeHosts() error {
-	return errors.Join(d.setHostRoutes(nil, nil, 0), d.setTunnelRule(false), d.removeTunnel())
+	return errors.Join(d.setHostRoutes(nil, nil, 0), d.setTunnelRules(nil), d.removeTunnel())
 }

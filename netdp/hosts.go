@@ -13,6 +13,23 @@ type Host struct {
 	Name      string
 	Addresses []netip.Addr
 	PodCIDR   netip.Prefix
+	PodCIDR6  netip.Prefix // not valid: its pods have IPv4 only
+}
+
+// byFamily has a host twice whose pods have addresses of both families: the ways
+// to these may differ. PodCIDR of each is the range that is meant.
+func byFamily(hosts []Host, v6 bool) []Host {
+	out := make([]Host, 0, 2*len(hosts))
+	for _, h := range hosts {
+		six := h.PodCIDR6
+		h.PodCIDR6 = netip.Prefix{}
+		out = append(out, h)
+		if v6 && six.IsValid() {
+			h.PodCIDR = six
+			out = append(out, h)
+		}
+	}
+	return out
 }
 
 // Path is how packets get to the pods of another host.
@@ -28,7 +45,7 @@ const (
 	PathUnreachable Path = "unreachable"
 )
 
-// HostRoute is what SetHosts made of one host.
+// HostRoute is what SetHosts made of one range of one host.
 type HostRoute struct {
 	Host    string
 	PodCIDR netip.Prefix
@@ -61,7 +78,8 @@ func (d *Datapath) SetHosts(hosts []Host) error {
 	}
 	d.hosts.setting.Lock()
 	defer d.hosts.setting.Unlock()
-	routes := planHosts(hosts, hostRules{own: d.opts.PodCIDR, services: d.opts.ServiceCIDR}, d.newReach().find)
+	hosts = byFamily(hosts, d.opts.PodCIDR6.IsValid())
+	routes := planHosts(hosts, d.hostRules(), d.newReach().find)
 	err := d.applyHosts(hosts, routes)
 	d.hosts.mu.Lock()
 	was := d.hosts.routes
@@ -74,7 +92,8 @@ func (d *Datapath) SetHosts(hosts []Host) error {
 	return nil
 }
 
-// Hosts tells how each host is reached, in the order of SetHosts.
+// Hosts tells how each host is reached, in the order of SetHosts; one whose pods
+// have addresses of both families comes twice.
 func (d *Datapath) Hosts() []HostRoute {
 	d.hosts.mu.Lock()
 	defer d.hosts.mu.Unlock()
@@ -99,7 +118,7 @@ func (d *Datapath) applyHosts(hosts []Host, routes []HostRoute) error {
 	errs = append(errs,
 		d.setTunnelMaps(hosts, routes, device),
 		d.setHostRoutes(hosts, routes, device),
-		d.setTunnelRule(tunnelled(routes)),
+		d.setTunnelRules(routes),
 		d.setMasquerade(hosts),
 	)
 	if !tunnelled(routes) {
@@ -137,15 +156,20 @@ func (d *Datapath) prepareLinks(routes []HostRoute) error {
 // logHosts says what is new: one line for each host with a problem that it did
 // not have, and one for all others together.
 func (d *Datapath) logHosts(was, routes []HostRoute) {
-	old := make(map[string]HostRoute, len(was))
+	type part struct {
+		host string
+		v6   bool
+	}
+	partOf := func(r HostRoute) part { return part{r.Host, r.PodCIDR.Addr().Is6()} }
+	old := make(map[part]HostRoute, len(was))
 	for _, r := range was {
-		old[r.Host] = r
+		old[partOf(r)] = r
 	}
 	ways := map[Path]int{}
 	changed := len(was) != len(routes)
 	for _, r := range routes {
 		ways[r.Path]++
-		before := old[r.Host]
+		before := old[partOf(r)]
 		changed = changed || before != r
 		if r.Problem != "" && before.Problem != r.Problem {
 			d.log.Warn("pods of a host cannot be reached", "host", r.Host, "pods", r.PodCIDR.String(), "problem", r.Problem)

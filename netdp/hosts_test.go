@@ -152,7 +152,7 @@ func (c *cell) countTCP(ns namespace, addr string) {
 	c.t.Helper()
 	var ln net.Listener
 	c.must(ns.do(func() (err error) {
-		ln, err = net.Listen("tcp4", addr)
+		ln, err = net.Listen("tcp"+familyName(addr), addr)
 		return err
 	}))
 	c.t.Cleanup(func() { _ = ln.Close() })
@@ -187,7 +187,7 @@ func (c *cell) answerUDP(ns namespace, addr string, answer func([]byte) []byte) 
 	c.t.Helper()
 	var pc net.PacketConn
 	c.must(ns.do(func() (err error) {
-		pc, err = net.ListenPacket("udp4", addr)
+		pc, err = net.ListenPacket("udp"+familyName(addr), addr)
 		return err
 	}))
 	c.t.Cleanup(func() { _ = pc.Close() })

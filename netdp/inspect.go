@@ -44,8 +44,9 @@ func (d *Datapath) KernelServices() ([]Service, error) {
 		backends, ranges := slices.Clone(byID[fe.Service]), slices.Clone(sources[fe.Service])
 		slices.SortFunc(backends, func(a, b Backend) int { return a.Addr.Compare(b.Addr) })
 		slices.SortFunc(ranges, netip.Prefix.Compare)
-		face := Frontend{Addr: addrFromWire(key.Addr), Port: wirePort(key.Port), Filtered: fe.Flags&frontendSources != 0}
-		face.Outside = face.Addr.IsValid() && fe.Flags&frontendOutside != 0
+		face := frontendOf(key)
+		face.Filtered = fe.Flags&frontendSources != 0
+		face.Outside = !face.nodePort() && fe.Flags&frontendOutside != 0
 		out = append(out, Service{
 			Key: keys[fe.Service], Proto: Proto(key.Proto), Backends: backends, Frontends: []Frontend{face},
 			LocalOutside: fe.Flags&frontendExact != 0, AffinitySeconds: affinity[fe.Service], Sources: ranges,

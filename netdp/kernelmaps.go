@@ -66,6 +66,13 @@ func addrFromWire(w [4]uint32) netip.Addr {
 	return netip.AddrFrom16(b).Unmap()
 }
 
+// rangeKey is a range as the programs keep it; the bits of an IPv4 one count
+// those of its mapped form.
+func rangeKey(p netip.Prefix) bpf.DatapathRangeKey {
+	bits := p.Bits() + 128 - p.Addr().BitLen()
+	return bpf.DatapathRangeKey{Bits: uint32(bits), Addr: wireAddr(p.Addr())}
+}
+
 // wirePort swaps between a number and its network order.
 func wirePort(p uint16) uint16 {
 	var b [2]byte
@@ -74,7 +81,19 @@ func wirePort(p uint16) uint16 {
 }
 
 func frontendKey(f Frontend, p Proto) bpf.DatapathFrontendKey {
-	return bpf.DatapathFrontendKey{Addr: wireAddr(f.Addr), Port: wirePort(f.Port), Proto: uint8(p)}
+	key := bpf.DatapathFrontendKey{Addr: wireAddr(f.Addr), Port: wirePort(f.Port), Proto: uint8(p)}
+	if f.Addr == NodePortIPv6 {
+		key.V6 = 1
+	}
+	return key
+}
+
+func frontendOf(key bpf.DatapathFrontendKey) Frontend {
+	f := Frontend{Addr: addrFromWire(key.Addr), Port: wirePort(key.Port)}
+	if key.V6 != 0 {
+		f.Addr = NodePortIPv6
+	}
+	return f
 }
 
 func (m serviceMaps) putFrontend(f face, service uint32) error {

@@ -3,6 +3,7 @@ package netdp
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -59,6 +60,8 @@ func newLab(t testing.TB) *lab {
 func newTestLogger(t testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(testWriter{t}, nil))
 }
+
+func newBufferLogger(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
 
 type testWriter struct{ t testing.TB }
 
@@ -237,7 +240,7 @@ func (l *lab) serveTCP(ns namespace, addr, name string) {
 	l.t.Helper()
 	var ln net.Listener
 	l.must(ns.do(func() (err error) {
-		ln, err = net.Listen("tcp4", addr)
+		ln, err = net.Listen("tcp"+familyName(addr), addr)
 		return err
 	}))
 	l.t.Cleanup(func() { _ = ln.Close() })
@@ -250,6 +253,14 @@ func (l *lab) serveTCP(ns namespace, addr, name string) {
 			go echoTCP(c, name)
 		}
 	}()
+}
+
+// familyName ends the name of a network: 6 for [address]:port, else 4.
+func familyName(addr string) string {
+	if strings.HasPrefix(addr, "[") {
+		return "6"
+	}
+	return "4"
 }
 
 func echoTCP(c net.Conn, name string) {

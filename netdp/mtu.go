@@ -29,6 +29,9 @@ func (d *Datapath) podMTU() podMTU {
 	d.hosts.mu.Lock()
 	defer d.hosts.mu.Unlock()
 	out := podMTU{link: mtu, route: mtu}
+	if d.opts.PodCIDR6.IsValid() {
+		out.link = max(mtu, minIPv6MTU)
+	}
 	if d.hosts.pathMTU != 0 {
 		out.route = min(mtu, d.hosts.pathMTU)
 	}
@@ -94,9 +97,10 @@ func (d *Datapath) setPodMTU(rec podRecord, mtu podMTU) error {
 		if err != nil {
 			return err
 		}
-		return firstError(
-			netlink.LinkSetMTU(eth, mtu.link),
-			netlink.RouteReplace(podDefaultRoute(eth.Attrs().Index, rec.Address, mtu)),
-		)
+		err = netlink.LinkSetMTU(eth, mtu.link)
+		for _, addr := range rec.addresses() {
+			err = firstError(err, netlink.RouteReplace(podDefaultRoute(eth.Attrs().Index, addr, mtu)))
+		}
+		return err
 	})
 }

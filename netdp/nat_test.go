@@ -93,9 +93,9 @@ func (l *lab) fillNATs(d *Datapath, backend netip.AddrPort, proto Proto, state u
 	var keys []bpf.DatapathFlowKey
 	var values []bpf.DatapathNat
 	for port := natPortMin; port <= natPortMax; port++ {
-		keys = append(keys, bpf.DatapathFlowKey{Src: podKey(backend.Addr()), Dst: podKey(netip.MustParseAddr(labHostIP)),
+		keys = append(keys, bpf.DatapathFlowKey{Src: wireAddr(backend.Addr()), Dst: wireAddr(netip.MustParseAddr(labHostIP)),
 			Sport: wirePort(backend.Port()), Dport: wirePort(uint16(port)), Proto: uint8(proto), Direction: 1})
-		values = append(values, bpf.DatapathNat{Client: 1, SeenSeconds: uint32(now.Sec - idleSeconds), State: state})
+		values = append(values, bpf.DatapathNat{Client: [4]uint32{1}, SeenSeconds: uint32(now.Sec - idleSeconds), State: state})
 	}
 	_, err := d.maps[bpf.DatapathMapNats].BatchUpdate(keys, values, &ebpf.BatchOptions{})
 	l.must(err)

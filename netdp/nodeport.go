@@ -36,7 +36,7 @@ func (d *Datapath) PortsInUse(s Service) (used []Frontend) {
 func (d *Datapath) NodeIPs() []netip.Addr { return slices.Clone(d.opts.NodeIPs) }
 
 func (d *Datapath) ownFrontend(f Frontend) bool {
-	return !f.Addr.IsValid() || f.Addr.IsLoopback() || slices.Contains(d.opts.NodeIPs, f.Addr)
+	return f.nodePort() || f.Addr.IsLoopback() || slices.Contains(d.opts.NodeIPs, f.Addr)
 }
 
 // portTaken tries to bind the port in the calling thread's namespace.
@@ -57,6 +57,11 @@ func portTaken(f Frontend, proto Proto) (bool, error) {
 		return false, err
 	}
 	defer unix.Close(fd)
+	if family == unix.AF_INET6 {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
+			return false, err
+		}
+	}
 	if proto == TCP { // connections that linger are no listener
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
 			return false, err

@@ -30,7 +30,8 @@ const (
 	maxAffinities = 65_536
 	// Source ranges of all services. Made when needed.
 	maxSources = 65_536
-	// Pods of one host; Kubernetes supports 110, a /24 holds 254.
+	// Pods of one host, each with two addresses; Kubernetes supports 110, a /24
+	// holds 254.
 	maxPods = 4_096
 	// DefaultMaxFlows bounds the connections from other machines that are
 	// tracked at once; each takes two map entries, about 200 bytes. The least
@@ -67,21 +68,25 @@ type Options struct {
 	// NodeName is for log lines.
 	NodeName string
 	// NodeIPs are the addresses at which this host's node ports are called.
-	// The first IPv4 one is the source of the host's own traffic to pods.
+	// The first of each family is the source of the host's own traffic to pods.
 	NodeIPs []netip.Addr
 	// PodCIDR is the range pods of this host get their addresses from.
 	PodCIDR netip.Prefix
+	// PodCIDR6 is the range of the IPv6 address that each pod has beside its
+	// IPv4 one: the one with the same number in its range. The zero value: pods
+	// have IPv4 only, as on a host that has IPv6 switched off.
+	PodCIDR6 netip.Prefix
 	// CellPodCIDR is the range that the pods of all hosts are in; the zero value
-	// means that only those of known hosts are.
-	CellPodCIDR netip.Prefix
+	// means that only those of known hosts are. CellPodCIDR6 is that of IPv6.
+	CellPodCIDR, CellPodCIDR6 netip.Prefix
 	// NoMasquerade leaves pods their own addresses in the world outside: its
 	// routers know the ways to them.
 	NoMasquerade bool
 	// MasqueradeExcept are ranges outside the cell that see pods by their own
 	// addresses all the same.
 	MasqueradeExcept []netip.Prefix
-	// ServiceCIDR is the cell's range of cluster IPs.
-	ServiceCIDR netip.Prefix
+	// ServiceCIDR is the cell's range of cluster IPs, ServiceCIDR6 that of IPv6.
+	ServiceCIDR, ServiceCIDR6 netip.Prefix
 	// Uplinks are the interfaces to other machines. Empty: those that hold a
 	// node address, or else those of the default routes.
 	Uplinks []string
@@ -118,10 +123,13 @@ func (o *Options) complete() error {
 	if o.ServiceCIDR.IsValid() && o.ServiceCIDR.Overlaps(o.PodCIDR) {
 		return fmt.Errorf("check options: ServiceCIDR %s overlaps PodCIDR %s", o.ServiceCIDR, o.PodCIDR)
 	}
+	if err := o.completeIPv6(); err != nil {
+		return err
+	}
 	for i, ip := range o.NodeIPs {
 		o.NodeIPs[i] = ip.Unmap()
-		if o.PodCIDR.Contains(ip) {
-			return fmt.Errorf("check options: node address %s is inside PodCIDR %s", ip, o.PodCIDR)
+		if p := o.podRange(ip.Unmap().Is6()); p.IsValid() && p.Contains(ip) {
+			return fmt.Errorf("check options: node address %s is inside PodCIDR %s", ip, p)
 		}
 	}
 	if o.MaxFlows == 0 {
@@ -142,9 +150,33 @@ func (o *Options) complete() error {
 	return nil
 }
 
-func (o *Options) nodeIPv4() (netip.Addr, bool) {
+func (o *Options) completeIPv6() error {
+	p := o.PodCIDR6
+	if !p.IsValid() {
+		return nil
+	}
+	if !p.Addr().Is6() || p.Addr().Is4In6() || 128-p.Bits() < 32-o.PodCIDR.Bits() {
+		return fmt.Errorf("check options: PodCIDR6 %q must be an IPv6 range of as many addresses as PodCIDR %s at least", p, o.PodCIDR)
+	}
+	o.PodCIDR6 = p.Masked()
+	if o.ServiceCIDR6.IsValid() && o.ServiceCIDR6.Overlaps(p) {
+		return fmt.Errorf("check options: ServiceCIDR6 %s overlaps PodCIDR6 %s", o.ServiceCIDR6, p)
+	}
+	return nil
+}
+
+// podRange is that of one family, not valid when pods have no such address.
+func (o *Options) podRange(v6 bool) netip.Prefix {
+	if v6 {
+		return o.PodCIDR6
+	}
+	return o.PodCIDR
+}
+
+// nodeIP is this host's first address of a family.
+func (o *Options) nodeIP(v6 bool) (netip.Addr, bool) {
 	for _, ip := range o.NodeIPs {
-		if ip.Is4() {
+		if ip.Is6() == v6 {
 			return ip, true
 		}
 	}

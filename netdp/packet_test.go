@@ -7,14 +7,14 @@ import (
 	"net/netip"
 )
 
-// frame describes an Ethernet frame with IPv4 and TCP or UDP in it.
+// frame describes an Ethernet frame with IPv4 or IPv6 and TCP or UDP in it.
 type frame struct {
 	src, dst string // address:port
 	proto    Proto
-	flags    byte // of TCP
-	options  int  // bytes of IP options, a multiple of four
-	fragment uint16
-	noSum    bool // UDP without a checksum
+	flags    byte   // of TCP
+	options  int    // bytes of IP options, a multiple of four; of IPv6 of eight
+	fragment uint16 // as in the header of IPv4
+	noSum    bool   // UDP without a checksum
 	payload  string
 }
 
@@ -29,6 +29,9 @@ const (
 func (f frame) bytes() []byte {
 	src, dst := netip.MustParseAddrPort(f.src), netip.MustParseAddrPort(f.dst)
 	transport := f.transport(src, dst)
+	if src.Addr().Is6() {
+		return f.ipv6(src, dst, transport)
+	}
 	ip := make([]byte, ipLen+f.options)
 	ip[0] = 0x40 | byte(len(ip)/4)
 	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)+len(transport)))
@@ -42,6 +45,53 @@ func (f frame) bytes() []byte {
 	binary.BigEndian.PutUint16(ip[10:], ^sum(ip))
 	eth := append(bytes.Repeat([]byte{2}, 12), 0x08, 0x00)
 	return bytes.Join([][]byte{eth, ip, transport}, nil)
+}
+
+const (
+	ipv6Len         = 40
+	ipv6Fragment    = 44
+	ipv6Destination = 60
+)
+
+// ipv6 has its options in a header for the destination, and then the fragment's.
+func (f frame) ipv6(src, dst netip.AddrPort, transport []byte) []byte {
+	next, extensions := byte(f.proto), []byte(nil)
+	if f.fragment != 0 {
+		extensions = []byte{next, 0, 0, 0, 0, 0, 0, 99}
+		binary.BigEndian.PutUint16(extensions[2:], f.fragment<<3|f.fragment>>13&1)
+		next = ipv6Fragment
+	}
+	if f.options > 0 {
+		options := make([]byte, f.options) // of padding: Pad1
+		options[0], options[1] = next, byte(f.options/8-1)
+		extensions = append(options, extensions...)
+		next = ipv6Destination
+	}
+	ip := make([]byte, ipv6Len)
+	ip[0], ip[6], ip[7] = 0x60, next, 64
+	binary.BigEndian.PutUint16(ip[4:], uint16(len(extensions)+len(transport)))
+	copy(ip[8:], src.Addr().AsSlice())
+	copy(ip[24:], dst.Addr().AsSlice())
+	eth := append(bytes.Repeat([]byte{2}, 12), 0x86, 0xdd)
+	return bytes.Join([][]byte{eth, ip, extensions, transport}, nil)
+}
+
+// partsOf reads the addresses of an IP packet, its protocol and what follows the
+// header and its extensions.
+func partsOf(ip []byte) (src, dst netip.Addr, proto Proto, transport []byte) {
+	from, to := ip[12:16], ip[16:20]
+	if ip[0]>>4 == 4 {
+		proto, transport = Proto(ip[9]), ip[int(ip[0]&0x0f)*4:]
+	} else {
+		from, to = ip[8:24], ip[24:40]
+		proto, transport = Proto(ip[6]), ip[ipv6Len:]
+		for proto == ipv6Fragment || proto == ipv6Destination {
+			proto, transport = Proto(transport[0]), transport[int(transport[1])*8+8:]
+		}
+	}
+	src, _ = netip.AddrFromSlice(from)
+	dst, _ = netip.AddrFromSlice(to)
+	return src, dst, proto, transport
 }
 
 func (f frame) transport(src, dst netip.AddrPort) []byte {
@@ -87,15 +137,11 @@ func sum(b []byte) uint16 {
 // describe prints addresses and ports of a frame, and what is wrong with it.
 func describe(b []byte) string {
 	ip := b[ethLen:]
-	length := int(ip[0]&0x0f) * 4
-	transport, proto := ip[length:], Proto(ip[9])
-	addr := func(at, port int) netip.AddrPort {
-		a, _ := netip.AddrFromSlice(ip[at : at+4])
-		return netip.AddrPortFrom(a, binary.BigEndian.Uint16(transport[port:]))
-	}
-	src, dst := addr(12, 0), addr(16, 2)
+	from, to, proto, transport := partsOf(ip)
+	src := netip.AddrPortFrom(from, binary.BigEndian.Uint16(transport))
+	dst := netip.AddrPortFrom(to, binary.BigEndian.Uint16(transport[2:]))
 	out := fmt.Sprintf("%s %s > %s", proto, src, dst)
-	if sum(ip[:length]) != 0xffff {
+	if ip[0]>>4 == 4 && sum(ip[:len(ip)-len(transport)]) != 0xffff {
 		out += " bad IP checksum"
 	}
 	noSum := proto == UDP && transport[6] == 0 && transport[7] == 0

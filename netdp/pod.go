@@ -19,6 +19,8 @@ type podSet struct {
 	mu        sync.Mutex // guards all below
 	byUID     map[string]*podEntry
 	addresses *addresses
+
+	range6 netip.Prefix // Options.PodCIDR6
 }
 
 // podEntry's mutex is held while its pod is attached or detached, so the same
@@ -49,7 +51,10 @@ func (d *Datapath) openPods() error {
 	if err != nil {
 		return err
 	}
-	d.pods = &podSet{records: r, boot: boot, byUID: map[string]*podEntry{}, addresses: newAddresses(d.opts.PodCIDR)}
+	d.pods = &podSet{
+		records: r, boot: boot, byUID: map[string]*podEntry{},
+		addresses: newAddresses(d.opts.PodCIDR), range6: d.opts.PodCIDR6,
+	}
 	loaded, err := r.load()
 	if err != nil {
 		return err
@@ -65,7 +70,7 @@ func (d *Datapath) openPods() error {
 	if err := firstError(d.dropStrayPods(), d.dropStrayCallers(), d.setCaller(d.host, d.opts.NodeIPs)); err != nil {
 		return err
 	}
-	return d.addPodRoute()
+	return d.addPodRoutes()
 }
 
 // adoptPod takes over a pod of an earlier daemon. One from before a reboot has
@@ -107,7 +112,7 @@ func (d *Datapath) AttachTo(ctx context.Context, podUID, namespace, name, given 
 	}
 	defer entry.mu.Unlock()
 	path := d.pods.records.netns(podUID)
-	addrs := []netip.Addr{entry.record.Address}
+	addrs := entry.record.addresses()
 	complete, err := d.podComplete(entry.record)
 	if err == nil && !(complete && entry.ready) {
 		err = d.buildPod(entry, given)
@@ -143,7 +148,10 @@ func (p *podSet) entry(uid, namespace, name string) (*podEntry, error) {
 	if err != nil {
 		return nil, err
 	}
-	rec := podRecord{UID: uid, Namespace: namespace, Name: name, Address: addr, Boot: p.boot}
+	rec := podRecord{
+		UID: uid, Namespace: namespace, Name: name, Boot: p.boot,
+		Address: addr, Address6: p.addresses.ipv6(addr, p.range6),
+	}
 	if err := errors.Join(p.records.saveLast(addr), p.records.save(rec)); err != nil {
 		p.addresses.release(addr, time.Time{})
 		return nil, err

@@ -2,7 +2,6 @@ package netdp
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -21,10 +20,14 @@ import (
 // /32 address and sends everything to podGateway, which is no machine but the
 // host end's hardware address in a permanent neighbour entry. No ARP is ever
 // asked, so both ends of every pair can have the same two hardware addresses.
+//
+// Of IPv6 the same holds: the gateway is the link-local address that belongs to
+// that hardware address, and no neighbour is ever solicited.
 var (
-	podGateway = netip.AddrFrom4([4]byte{169, 254, 1, 1})
-	hostMAC    = net.HardwareAddr{0x02, 0x73, 0x68, 0x6f, 0x61, 0x01}
-	podMAC     = net.HardwareAddr{0x02, 0x73, 0x68, 0x6f, 0x61, 0x02}
+	podGateway  = netip.AddrFrom4([4]byte{169, 254, 1, 1})
+	podGateway6 = netip.MustParseAddr("fe80::73:68ff:fe6f:6101")
+	hostMAC     = net.HardwareAddr{0x02, 0x73, 0x68, 0x6f, 0x61, 0x01}
+	podMAC      = net.HardwareAddr{0x02, 0x73, 0x68, 0x6f, 0x61, 0x02}
 )
 
 const (
@@ -66,12 +69,12 @@ func (d *Datapath) podComplete(rec podRecord) (bool, error) {
 
 func (d *Datapath) putPod(rec podRecord, index int) error {
 	entry := bpf.DatapathPod{Ifindex: uint32(index)}
-	return full("write pod", d.maps[bpf.DatapathMapPods].Put(podKey(rec.Address), entry))
-}
-
-func podKey(a netip.Addr) uint32 {
-	b := a.As4()
-	return binary.NativeEndian.Uint32(b[:])
+	for _, addr := range rec.addresses() {
+		if err := full("write pod", d.maps[bpf.DatapathMapPods].Put(wireAddr(addr), entry)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // makePod makes the namespace, unless one is given, and the link and publishes the address.
@@ -90,14 +93,14 @@ func (d *Datapath) makePod(rec podRecord, given, path string) error {
 		if err := d.nl.LinkAdd(veth); err != nil {
 			return fmt.Errorf("create link %s: %w", name, err)
 		}
-		link, err := d.raiseHostSide(name)
+		link, err := d.raiseHostSide(name, rec.Address6.IsValid())
 		if err != nil {
 			return err
 		}
-		if err := setUpPodSide(rec.Address, mtu); err != nil {
+		if err := setUpPodSide(rec, mtu); err != nil {
 			return err
 		}
-		if err := firstError(d.setCaller(namespace{}, []netip.Addr{rec.Address}), d.routeToPod(rec, link.Attrs().Index)); err != nil {
+		if err := firstError(d.setCaller(namespace{}, rec.addresses()), d.routeToPod(rec, link.Attrs().Index)); err != nil {
 			return err
 		}
 		return d.awaitLink(link.Attrs().Index)
@@ -105,13 +108,14 @@ func (d *Datapath) makePod(rec podRecord, given, path string) error {
 }
 
 // setUpPodSide runs on a thread inside the pod's namespace.
-func setUpPodSide(addr netip.Addr, mtu podMTU) error {
+func setUpPodSide(rec podRecord, mtu podMTU) error {
+	addr := rec.Address
 	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open netlink socket in pod: %w", err)
 	}
 	defer nl.Close()
-	if err := writeSysctl("1", "net/ipv6/conf", podLinkName, "disable_ipv6"); err != nil {
+	if err := preparePodIPv6(rec.Address6.IsValid()); err != nil {
 		return err
 	}
 	lo, err := nl.LinkByName("lo")
@@ -132,11 +136,16 @@ func setUpPodSide(addr netip.Addr, mtu podMTU) error {
 			LinkIndex: index, Scope: netlink.SCOPE_LINK, Dst: hostNet(podGateway), Src: addr.AsSlice(),
 		})),
 		named("set default route in pod", nl.RouteAdd(podDefaultRoute(index, addr, mtu))),
+		setPodIPv6(nl, eth, rec.Address6, mtu),
 	)
 }
 
 func podDefaultRoute(index int, addr netip.Addr, mtu podMTU) *netlink.Route {
 	r := &netlink.Route{LinkIndex: index, Gw: podGateway.AsSlice(), Src: addr.AsSlice()}
+	if addr.Is6() {
+		r.Gw = podGateway6.AsSlice()
+		mtu.route = max(mtu.route, minIPv6MTU)
+	}
 	if mtu.route < mtu.link {
 		r.MTU = mtu.route
 	}
@@ -145,14 +154,14 @@ func podDefaultRoute(index int, addr netip.Addr, mtu podMTU) *netlink.Route {
 
 // raiseHostSide raises the host's end, with the program on it before the first
 // packet.
-func (d *Datapath) raiseHostSide(name string) (netlink.Link, error) {
+func (d *Datapath) raiseHostSide(name string, v6 bool) (netlink.Link, error) {
 	link, err := d.nl.LinkByName(name)
 	if err != nil {
 		return nil, fmt.Errorf("find link %s: %w", name, err)
 	}
 	err = d.host.do(func() error {
 		return firstError(
-			writeSysctl("1", "net/ipv6/conf", name, "disable_ipv6"),
+			setLinkIPv6(name, v6),
 			// Packets from the pod go on to other machines. Only this
 			// interface forwards; the host's own setting is left alone.
 			writeSysctl("1", "net/ipv4/conf", name, "forwarding"),
@@ -166,15 +175,29 @@ func (d *Datapath) raiseHostSide(name string) (netlink.Link, error) {
 }
 
 func (d *Datapath) routeToPod(rec podRecord, index int) error {
-	route := &netlink.Route{LinkIndex: index, Scope: netlink.SCOPE_LINK, Dst: hostNet(rec.Address)}
-	if src, ok := d.opts.nodeIPv4(); ok && d.ownsAddress(src) {
-		route.Src = src.AsSlice()
+	for _, addr := range rec.addresses() {
+		route := &netlink.Route{LinkIndex: index, Scope: netlink.SCOPE_LINK, Dst: hostNet(addr)}
+		if src := d.routeSource(addr.Is6()); src.IsValid() {
+			route.Src = src.AsSlice()
+		}
+		err := firstError(
+			named("set neighbour of pod", d.nl.NeighAdd(permanentNeighbour(index, addr, podMAC))),
+			named("route to pod", d.nl.RouteReplace(route)),
+		)
+		if err != nil {
+			return err
+		}
 	}
-	return firstError(
-		named("set neighbour of pod", d.nl.NeighAdd(permanentNeighbour(index, rec.Address, podMAC))),
-		named("route to pod", d.nl.RouteReplace(route)),
-		d.putPod(rec, index),
-	)
+	return d.putPod(rec, index)
+}
+
+// routeSource is the address that the host's own traffic to pods comes from,
+// not valid when it has none that may be.
+func (d *Datapath) routeSource(v6 bool) netip.Addr {
+	if src, ok := d.opts.nodeIP(v6); ok && d.ownsAddress(src) {
+		return src
+	}
+	return netip.Addr{}
 }
 
 // A link whose other end was raised after it starts sending when a kernel
@@ -202,9 +225,13 @@ func (d *Datapath) awaitLink(index int) error {
 // clearPod removes everything of a pod but its record and address. What is not
 // there is no error.
 func (d *Datapath) clearPod(rec podRecord) error {
+	var errs []error
+	for _, addr := range rec.addresses() {
+		errs = append(errs, ignoreMissing("delete pod", d.maps[bpf.DatapathMapPods].Delete(wireAddr(addr))))
+	}
 	return errors.Join(
 		d.dropPodCaller(rec),
-		ignoreMissing("delete pod", d.maps[bpf.DatapathMapPods].Delete(podKey(rec.Address))),
+		errors.Join(errs...),
 		d.deleteLink(hostLinkName(rec.UID)),
 		unpinNamespace(d.pods.records.netns(rec.UID)),
 	)
@@ -213,16 +240,24 @@ func (d *Datapath) clearPod(rec podRecord) error {
 // ownsAddress tells whether the host has the address, as the source of a route
 // must be.
 func (d *Datapath) ownsAddress(addr netip.Addr) bool {
-	addrs, err := d.nl.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := d.nl.AddrList(nil, familyOf(addr))
 	if err != nil {
 		return false
 	}
 	for _, a := range addrs {
-		if ip, ok := netip.AddrFromSlice(a.IP); ok && ip.Unmap() == addr {
+		// The kernel takes no address that it is still asking about (RFC 4862).
+		if ip, ok := netip.AddrFromSlice(a.IP); ok && ip.Unmap() == addr && a.Flags&unix.IFA_F_TENTATIVE == 0 {
 			return true
 		}
 	}
 	return false
+}
+
+func familyOf(a netip.Addr) int {
+	if a.Is6() {
+		return netlink.FAMILY_V6
+	}
+	return netlink.FAMILY_V4
 }
 
 func hostNet(a netip.Addr) *net.IPNet {
@@ -231,33 +266,42 @@ func hostNet(a netip.Addr) *net.IPNet {
 
 func permanentNeighbour(index int, ip netip.Addr, mac net.HardwareAddr) *netlink.Neigh {
 	return &netlink.Neigh{
-		LinkIndex: index, Family: netlink.FAMILY_V4, State: netlink.NUD_PERMANENT,
+		LinkIndex: index, Family: familyOf(ip), State: netlink.NUD_PERMANENT,
 		IP: ip.AsSlice(), HardwareAddr: mac,
 	}
 }
 
 // podRoute makes packets to a pod that is not there fail at once instead of
 // leaving by the default route.
-func (d *Datapath) podRoute() *netlink.Route {
-	p := d.opts.PodCIDR
-	return &netlink.Route{
-		Type: unix.RTN_UNREACHABLE, Priority: podRouteMetric,
-		Dst: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)},
-	}
+func podRoute(p netip.Prefix) *netlink.Route {
+	return &netlink.Route{Type: unix.RTN_UNREACHABLE, Priority: podRouteMetric, Dst: ipNet(p)}
 }
 
-func (d *Datapath) addPodRoute() error {
-	if err := d.nl.RouteReplace(d.podRoute()); err != nil {
-		return fmt.Errorf("add route for pod range %s: %w", d.opts.PodCIDR, err)
+// podRanges are those of this host.
+func (d *Datapath) podRanges() []netip.Prefix {
+	if d.opts.PodCIDR6.IsValid() {
+		return []netip.Prefix{d.opts.PodCIDR, d.opts.PodCIDR6}
+	}
+	return []netip.Prefix{d.opts.PodCIDR}
+}
+
+func (d *Datapath) addPodRoutes() error {
+	for _, p := range d.podRanges() {
+		if err := d.nl.RouteReplace(podRoute(p)); err != nil {
+			return fmt.Errorf("add route for pod range %s: %w", p, err)
+		}
 	}
 	return nil
 }
 
-func (d *Datapath) removePodRoute() error {
-	if err := d.nl.RouteDel(d.podRoute()); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("remove route for pod range %s: %w", d.opts.PodCIDR, err)
+func (d *Datapath) removePodRoutes() error {
+	var errs []error
+	for _, p := range d.podRanges() {
+		if err := d.nl.RouteDel(podRoute(p)); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, fmt.Errorf("remove route for pod range %s: %w", p, err))
+		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func named(what string, err error) error {

@@ -18,8 +18,17 @@ type podRecord struct {
 	Namespace string     `json:"namespace"`
 	Name      string     `json:"name"`
 	Address   netip.Addr `json:"address"`
-	Boot      string     `json:"boot"` // a reboot takes namespaces and links away
-	Made      bool       `json:"made"` // everything was there once
+	Address6  netip.Addr `json:"address6"` // not valid: it has IPv4 only
+	Boot      string     `json:"boot"`     // a reboot takes namespaces and links away
+	Made      bool       `json:"made"`     // everything was there once
+}
+
+// addresses has the one or two that the pod has, IPv4 first.
+func (p podRecord) addresses() []netip.Addr {
+	if p.Address6.IsValid() {
+		return []netip.Addr{p.Address, p.Address6}
+	}
+	return []netip.Addr{p.Address}
 }
 
 // records keeps one file for each pod in dir/pods, and the address handed out

@@ -47,7 +47,8 @@ type Service struct {
 
 // Frontend is an address at which a service is called.
 type Frontend struct {
-	// Addr is the zero value for a node port: any address of this host.
+	// Addr is the zero value for a node port, any IPv4 address of this host, or
+	// NodePortIPv6.
 	Addr netip.Addr
 	Port uint16
 	// Outside lets other machines call it. Node ports always do.
@@ -92,14 +93,22 @@ func (e *FrontendTakenError) Error() string {
 		e.Service, e.Proto, e.Frontend, e.Holder)
 }
 
+// NodePortIPv6 is the Addr of a node port at any IPv6 address of this host.
+var NodePortIPv6 = netip.IPv6Unspecified()
+
+func (f Frontend) nodePort() bool { return !f.Addr.IsValid() || f.Addr == NodePortIPv6 }
+
 func (f Frontend) String() string {
-	if !f.Addr.IsValid() {
+	switch {
+	case f.Addr == NodePortIPv6:
+		return fmt.Sprintf("IPv6 node port %d", f.Port)
+	case !f.Addr.IsValid():
 		return fmt.Sprintf("node port %d", f.Port)
 	}
 	return netip.AddrPortFrom(f.Addr, f.Port).String()
 }
 
-func (f Frontend) outside() bool { return f.Outside || !f.Addr.IsValid() }
+func (f Frontend) outside() bool { return f.Outside || f.nodePort() }
 
 // normalized is the service with its backends in order and without doubles, as
 // the merge with what the kernel has needs them.

@@ -60,6 +60,13 @@ func (d *Datapath) ensureTunnel(routes []HostRoute) (index int, err error) {
 			return 0, fmt.Errorf("set MTU of %s: %w", tunnelDevice, err)
 		}
 	}
+	// After the MTU: with a smaller one there is nothing to switch.
+	v6 := slices.ContainsFunc(routes, func(r HostRoute) bool { return r.Path == PathVXLAN && r.PodCIDR.Addr().Is6() })
+	if v6 {
+		if err := d.host.do(func() error { return setLinkIPv6(tunnelDevice, true) }); err != nil {
+			return 0, err
+		}
+	}
 	return link.Attrs().Index, nil
 }
 
@@ -167,18 +174,17 @@ func (d *Datapath) removeTunnel() error {
 // whom its packets may come.
 func (d *Datapath) setTunnelMaps(hosts []Host, routes []HostRoute, device int) error {
 	ranges := map[bpf.DatapathRangeKey]bpf.DatapathRange{}
-	peers := map[uint32]uint32{}
+	peers := map[[4]uint32]uint32{}
 	for i, r := range routes {
 		if r.Path == PathUnreachable {
 			continue
 		}
 		// A host we reach directly may not see it so and use the tunnel.
-		for _, a := range ipv4Addresses(hosts[i].Addresses) {
-			peers[podKey(a)] = 1
+		for _, a := range unicast(hosts[i].Addresses, false) {
+			peers[wireAddr(a)] = 1
 		}
 		if r.Path == PathVXLAN {
-			key := bpf.DatapathRangeKey{Bits: uint32(r.PodCIDR.Bits()), Addr: podKey(r.PodCIDR.Addr())}
-			ranges[key] = bpf.DatapathRange{Host: podKey(r.Via), Ifindex: uint32(device)}
+			ranges[rangeKey(r.PodCIDR)] = bpf.DatapathRange{Host: wireAddr(r.Via), Ifindex: uint32(device)}
 		}
 	}
 	return errors.Join(

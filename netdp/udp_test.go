@@ -15,7 +15,7 @@ func (l *lab) serveUDP(ns namespace, addr, name string) {
 	l.t.Helper()
 	var pc net.PacketConn
 	l.must(ns.do(func() (err error) {
-		pc, err = net.ListenPacket("udp4", addr)
+		pc, err = net.ListenPacket("udp"+familyName(addr), addr)
 		return err
 	}))
 	l.t.Cleanup(func() { _ = pc.Close() })

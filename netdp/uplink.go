@@ -52,9 +52,16 @@ func (d *Datapath) findUplinks() error {
 
 // defaultRouteLinks names the interfaces of the default routes.
 func (d *Datapath) defaultRouteLinks() (names []string, err error) {
-	routes, err := d.nl.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-	if err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
+	var routes []netlink.Route
+	for _, family := range families {
+		if family == netlink.FAMILY_V6 && !d.opts.PodCIDR6.IsValid() {
+			continue
+		}
+		some, err := d.nl.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return nil, fmt.Errorf("list routes: %w", err)
+		}
+		routes = append(routes, some...)
 	}
 	for _, r := range routes {
 		if r.Type != unix.RTN_UNICAST || r.LinkIndex == 0 || r.Dst != nil && !r.Dst.IP.IsUnspecified() {
@@ -293,13 +300,15 @@ func (d *Datapath) refreshPodLink(rec podRecord) error {
 // dropStrayPods forgets addresses of pods that have no record: the daemon was
 // killed between the two steps of a Detach, or its state directory is new.
 func (d *Datapath) dropStrayPods() error {
-	known := map[uint32]bool{}
+	known := map[[4]uint32]bool{}
 	for _, e := range d.pods.byUID {
-		known[podKey(e.record.Address)] = true
+		for _, addr := range e.record.addresses() {
+			known[wireAddr(addr)] = true
+		}
 	}
-	var key uint32
+	var key [4]uint32
 	var value bpf.DatapathPod
-	var stray []uint32
+	var stray [][4]uint32
 	m := d.maps[bpf.DatapathMapPods]
 	it := m.Iterate()
 	for it.Next(&key, &value) {

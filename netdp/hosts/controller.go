@@ -186,14 +186,20 @@ func hostOf(n *corev1.Node) netdp.Host {
 		}
 	}
 	for _, cidr := range append([]string{n.Spec.PodCIDR}, n.Spec.PodCIDRs...) {
-		if p, err := netip.ParsePrefix(cidr); err == nil && p.Addr().Is4() {
+		p, err := netip.ParsePrefix(cidr)
+		if err != nil {
+			continue
+		}
+		// The first of each family counts.
+		if six := p.Addr().Is6(); six && !h.PodCIDR6.IsValid() {
+			h.PodCIDR6 = p
+		} else if !six && !h.PodCIDR.IsValid() {
 			h.PodCIDR = p
-			break
 		}
 	}
 	return h
 }
 
 func sameHost(a, b netdp.Host) bool {
-	return a.Name == b.Name && a.PodCIDR == b.PodCIDR && slices.Equal(a.Addresses, b.Addresses)
+	return a.Name == b.Name && a.PodCIDR == b.PodCIDR && a.PodCIDR6 == b.PodCIDR6 && slices.Equal(a.Addresses, b.Addresses)
 }

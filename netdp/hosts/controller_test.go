@@ -49,8 +49,10 @@ func TestFromNodes(t *testing.T) {
 		node("young", 1, "10.64.1.0/24", "192.0.2.1"), node("self", 9, "10.64.9.0/24", "192.0.2.9"), dual,
 		node("b", 2, "nonsense", "nonsense"), node("a", 2, ""),
 	}, "self")
+	both := host("dual", "10.64.3.0/24", "192.0.2.3", "2001:db8::3")
+	both.PodCIDR6 = netip.MustParsePrefix("fd00::/64")
 	want := []netdp.Host{
-		host("dual", "10.64.3.0/24", "192.0.2.3", "2001:db8::3"),
+		both,
 		host("a", ""), host("b", ""), host("young", "10.64.1.0/24", "192.0.2.1"),
 	}
 	if !reflect.DeepEqual(got, want) {

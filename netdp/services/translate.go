@@ -27,10 +27,8 @@ type Place struct {
 // defaultAffinitySeconds is what the API's defaulting writes, too.
 const defaultAffinitySeconds = corev1.DefaultClientIPServiceAffinitySeconds
 
-// Translate turns a Service and all its EndpointSlices into what the datapath
-// forwards: one entry for each port of TCP or UDP. It is pure. A service
-// without a cluster IP (headless, ExternalName) gives none.
-func Translate(svc *corev1.Service, endpoints []*discoveryv1.EndpointSlice, here Place) []netdp.Service {
+// translate is Translate for a service whose addresses are of one family.
+func translate(svc *corev1.Service, endpoints []*discoveryv1.EndpointSlice, here Place) []netdp.Service {
 	policy := trafficPolicy{
 		Place:   here,
 		inside:  svc.Spec.InternalTrafficPolicy != nil && *svc.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,

@@ -274,3 +274,41 @@ func TestTranslateIgnoresOrder(t *testing.T) {
 		t.Errorf("%v and %v", a, b)
 	}
 }
+
+// A service of both families is one entry for each, with its own addresses,
+// endpoints and node port.
+func TestTranslateDualStack(t *testing.T) {
+	both := service(func(s *corev1.Service) {
+		s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
+		s.Spec.ClusterIPs = []string{"10.0.0.10", "fd00:10::10"}
+		s.Spec.ExternalIPs = []string{"2001:db8::7", "192.0.2.7"}
+		s.Spec.Ports[0].NodePort = 30080
+		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.8"}, {IP: "2001:db8::8"}}
+	})
+	six := slice(endpoint("fd00:64::5", "ready serving"))
+	six.AddressType = discoveryv1.AddressTypeIPv6
+	got := Translate(both, []*discoveryv1.EndpointSlice{slice(endpoint("10.64.0.5", "ready serving")), six}, Place{Node: "here"})
+	want := []string{
+		"default/web:80/TCP: [10.0.0.10:80 192.0.2.7:80 192.0.2.8:80 node port 30080] -> [10.64.0.5:8080]",
+		"default/web:80/TCP/IPv6: [[fd00:10::10]:80 [2001:db8::7]:80 [2001:db8::8]:80 IPv6 node port 30080] -> [[fd00:64::5]:8080]",
+	}
+	var lines []string
+	for _, s := range got {
+		var backends []string
+		for _, b := range s.Backends {
+			backends = append(backends, b.Addr.String())
+		}
+		lines = append(lines, fmt.Sprintf("%s: %v -> %v", s.Key, s.Frontends, backends))
+	}
+	if !slices.Equal(lines, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(lines, "\n"), strings.Join(want, "\n"))
+	}
+	single := service(func(s *corev1.Service) {
+		s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol}
+		s.Spec.ClusterIP, s.Spec.ClusterIPs = "fd00:10::10", []string{"fd00:10::10"}
+		s.Spec.ExternalIPs = []string{"192.0.2.7"}
+	})
+	if got := Translate(single, nil, Place{Node: "here"}); len(got) != 1 || len(got[0].Frontends) != 1 || got[0].Frontends[0].Addr.String() != "fd00:10::10" {
+		t.Errorf("a service of IPv6 alone became %+v", got)
+	}
+}
