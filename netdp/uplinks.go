@@ -1,8 +1,40 @@
 package netdp
 
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
 // Uplinks are the interfaces to other machines, also those that were found
 // behind hosts since Open.
 func (d *Datapath) Uplinks() []string { return d.uplinkNames() }
+
+// UplinkNetworks are the networks that the uplinks' own addresses are in, those of
+// a single address left out.
+func (d *Datapath) UplinkNetworks() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, name := range d.uplinkNames() {
+		link, err := d.nl.LinkByName(name)
+		if err != nil {
+			continue // it is gone for now; what is behind it cannot be reached
+		}
+		addrs, err := d.nl.AddrList(link, netlink.FAMILY_ALL)
+		if err != nil {
+			return nil, fmt.Errorf("list addresses of %s: %w", name, err)
+		}
+		for _, a := range addrs {
+			addr, ok := netip.AddrFromSlice(a.IP)
+			bits, size := a.Mask.Size()
+			if ok && a.Scope == unix.RT_SCOPE_UNIVERSE && bits < size {
+				out = append(out, netip.PrefixFrom(addr.Unmap(), bits).Masked())
+			}
+		}
+	}
+	return out, nil
+}
 
 // InHost runs f in the host's network namespace, on a thread of its own.
 func (d *Datapath) InHost(f func() error) error { return d.host.do(f) }

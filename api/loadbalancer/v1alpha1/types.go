@@ -28,6 +28,12 @@ const (
 	// Announced is the condition of a service whose message is the name of the
 	// host that answers for its address on the link.
 	Announced = "shoal.dev/Announced"
+	// Links is the annotation of a Node with the networks that its links to other
+	// machines are in: prefixes, with commas between them.
+	Links = "shoal.dev/links"
+	// Leaving is the annotation of a Node that drains: others announce what it
+	// did. The value is since when.
+	Leaving = "shoal.dev/leaving"
 	// Usable is the condition of a pool that tells whether it can be read.
 	Usable = "Usable"
 )

@@ -9,12 +9,10 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -53,8 +51,9 @@ type Options struct {
 	Alive func() []string
 	// Changed has an element whenever Alive may say something else.
 	Changed <-chan struct{}
-	// Interfaces are those to other machines.
+	// Interfaces are those to other machines, Links the networks they are in.
 	Interfaces func() []string
+	Links      func() ([]netip.Prefix, error)
 	Responder  Responder
 	Client     kubernetes.Interface
 	Logger     *slog.Logger
@@ -70,6 +69,8 @@ type Controller struct {
 
 	mu    sync.Mutex
 	dirty map[string]struct{} // services to look at; "" is all; guarded by mu
+
+	leaving atomic.Bool
 
 	// Only the goroutine of Run uses these.
 	elected map[string][]netip.Addr // by service
@@ -100,14 +101,9 @@ func (c *Controller) nodeAdded(any) { c.look("") }
 func (c *Controller) nodeUpdated(old, obj any) {
 	before, ok1 := old.(*corev1.Node)
 	after, ok2 := obj.(*corev1.Node)
-	if !ok1 || !ok2 || isExcluded(before) != isExcluded(after) {
+	if !ok1 || !ok2 || isExcluded(before) != isExcluded(after) || before.Annotations[v1alpha1.Links] != after.Annotations[v1alpha1.Links] {
 		c.look("")
 	}
-}
-
-func isExcluded(n *corev1.Node) bool {
-	_, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]
-	return excluded
 }
 
 // look has a service looked at, or all.
@@ -188,55 +184,22 @@ func (c *Controller) set(ctx context.Context, renew bool) error {
 	}
 	slices.Sort(names)
 	names = slices.Compact(names)
-	alive, excluded := c.o.Alive(), c.excluded()
-	stable := c.stable(alive)
-	for _, name := range names {
-		c.elect(name, alive, stable, excluded)
+	v := c.view()
+	verdicts := make([]verdict, len(names))
+	for i, name := range names {
+		verdicts[i] = c.elect(name, v)
 	}
 	err := c.o.Responder.Set(c.o.Interfaces(), c.addresses(), renew)
-	for _, name := range names {
-		if len(c.elected[name]) > 0 && err == nil {
-			err = errors.Join(err, c.say(ctx, name))
+	if all {
+		err = errors.Join(err, c.publish(ctx))
+	}
+	for i, name := range names {
+		if err != nil {
+			break // it is announced anew before it is told
 		}
+		err = c.say(ctx, name, verdicts[i])
 	}
 	return err
-}
-
-// stable are those of the living that have lived for a while. It has all looked
-// at again when that may have changed. Whom this host finds alive when it starts
-// has lived before; it itself has not.
-func (c *Controller) stable(alive []string) []string {
-	now := time.Now()
-	if len(c.since) == 0 {
-		for _, name := range alive {
-			if name != c.o.Self {
-				c.since[name] = now.Add(-stableFor)
-			}
-		}
-	}
-	maps.DeleteFunc(c.since, func(name string, _ time.Time) bool { return !slices.Contains(alive, name) })
-	var out []string
-	for _, name := range alive {
-		if _, known := c.since[name]; !known {
-			c.since[name] = now
-			time.AfterFunc(stableFor, func() { c.look("") })
-		}
-		if now.Sub(c.since[name]) >= stableFor {
-			out = append(out, name)
-		}
-	}
-	return out
-}
-
-func (c *Controller) excluded() map[string]bool {
-	out := map[string]bool{}
-	nodes, _ := c.nodes.List(labels.Everything()) // from memory
-	for _, n := range nodes {
-		if isExcluded(n) {
-			out[n.Name] = true
-		}
-	}
-	return out
 }
 
 // addresses are all that this host is elected for.
@@ -249,52 +212,35 @@ func (c *Controller) addresses() []netip.Addr {
 	return slices.Compact(all)
 }
 
+// verdict is what an election says that this host is to tell of a service.
+type verdict struct {
+	announces bool // the first of its addresses
+	nobody    bool // can, and this host is the one to say so
+}
+
 // elect notes which addresses of a service this host announces.
-func (c *Controller) elect(name string, alive, stable []string, excluded map[string]bool) {
+func (c *Controller) elect(name string, v view) (told verdict) {
 	var mine []netip.Addr
 	if svc := c.services.Service(name); svc != nil {
-		candidates := Candidates(svc, c.services.Slices(name), stable, excluded)
-		if len(candidates) == 0 {
-			candidates = Candidates(svc, c.services.Slices(name), alive, excluded)
-		}
-		for _, a := range Addresses(svc) {
-			if Announcer(a, candidates) == c.o.Self {
+		slices := c.services.Slices(name)
+		for i, a := range Addresses(svc) {
+			who := v.announcer(svc, slices, a)
+			if who == c.o.Self {
 				mine = append(mine, a)
+			}
+			if i == 0 {
+				told.announces = who == c.o.Self
+				told.nobody = who == "" && Announcer(a, v.alive) == c.o.Self
 			}
 		}
 	}
 	if !slices.Equal(mine, c.elected[name]) {
-		c.o.Logger.Info("this host announces addresses", "service", name, "addresses", mine, "before", c.elected[name])
+		c.o.Logger.Info("addresses that this host announces", "service", name, "addresses", mine, "before", c.elected[name])
 	}
 	if len(mine) == 0 {
 		delete(c.elected, name)
-		return
+	} else {
+		c.elected[name] = mine
 	}
-	c.elected[name] = mine
-}
-
-// say writes into a service that this host announces it. With addresses of two
-// families that two hosts announce, the first one's does.
-func (c *Controller) say(ctx context.Context, name string) error {
-	svc := c.services.Service(name)
-	if svc == nil || !slices.Contains(c.elected[name], Addresses(svc)[0]) {
-		return nil
-	}
-	said := metav1.Condition{Type: v1alpha1.Announced, Status: metav1.ConditionTrue, Reason: "OnLink", Message: c.o.Self, ObservedGeneration: svc.Generation}
-	if have := meta.FindStatusCondition(svc.Status.Conditions, said.Type); have != nil && have.Status == said.Status && have.Message == said.Message {
-		return nil
-	}
-	want := svc.DeepCopy()
-	meta.SetStatusCondition(&want.Status.Conditions, said)
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	_, err := c.o.Client.CoreV1().Services(svc.Namespace).UpdateStatus(ctx, want, metav1.UpdateOptions{})
-	if err == nil || apierrors.IsNotFound(err) {
-		return nil
-	}
-	if apierrors.IsConflict(err) {
-		c.look(name) // what changed is about to be heard
-		return nil
-	}
-	return fmt.Errorf("say who announces service %s: %w", name, err)
+	return told
 }

@@ -99,3 +99,22 @@ func TestAHostThatDiesMovesOnlyItsOwn(t *testing.T) {
 		t.Errorf("without candidates %q announces", got)
 	}
 }
+
+func TestOnLink(t *testing.T) {
+	links := map[string][]netip.Prefix{
+		"a": parseLinks("192.0.2.0/24,2001:db8::/64"), "b": parseLinks("198.51.100.0/24"), "c": parseLinks("192.0.2.0/24"), "dead": parseLinks("203.0.113.0/24"),
+	}
+	hosts := []string{"a", "b", "c", "unknown"}
+	for address, want := range map[string]string{
+		"192.0.2.200": "a c", "198.51.100.9": "b", "2001:db8::9": "a",
+		"203.0.113.7": "",                       // only a dead host is there
+		"192.0.9.1":   strings.Join(hosts, " "), // it is routed
+	} {
+		if got := strings.Join(OnLink(netip.MustParseAddr(address), hosts, links), " "); got != want {
+			t.Errorf("on the link of %s are %q, want %q", address, got, want)
+		}
+	}
+	if got := formatLinks(parseLinks("2001:db8::/64,192.0.2.0/24,nonsense,192.0.2.0/24")); got != "192.0.2.0/24,2001:db8::/64" {
+		t.Errorf("written as %q", got)
+	}
+}

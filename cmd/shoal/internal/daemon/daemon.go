@@ -41,6 +41,7 @@ import (
 	"shoal/gossip"
 	"shoal/gossip/join"
 	"shoal/netdp"
+	"shoal/netdp/announce/elect"
 	nethosts "shoal/netdp/hosts"
 	"shoal/store"
 )
@@ -130,6 +131,7 @@ type peer struct {
 	server     *api.Server
 	datapath   *netdp.Datapath
 	agent      *agent.Agent
+	announcer  *elect.Controller
 
 	quit      context.CancelFunc // ends the daemon
 	departure atomic.Pointer[departure]
@@ -432,6 +434,7 @@ func (p *peer) drainWhenAsked(ctx context.Context, drain <-chan struct{}, cancel
 	}
 	defer cancel()
 	p.serving.Store(false)
+	p.stopAnnouncing(ctx)
 	if err := p.agent.StopPods(ctx); err != nil {
 		return fmt.Errorf("stop pods: %w", err)
 	}

@@ -32,13 +32,14 @@ func (p *peer) startLoadBalancers(ctx context.Context, group *errgroup.Group, sh
 	log := p.log.With("part", "announce")
 	changed, stop := p.node.Watch()
 	announcer, err := elect.New(elect.Options{
-		Self: p.config.Name, Alive: p.node.Names, Changed: changed, Interfaces: p.datapath.Uplinks,
+		Self: p.config.Name, Alive: p.node.Names, Changed: changed, Interfaces: p.datapath.Uplinks, Links: p.datapath.UplinkNetworks,
 		Responder: announce.New(announce.Options{Do: p.datapath.InHost, Logger: log}), Client: client, Logger: log,
 	}, shared)
 	if err != nil {
 		stop()
 		return err
 	}
+	p.announcer = announcer
 	events := record.NewBroadcaster(record.WithContext(ctx))
 	events.StartRecordingToSink(&typedcore.EventSinkImpl{Interface: client.CoreV1().Events("")})
 	recorder := events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "shoal", Host: p.config.Name})
@@ -56,6 +57,14 @@ func (p *peer) startLoadBalancers(ctx context.Context, group *errgroup.Group, sh
 		return named("health ports", ports.Run(ctx))
 	})
 	return nil
+}
+
+// stopAnnouncing has other hosts announce what this one did. That it cannot be
+// told keeps nothing from stopping: gossip tells them soon.
+func (p *peer) stopAnnouncing(ctx context.Context) {
+	if err := p.announcer.Leave(ctx); err != nil {
+		p.log.Warn("hand load-balancer addresses over to other hosts", "error", err)
+	}
 }
 
 // forwards tells whether the kernel has all ports of a service.

@@ -1,0 +1,202 @@
+package elect
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"shoal/api/loadbalancer/v1alpha1"
+	"shoal/test/eventually"
+)
+
+// hosts are controllers of several hosts over one API, with the link's side
+// recorded.
+type hosts struct {
+	t      *testing.T
+	client *fake.Clientset
+	mu     sync.Mutex
+	alive  []string            // guarded by mu
+	says   map[string][]string // addresses by host; guarded by mu
+	by     map[string]*Controller
+	wake   []chan struct{}
+}
+
+type recorder struct {
+	h    *hosts
+	host string
+}
+
+func (r recorder) Set(interfaces []string, addresses []netip.Addr, _ bool) error {
+	if !slices.Equal(interfaces, []string{"eth0"}) {
+		return fmt.Errorf("interfaces %v", interfaces)
+	}
+	var all []string
+	for _, a := range addresses {
+		all = append(all, a.String())
+	}
+	r.h.mu.Lock()
+	defer r.h.mu.Unlock()
+	r.h.says[r.host] = all
+	return nil
+}
+
+func (r recorder) Close() {
+	r.h.mu.Lock()
+	defer r.h.mu.Unlock()
+	delete(r.h.says, r.host)
+}
+
+func startHosts(t *testing.T, client *fake.Clientset, links map[string]string) *hosts {
+	h := &hosts{t: t, client: client, says: map[string][]string{}, by: map[string]*Controller{}}
+	for name := range links {
+		h.alive = append(h.alive, name)
+	}
+	slices.Sort(h.alive)
+	for name, link := range links {
+		h.start(name, link)
+	}
+	return h
+}
+
+func (h *hosts) start(name, link string) {
+	h.t.Helper()
+	if _, err := h.client.CoreV1().Nodes().Create(h.t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
+		h.t.Fatal(err)
+	}
+	factory := informers.NewSharedInformerFactory(h.client, 0)
+	changed := make(chan struct{}, 1)
+	h.wake = append(h.wake, changed)
+	c, err := New(Options{
+		Self: name, Changed: changed, Client: h.client, Responder: recorder{h, name}, Logger: slog.New(slog.DiscardHandler),
+		Alive: func() []string {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			return slices.Clone(h.alive)
+		},
+		Interfaces: func() []string { return []string{"eth0"} },
+		Links:      func() ([]netip.Prefix, error) { return parseLinks(link), nil },
+	}, factory)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.by[name] = c
+	ctx, cancel := context.WithCancel(context.Background())
+	factory.Start(ctx.Done())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	h.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			h.t.Error(err)
+		}
+		factory.Shutdown()
+	})
+}
+
+// dies has gossip call a host failed.
+func (h *hosts) dies(name string) {
+	h.mu.Lock()
+	h.alive = slices.DeleteFunc(h.alive, func(n string) bool { return n == name })
+	h.mu.Unlock()
+	for _, w := range h.wake {
+		select {
+		case w <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// answering are the living hosts that answer for an address.
+func (h *hosts) answering(address string) []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var out []string
+	for _, name := range h.alive {
+		if slices.Contains(h.says[name], address) {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+func (h *hosts) said() *metav1.Condition {
+	s, err := h.client.CoreV1().Services("default").Get(h.t.Context(), "web", metav1.GetOptions{})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if c := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.Announced); c != nil {
+		return c
+	}
+	return &metav1.Condition{}
+}
+
+// settles waits until one host of those given answers, and the service says so.
+func (h *hosts) settles(address string, among ...string) string {
+	h.t.Helper()
+	var who []string
+	eventually.True(h.t, fmt.Sprintf("one of %v answers for %s", among, address), func() bool {
+		who = h.answering(address)
+		return len(who) == 1 && slices.Contains(among, who[0]) && h.said().Message == who[0] && h.said().Status == metav1.ConditionTrue
+	})
+	return who[0]
+}
+
+func without(all []string, name string) []string {
+	return slices.DeleteFunc(slices.Clone(all), func(n string) bool { return n == name })
+}
+
+func TestOneHostAnnounces(t *testing.T) {
+	const address = "192.0.2.200"
+	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}}
+	svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: address}}
+	svc.Status.Conditions = []metav1.Condition{{Type: v1alpha1.AddressAssigned, Status: metav1.ConditionTrue}}
+	client := fake.NewClientset(svc)
+	here := []string{"a", "b", "c"}
+	h := startHosts(t, client, map[string]string{"a": "192.0.2.0/24", "b": "192.0.2.0/24", "c": "192.0.2.0/24", "far": "198.51.100.0/24"})
+	first := h.settles(address, here...)
+
+	h.dies(first)
+	here = without(here, first)
+	second := h.settles(address, here...)
+	if err := h.by[second].Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	third := h.settles(address, without(here, second)...)
+
+	// With the policy Local it is where an endpoint is, or nowhere.
+	services, slices := client.CoreV1().Services("default"), client.DiscoveryV1().EndpointSlices("default")
+	s, err := services.Get(t.Context(), "web", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+	if _, err := services.Update(t.Context(), s, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually.True(t, "nobody answers, and that is said", func() bool {
+		said := h.said()
+		return len(h.answering(address)) == 0 && said.Status == metav1.ConditionFalse && said.Reason == ReasonNobody && strings.Contains(said.Message, "ready endpoint")
+	})
+	e := slice("far:rs", third+":rs")
+	e.Namespace, e.Name, e.Labels = "default", "web-1", map[string]string{discoveryv1.LabelServiceName: "web"}
+	if _, err := slices.Create(t.Context(), e, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	h.settles(address, third)
+	if err := services.Delete(t.Context(), "web", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually.True(t, "nobody answers for a service that is gone", func() bool { return len(h.answering(address)) == 0 })
+}

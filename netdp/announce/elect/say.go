@@ -1,0 +1,105 @@
+package elect
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"shoal/api/loadbalancer/v1alpha1"
+)
+
+// Reasons of the condition v1alpha1.Announced.
+const (
+	ReasonOnLink = "OnLink"
+	// ReasonNobody: no living host is on the address's link and, with
+	// externalTrafficPolicy Local, has a ready endpoint.
+	ReasonNobody = "NoHost"
+)
+
+// say writes into a service which host announces it: this one, or none. With
+// addresses of two families that two hosts announce, the first one's counts.
+func (c *Controller) say(ctx context.Context, name string, v verdict) error {
+	svc := c.services.Service(name)
+	if svc == nil || !v.announces && !v.nobody || len(Addresses(svc)) == 0 {
+		return nil
+	}
+	said := metav1.Condition{Type: v1alpha1.Announced, Status: metav1.ConditionTrue, Reason: ReasonOnLink, Message: c.o.Self, ObservedGeneration: svc.Generation}
+	if v.nobody {
+		said.Status, said.Reason, said.Message = metav1.ConditionFalse, ReasonNobody, nobody(svc)
+	}
+	have := meta.FindStatusCondition(svc.Status.Conditions, said.Type)
+	if have != nil && have.Status == said.Status && have.Message == said.Message {
+		return nil
+	}
+	want := svc.DeepCopy()
+	meta.SetStatusCondition(&want.Status.Conditions, said)
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	_, err := c.o.Client.CoreV1().Services(svc.Namespace).UpdateStatus(ctx, want, metav1.UpdateOptions{})
+	if err == nil || apierrors.IsNotFound(err) {
+		return nil
+	}
+	if apierrors.IsConflict(err) {
+		c.look(name) // what changed is about to be heard
+		return nil
+	}
+	return fmt.Errorf("say who announces service %s: %w", name, err)
+}
+
+func nobody(svc *corev1.Service) string {
+	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
+		return "externalTrafficPolicy is Local, and no host on the address's link has a ready endpoint"
+	}
+	return "no living host on the address's link may announce it"
+}
+
+// publish writes into this host's Node which networks its links are in, and that
+// it is here to announce.
+func (c *Controller) publish(ctx context.Context) error {
+	if c.leaving.Load() {
+		return nil
+	}
+	node, err := c.nodes.Get(c.o.Self)
+	if err != nil {
+		return nil // its agent is about to make it
+	}
+	links, err := c.o.Links()
+	if err != nil {
+		return fmt.Errorf("say which networks this host is in: %w", err)
+	}
+	_, left := node.Annotations[v1alpha1.Leaving]
+	text := formatLinks(links)
+	if node.Annotations[v1alpha1.Links] == text && !left {
+		return nil
+	}
+	return c.annotate(ctx, map[string]any{v1alpha1.Links: text, v1alpha1.Leaving: nil})
+}
+
+// Leave has other hosts take over what this one announces, before it goes. From
+// then on it announces nothing until it is started again.
+func (c *Controller) Leave(ctx context.Context) error {
+	c.leaving.Store(true)
+	return c.annotate(ctx, map[string]any{v1alpha1.Leaving: time.Now().UTC().Format(time.RFC3339)})
+}
+
+// annotate changes annotations of this host's Node; nil takes one away.
+func (c *Controller) annotate(ctx context.Context, annotations map[string]any) error {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": annotations}})
+	if err != nil {
+		return fmt.Errorf("annotate this host's Node: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	_, err = c.o.Client.CoreV1().Nodes().Patch(ctx, c.o.Self, types.MergePatchType, patch, metav1.PatchOptions{})
+	if err != nil {
+		return fmt.Errorf("annotate this host's Node: %w", err)
+	}
+	return nil
+}
