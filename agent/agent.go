@@ -346,7 +346,7 @@ func (a *Agent) watch(ctx context.Context) error {
 	lw := cache.NewListWatchFromClient(a.kube.CoreV1().RESTClient(), "pods", v1.NamespaceAll,
 		fields.OneTermEqualSelector("spec.nodeName", a.o.NodeName))
 	_, informer := cache.NewInformerWithOptions(cache.InformerOptions{
-		ListerWatcher: lw, ObjectType: &v1.Pod{}, Handler: a,
+		ListerWatcher: lw, ObjectType: &v1.Pod{}, Handler: a, Transform: withoutManagedFields,
 	})
 	var wg sync.WaitGroup
 	wg.Go(func() {

@@ -93,7 +93,7 @@ func (n *node) follow(ctx context.Context) error {
 	}
 	lw := cache.NewListWatchFromClient(n.kube.CoreV1().RESTClient(), "nodes", v1.NamespaceAll, fields.OneTermEqualSelector(metav1.ObjectNameField, n.o.NodeName))
 	_, informer := cache.NewInformerWithOptions(cache.InformerOptions{
-		ListerWatcher: lw, ObjectType: &v1.Node{},
+		ListerWatcher: lw, ObjectType: &v1.Node{}, Transform: withoutManagedFields,
 		Handler: cache.ResourceEventHandlerFuncs{
 			AddFunc: tell, UpdateFunc: func(_, obj any) { tell(obj) }, DeleteFunc: func(any) { tell(nil) },
 		},
