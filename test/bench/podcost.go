@@ -25,7 +25,7 @@ const (
 	probePeriodSeconds = 10
 	// collected is how long the daemon gets to give back what the start of a
 	// hundred pods left behind as garbage.
-	collected = 2 * time.Minute
+	collected   = 2 * time.Minute
 	collections = 4
 	// editRuns is how often the config map is edited: 1,000 sightings.
 	editRuns   = 10
