@@ -42,6 +42,30 @@ type DatapathCaller struct {
 	Ipv6 [4]uint32
 }
 
+type DatapathDropReason uint32
+
+const (
+	DatapathDropReasonDROP_NONE              DatapathDropReason = 0
+	DatapathDropReasonDROP_MALFORMED         DatapathDropReason = 1
+	DatapathDropReasonDROP_UNKNOWN_FAMILY    DatapathDropReason = 2
+	DatapathDropReasonDROP_SPOOFED_SOURCE    DatapathDropReason = 3
+	DatapathDropReasonDROP_LINK_LOCAL        DatapathDropReason = 4
+	DatapathDropReasonDROP_NO_BACKEND        DatapathDropReason = 5
+	DatapathDropReasonDROP_NO_LOCAL_BACKEND  DatapathDropReason = 6
+	DatapathDropReasonDROP_SOURCE_RANGE      DatapathDropReason = 7
+	DatapathDropReasonDROP_NO_SOCKET_STORAGE DatapathDropReason = 8
+	DatapathDropReasonDROP_PORT_TAKEN        DatapathDropReason = 9
+	DatapathDropReasonDROP_NO_NODE_ADDRESS   DatapathDropReason = 10
+	DatapathDropReasonDROP_NO_FREE_PORT      DatapathDropReason = 11
+	DatapathDropReasonDROP_FLOW_NOT_KEPT     DatapathDropReason = 12
+	DatapathDropReasonDROP_NO_ROUTE          DatapathDropReason = 13
+	DatapathDropReasonDROP_NO_PORTS          DatapathDropReason = 14
+	DatapathDropReasonDROP_NOT_REWRITTEN     DatapathDropReason = 15
+	DatapathDropReasonDROP_NO_TUNNEL         DatapathDropReason = 16
+	DatapathDropReasonDROP_TUNNEL_STRANGER   DatapathDropReason = 17
+	DatapathDropReasonDROP_REASONS           DatapathDropReason = 18
+)
+
 type DatapathFlow struct {
 	_       structs.HostLayout
 	Addr    [4]uint32
@@ -60,6 +84,11 @@ type DatapathFlowKey struct {
 	Proto     uint8
 	Direction uint8
 	Pad       uint16
+}
+
+type DatapathFollow struct {
+	_       structs.HostLayout
+	UntilNs uint64
 }
 
 type DatapathFragmentKey struct {
@@ -138,6 +167,58 @@ type DatapathRangeKey struct {
 	Addr [4]uint32
 }
 
+type DatapathRecord struct {
+	_           structs.HostLayout
+	Flow        DatapathRecordKey
+	Backend     [4]uint32
+	TimeNs      uint64
+	Count       uint64
+	BackendPort uint16
+	Pad         uint16
+	Pad2        uint32
+}
+
+type DatapathRecordKey struct {
+	_       structs.HostLayout
+	Src     [4]uint32
+	Dst     [4]uint32
+	Sport   uint16
+	Dport   uint16
+	Proto   uint8
+	Kind    uint8
+	Reason  uint16
+	Service uint32
+	Ifindex uint32
+	Netns   uint64
+}
+
+type DatapathRecordKind uint32
+
+const (
+	DatapathRecordKindRECORD_NONE    DatapathRecordKind = 0
+	DatapathRecordKindRECORD_DROP    DatapathRecordKind = 1
+	DatapathRecordKindRECORD_CONNECT DatapathRecordKind = 2
+	DatapathRecordKindRECORD_OUTSIDE DatapathRecordKind = 3
+	DatapathRecordKindRECORD_OPEN    DatapathRecordKind = 4
+	DatapathRecordKindRECORD_CLOSE   DatapathRecordKind = 5
+)
+
+type DatapathRecordLimit struct {
+	_          structs.HostLayout
+	SinceNs    uint64
+	Used       uint64
+	Suppressed uint64
+	Lost       uint64
+}
+
+type DatapathRecordState struct {
+	_       structs.HostLayout
+	FirstNs uint64
+	LastNs  uint64
+	ToldNs  uint64
+	Count   uint64
+}
+
 type DatapathSent struct {
 	_     structs.HostLayout
 	Next  uint32
@@ -149,6 +230,12 @@ type DatapathService struct {
 	Extent          uint64
 	Maglev          uint32
 	AffinitySeconds uint32
+}
+
+type DatapathServiceCalls struct {
+	_       structs.HostLayout
+	Opened  uint64
+	Refused uint64
 }
 
 type DatapathSourceKey struct {
@@ -177,7 +264,9 @@ const (
 	DatapathMapBackends          = "backends"
 	DatapathMapBypass            = "bypass"
 	DatapathMapCallers           = "callers"
+	DatapathMapDropCounts        = "drop_counts"
 	DatapathMapFlows             = "flows"
+	DatapathMapFollowing         = "following"
 	DatapathMapFragments         = "fragments"
 	DatapathMapFrontends         = "frontends"
 	DatapathMapInside            = "inside"
@@ -187,6 +276,10 @@ const (
 	DatapathMapNodeAddrs         = "node_addrs"
 	DatapathMapPods              = "pods"
 	DatapathMapRanges            = "ranges"
+	DatapathMapRecordLimits      = "record_limits"
+	DatapathMapRecorded          = "recorded"
+	DatapathMapRecords           = "records"
+	DatapathMapServiceCounts     = "service_counts"
 	DatapathMapServices          = "services"
 	DatapathMapSlots             = "slots"
 	DatapathMapSocketPeer        = "socket_peer"
@@ -217,6 +310,7 @@ const (
 	DatapathVarNodeIpv6          = "node_ipv6"
 	DatapathVarNodePortMax       = "node_port_max"
 	DatapathVarNodePortMin       = "node_port_min"
+	DatapathVarRecordDescribed   = "record_described"
 	DatapathVarTunnelId          = "tunnel_id"
 )
 
@@ -284,26 +378,32 @@ type DatapathProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathMapSpecs struct {
-	Affinities  *ebpf.MapSpec `ebpf:"affinities"`
-	Backends    *ebpf.MapSpec `ebpf:"backends"`
-	Bypass      *ebpf.MapSpec `ebpf:"bypass"`
-	Callers     *ebpf.MapSpec `ebpf:"callers"`
-	Flows       *ebpf.MapSpec `ebpf:"flows"`
-	Fragments   *ebpf.MapSpec `ebpf:"fragments"`
-	Frontends   *ebpf.MapSpec `ebpf:"frontends"`
-	Inside      *ebpf.MapSpec `ebpf:"inside"`
-	Maglev      *ebpf.MapSpec `ebpf:"maglev"`
-	Masquerades *ebpf.MapSpec `ebpf:"masquerades"`
-	Nats        *ebpf.MapSpec `ebpf:"nats"`
-	NodeAddrs   *ebpf.MapSpec `ebpf:"node_addrs"`
-	Pods        *ebpf.MapSpec `ebpf:"pods"`
-	Ranges      *ebpf.MapSpec `ebpf:"ranges"`
-	Services    *ebpf.MapSpec `ebpf:"services"`
-	Slots       *ebpf.MapSpec `ebpf:"slots"`
-	SocketPeer  *ebpf.MapSpec `ebpf:"socket_peer"`
-	SocketSent  *ebpf.MapSpec `ebpf:"socket_sent"`
-	Sources     *ebpf.MapSpec `ebpf:"sources"`
-	TunnelPeers *ebpf.MapSpec `ebpf:"tunnel_peers"`
+	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
+	Backends      *ebpf.MapSpec `ebpf:"backends"`
+	Bypass        *ebpf.MapSpec `ebpf:"bypass"`
+	Callers       *ebpf.MapSpec `ebpf:"callers"`
+	DropCounts    *ebpf.MapSpec `ebpf:"drop_counts"`
+	Flows         *ebpf.MapSpec `ebpf:"flows"`
+	Following     *ebpf.MapSpec `ebpf:"following"`
+	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
+	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
+	Inside        *ebpf.MapSpec `ebpf:"inside"`
+	Maglev        *ebpf.MapSpec `ebpf:"maglev"`
+	Masquerades   *ebpf.MapSpec `ebpf:"masquerades"`
+	Nats          *ebpf.MapSpec `ebpf:"nats"`
+	NodeAddrs     *ebpf.MapSpec `ebpf:"node_addrs"`
+	Pods          *ebpf.MapSpec `ebpf:"pods"`
+	Ranges        *ebpf.MapSpec `ebpf:"ranges"`
+	RecordLimits  *ebpf.MapSpec `ebpf:"record_limits"`
+	Recorded      *ebpf.MapSpec `ebpf:"recorded"`
+	Records       *ebpf.MapSpec `ebpf:"records"`
+	ServiceCounts *ebpf.MapSpec `ebpf:"service_counts"`
+	Services      *ebpf.MapSpec `ebpf:"services"`
+	Slots         *ebpf.MapSpec `ebpf:"slots"`
+	SocketPeer    *ebpf.MapSpec `ebpf:"socket_peer"`
+	SocketSent    *ebpf.MapSpec `ebpf:"socket_sent"`
+	Sources       *ebpf.MapSpec `ebpf:"sources"`
+	TunnelPeers   *ebpf.MapSpec `ebpf:"tunnel_peers"`
 }
 
 // DatapathVariableSpecs contains global variables before they are loaded into the kernel.
@@ -318,6 +418,7 @@ type DatapathVariableSpecs struct {
 	NodeIpv6        *ebpf.VariableSpec `ebpf:"node_ipv6"`
 	NodePortMax     *ebpf.VariableSpec `ebpf:"node_port_max"`
 	NodePortMin     *ebpf.VariableSpec `ebpf:"node_port_min"`
+	RecordDescribed *ebpf.VariableSpec `ebpf:"record_described"`
 	TunnelId        *ebpf.VariableSpec `ebpf:"tunnel_id"`
 }
 
@@ -341,26 +442,32 @@ func (o *DatapathObjects) Close() error {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathMaps struct {
-	Affinities  *ebpf.Map `ebpf:"affinities"`
-	Backends    *ebpf.Map `ebpf:"backends"`
-	Bypass      *ebpf.Map `ebpf:"bypass"`
-	Callers     *ebpf.Map `ebpf:"callers"`
-	Flows       *ebpf.Map `ebpf:"flows"`
-	Fragments   *ebpf.Map `ebpf:"fragments"`
-	Frontends   *ebpf.Map `ebpf:"frontends"`
-	Inside      *ebpf.Map `ebpf:"inside"`
-	Maglev      *ebpf.Map `ebpf:"maglev"`
-	Masquerades *ebpf.Map `ebpf:"masquerades"`
-	Nats        *ebpf.Map `ebpf:"nats"`
-	NodeAddrs   *ebpf.Map `ebpf:"node_addrs"`
-	Pods        *ebpf.Map `ebpf:"pods"`
-	Ranges      *ebpf.Map `ebpf:"ranges"`
-	Services    *ebpf.Map `ebpf:"services"`
-	Slots       *ebpf.Map `ebpf:"slots"`
-	SocketPeer  *ebpf.Map `ebpf:"socket_peer"`
-	SocketSent  *ebpf.Map `ebpf:"socket_sent"`
-	Sources     *ebpf.Map `ebpf:"sources"`
-	TunnelPeers *ebpf.Map `ebpf:"tunnel_peers"`
+	Affinities    *ebpf.Map `ebpf:"affinities"`
+	Backends      *ebpf.Map `ebpf:"backends"`
+	Bypass        *ebpf.Map `ebpf:"bypass"`
+	Callers       *ebpf.Map `ebpf:"callers"`
+	DropCounts    *ebpf.Map `ebpf:"drop_counts"`
+	Flows         *ebpf.Map `ebpf:"flows"`
+	Following     *ebpf.Map `ebpf:"following"`
+	Fragments     *ebpf.Map `ebpf:"fragments"`
+	Frontends     *ebpf.Map `ebpf:"frontends"`
+	Inside        *ebpf.Map `ebpf:"inside"`
+	Maglev        *ebpf.Map `ebpf:"maglev"`
+	Masquerades   *ebpf.Map `ebpf:"masquerades"`
+	Nats          *ebpf.Map `ebpf:"nats"`
+	NodeAddrs     *ebpf.Map `ebpf:"node_addrs"`
+	Pods          *ebpf.Map `ebpf:"pods"`
+	Ranges        *ebpf.Map `ebpf:"ranges"`
+	RecordLimits  *ebpf.Map `ebpf:"record_limits"`
+	Recorded      *ebpf.Map `ebpf:"recorded"`
+	Records       *ebpf.Map `ebpf:"records"`
+	ServiceCounts *ebpf.Map `ebpf:"service_counts"`
+	Services      *ebpf.Map `ebpf:"services"`
+	Slots         *ebpf.Map `ebpf:"slots"`
+	SocketPeer    *ebpf.Map `ebpf:"socket_peer"`
+	SocketSent    *ebpf.Map `ebpf:"socket_sent"`
+	Sources       *ebpf.Map `ebpf:"sources"`
+	TunnelPeers   *ebpf.Map `ebpf:"tunnel_peers"`
 }
 
 func (m *DatapathMaps) Close() error {
@@ -369,7 +476,9 @@ func (m *DatapathMaps) Close() error {
 		m.Backends,
 		m.Bypass,
 		m.Callers,
+		m.DropCounts,
 		m.Flows,
+		m.Following,
 		m.Fragments,
 		m.Frontends,
 		m.Inside,
@@ -379,6 +488,10 @@ func (m *DatapathMaps) Close() error {
 		m.NodeAddrs,
 		m.Pods,
 		m.Ranges,
+		m.RecordLimits,
+		m.Recorded,
+		m.Records,
+		m.ServiceCounts,
 		m.Services,
 		m.Slots,
 		m.SocketPeer,
@@ -400,6 +513,7 @@ type DatapathVariables struct {
 	NodeIpv6        *ebpf.Variable `ebpf:"node_ipv6"`
 	NodePortMax     *ebpf.Variable `ebpf:"node_port_max"`
 	NodePortMin     *ebpf.Variable `ebpf:"node_port_min"`
+	RecordDescribed *ebpf.Variable `ebpf:"record_described"`
 	TunnelId        *ebpf.Variable `ebpf:"tunnel_id"`
 }
 

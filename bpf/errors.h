@@ -93,7 +93,7 @@ static __always_inline int error_to_pod(struct __sk_buff *skb, const struct pack
 	struct pod *pod = bpf_map_lookup_elem(&pods, addr);
 
 	if (rewrite_error(skb, p, END_DST, addr))
-		return VERDICT_DROP;
+		return drop(skb, DROP_NOT_REWRITTEN);
 	return pod ? redirect_to_pod(skb, pod->ifindex) : VERDICT_PASS;
 }
 
@@ -106,11 +106,13 @@ static __always_inline int error_of_nat(struct __sk_buff *skb, const struct pack
 
 	if (rewrite_quoted(skb, p, q, END_SRC, to.client, to.client_port) ||
 	    rewrite_quoted(skb, p, q, END_DST, to.called, to.called_port))
-		return VERDICT_DROP;
+		return drop(skb, DROP_NOT_REWRITTEN);
 	if (bpf_map_lookup_elem(&pods, to.client))
 		return error_to_pod(skb, p, to.client);
-	if (find_way(skb, p, to.client, &way) || rewrite_error(skb, p, END_DST, to.client))
-		return VERDICT_DROP;
+	if (find_way(skb, p, to.client, &way))
+		return drop(skb, DROP_NO_ROUTE);
+	if (rewrite_error(skb, p, END_DST, to.client))
+		return drop(skb, DROP_NOT_REWRITTEN);
 	return leave(skb, &way);
 }
 
@@ -136,7 +138,7 @@ static __always_inline int error_from_outside(struct __sk_buff *skb, const struc
 		return VERDICT_PASS;
 	to = *f;
 	if (rewrite_quoted(skb, p, &q, END_SRC, to.addr, to.port))
-		return VERDICT_DROP;
+		return drop(skb, DROP_NOT_REWRITTEN);
 	return error_to_pod(skb, p, to.addr);
 }
 
@@ -156,9 +158,9 @@ static __always_inline int error_to_outside(struct __sk_buff *skb, const struct 
 		return VERDICT_PASS;
 	called = *f;
 	if (rewrite_quoted(skb, p, &q, END_DST, called.addr, called.port))
-		return VERDICT_DROP;
+		return drop(skb, DROP_NOT_REWRITTEN);
 	if (same_addr(p->src, q.dst) && rewrite_error(skb, p, END_SRC, called.addr))
-		return VERDICT_DROP;
+		return drop(skb, DROP_NOT_REWRITTEN);
 	return VERDICT_PASS;
 }
 

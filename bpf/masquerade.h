@@ -27,7 +27,7 @@ static __always_inline const __be32 *masquerade_address(struct __sk_buff *skb,
 
 /* Somebody outside who knows a way to a pod calls it: the answers must keep its
  * address. TCP needs no mark, since its calls begin with a SYN. */
-static __always_inline int called_from_outside(const struct packet *p)
+static __always_inline int called_from_outside(struct __sk_buff *skb, const struct packet *p)
 {
 	struct flow_key key = key_of_answer(p, FLOW_OUT);
 	struct flow own = {};
@@ -36,7 +36,7 @@ static __always_inline int called_from_outside(const struct packet *p)
 	    find_range(&inside, p->src) || bpf_map_lookup_elem(&flows, &key))
 		return VERDICT_PASS;
 	if (bpf_map_update_elem(&flows, &key, &own, BPF_NOEXIST))
-		return VERDICT_DROP;
+		return drop(skb, DROP_FLOW_NOT_KEPT);
 	return VERDICT_PASS;
 }
 
@@ -60,14 +60,14 @@ static __always_inline int masquerade(struct __sk_buff *skb, const struct packet
 		return VERDICT_PASS;
 	port = nat_port(p, &fresh, from);
 	if (!port)
-		return VERDICT_DROP;
+		return drop(skb, DROP_NO_FREE_PORT);
 	if (port != fresh.nat_port) {
 		fresh.nat_port = port;
 		if (bpf_map_update_elem(&flows, &key, &fresh, BPF_ANY))
-			return VERDICT_DROP;
+			return drop(skb, DROP_FLOW_NOT_KEPT);
 	}
 	if (rewrite(skb, p, END_SRC, from, port))
-		return VERDICT_DROP;
+		return drop(skb, DROP_NOT_REWRITTEN);
 	return VERDICT_PASS;
 }
 
@@ -75,7 +75,7 @@ static __always_inline int masquerade(struct __sk_buff *skb, const struct packet
  * leave with the pod's address. */
 static __always_inline int masquerade_rest(struct __sk_buff *skb, const struct packet *p)
 {
-	return masquerade_address(skb, p) ? VERDICT_DROP : VERDICT_PASS;
+	return masquerade_address(skb, p) ? drop(skb, DROP_NO_PORTS) : VERDICT_PASS;
 }
 
 #endif

@@ -216,12 +216,12 @@ static __always_inline int into_tunnel(struct __sk_buff *skb, const struct way *
 	};
 
 	if (bpf_skb_store_bytes(skb, 0, ethernet, sizeof(ethernet), 0))
-		return VERDICT_DROP;
+		return drop(skb, DROP_NOT_REWRITTEN);
 	/* Before Linux 6.0 the source cannot be named; the routes decide it. */
 	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_ZERO_CSUM_TX) &&
 	    bpf_skb_set_tunnel_key(skb, &key, __builtin_offsetof(struct bpf_tunnel_key, local_ipv4),
 				   BPF_F_ZERO_CSUM_TX))
-		return VERDICT_DROP;
+		return drop(skb, DROP_NO_TUNNEL);
 	return bpf_redirect(way->ifindex, 0);
 }
 
@@ -252,22 +252,22 @@ static __always_inline int pass_on(struct __sk_buff *skb, const struct packet *p
 	if (find_way(skb, p, f->addr, &way)) {
 		/* No route: the stack tells the caller. */
 		if (rewrite(skb, p, END_DST, f->addr, f->port))
-			return VERDICT_DROP;
+			return drop(skb, DROP_NOT_REWRITTEN);
 		return VERDICT_PASS;
 	}
 	own_address(p, own);
 	if (is_unset(own))
-		return VERDICT_DROP;
+		return drop(skb, DROP_NO_NODE_ADDRESS);
 	port = nat_port(p, f, own);
 	if (!port)
-		return VERDICT_DROP;
+		return drop(skb, DROP_NO_FREE_PORT);
 	if (port != f->nat_port) {
 		f->nat_port = port;
 		if (bpf_map_update_elem(&flows, key, f, BPF_ANY))
-			return VERDICT_DROP;
+			return drop(skb, DROP_FLOW_NOT_KEPT);
 	}
 	if (rewrite(skb, p, END_DST, f->addr, f->port) || rewrite(skb, p, END_SRC, own, port))
-		return VERDICT_DROP;
+		return drop(skb, DROP_NOT_REWRITTEN);
 	return leave(skb, &way);
 }
 
@@ -288,10 +288,10 @@ static __always_inline int pass_back(struct __sk_buff *skb, const struct packet 
 	nat_seen(n, p, NAT_BACKEND_DONE, now_seconds());
 	pod = bpf_map_lookup_elem(&pods, to.client);
 	if (!pod && find_way(skb, p, to.client, &way))
-		return VERDICT_DROP;
+		return drop(skb, DROP_NO_ROUTE);
 	if (rewrite(skb, p, END_SRC, to.called, to.called_port) ||
 	    rewrite(skb, p, END_DST, to.client, to.client_port))
-		return VERDICT_DROP;
+		return drop(skb, DROP_NOT_REWRITTEN);
 	if (pod)
 		return redirect_to_pod(skb, pod->ifindex);
 	return leave(skb, &way);

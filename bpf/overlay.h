@@ -21,12 +21,12 @@ int overlay_ingress(struct __sk_buff *skb)
 	int verdict;
 
 	if (bpf_skb_get_tunnel_key(skb, &tunnel, __builtin_offsetof(struct bpf_tunnel_key, local_ipv4), 0))
-		return VERDICT_DROP;
+		return drop(skb, DROP_TUNNEL_STRANGER);
 	remote[3] = bpf_htonl(tunnel.remote_ipv4);
 	if (tunnel.tunnel_id != tunnel_id || !bpf_map_lookup_elem(&tunnel_peers, remote))
-		return VERDICT_DROP;
+		return drop(skb, DROP_TUNNEL_STRANGER);
 	if (parse(skb, &p))
-		return VERDICT_DROP;
+		return drop(skb, DROP_MALFORMED);
 	bpf_skb_change_type(skb, PACKET_HOST);
 	verdict = from_outside(skb, &p);
 	if (verdict != VERDICT_PASS)
@@ -34,7 +34,7 @@ int overlay_ingress(struct __sk_buff *skb)
 	/* Read again: from_outside may have sent it to another address. */
 	if (p.v6 ? bpf_skb_load_bytes(skb, ETH_LEN + IPV6_DST, p.dst, 16)
 		 : bpf_skb_load_bytes(skb, ETH_LEN + IP_DST, &p.dst[3], 4))
-		return VERDICT_DROP;
+		return drop(skb, DROP_MALFORMED);
 	pod = bpf_map_lookup_elem(&pods, p.dst);
 	if (!pod)
 		return VERDICT_PASS;

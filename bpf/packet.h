@@ -7,15 +7,13 @@
 #ifndef SHOAL_PACKET_H
 #define SHOAL_PACKET_H
 
+#include "drop.h"
 #include "services.h"
 
 #define ETH_LEN 14
 #define ETH_IPV4 bpf_htons(0x0800)
 #define ETH_ARP bpf_htons(0x0806)
 #define ETH_IPV6 bpf_htons(0x86dd)
-
-#define VERDICT_PASS 0 /* TC_ACT_OK: on to the stack */
-#define VERDICT_DROP 2 /* TC_ACT_SHOT */
 
 /* Offsets from the start of the IPv4 header. */
 #define IP_CHECKSUM 10
@@ -381,7 +379,7 @@ static __always_inline int redirect_to_pod(struct __sk_buff *skb, __u32 ifindex)
 					  0x02, 0x73, 0x68, 0x6f, 0x61, 0x01};
 
 	if (bpf_skb_store_bytes(skb, 0, ethernet, sizeof(ethernet), 0))
-		return VERDICT_DROP;
+		return drop(skb, DROP_NOT_REWRITTEN);
 	return bpf_redirect_peer(ifindex, 0);
 }
 

@@ -28,6 +28,15 @@ static __always_inline int is_neighbour_discovery(struct __sk_buff *skb, const s
 	return type == ICMPV6_SOLICITATION || type == ICMPV6_ADVERTISEMENT;
 }
 
+/* What a pod's own stack sends that is for its link alone, such as reports of
+ * multicast groups. */
+static __always_inline int stays_on_link(const struct packet *p)
+{
+	__u32 from = bpf_ntohl(p->src[0]), to = bpf_ntohl(p->dst[0]);
+
+	return (from & 0xffc00000) == 0xfe800000 || (to & 0xff0f0000) == 0xff020000;
+}
+
 SEC("tc")
 int pod_egress(struct __sk_buff *skb)
 {
@@ -39,15 +48,17 @@ int pod_egress(struct __sk_buff *skb)
 		return VERDICT_PASS;
 	if (skb->protocol == ETH_IPV6) {
 		if (load_ipv6(skb, &p))
-			return VERDICT_DROP;
+			return drop(skb, DROP_MALFORMED);
 		if (is_neighbour_discovery(skb, &p))
 			return VERDICT_PASS;
 	} else if (skb->protocol != ETH_IPV4 || parse_ipv4(skb, &p, &unused)) {
-		return VERDICT_DROP;
+		return drop(skb, skb->protocol == ETH_IPV4 ? DROP_MALFORMED : DROP_UNKNOWN_FAMILY);
 	}
 	self = bpf_map_lookup_elem(&pods, p.src);
 	if (!self || self->ifindex != skb->ifindex)
-		return VERDICT_DROP;
+		return drop(skb, stays_on_link(&p) ? DROP_LINK_LOCAL : DROP_SPOOFED_SOURCE);
+	if (is_followed())
+		record_pod(skb);
 	peer = bpf_map_lookup_elem(&pods, p.dst);
 	if (!peer)
 		return VERDICT_PASS;

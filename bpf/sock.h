@@ -9,6 +9,7 @@
 #define SHOAL_SOCK_H
 
 #include "affinity.h"
+#include "drop.h"
 #include "sources.h"
 
 #define SOCK_ALLOW 1
@@ -110,10 +111,32 @@ static __always_inline struct backend *choose(struct bpf_sock_addr *ctx, const s
 	return b;
 }
 
-static __always_inline int refuse(void)
+static __always_inline enum drop_reason why_refused(struct bpf_sock_addr *ctx,
+						    const struct frontend_key *key,
+						    const struct frontend *fe)
 {
+	return caller_allowed(ctx, key, fe) ? DROP_NO_BACKEND : DROP_SOURCE_RANGE;
+}
+
+static __always_inline int refuse(struct bpf_sock_addr *ctx, const struct frontend_key *asked,
+				  __u32 service, enum drop_reason reason)
+{
+	if (reason == DROP_NO_BACKEND)
+		count_refused(service);
+	else
+		count_drop(reason);
+	record_call(asked, bpf_get_netns_cookie(ctx), reason, service, 0);
 	bpf_set_retval(CONNECTION_REFUSED);
 	return SOCK_DENY;
+}
+
+/* A socket has got a backend. */
+static __always_inline void opened(struct bpf_sock_addr *ctx, const struct frontend_key *asked,
+				   __u32 service, __u32 backend)
+{
+	count_opened(service);
+	if (is_followed())
+		record_call(asked, bpf_get_netns_cookie(ctx), DROP_NONE, service, backend);
 }
 
 /* Turns key into the backend's address and port. */
@@ -133,7 +156,8 @@ static __always_inline int connect_service(struct bpf_sock_addr *ctx, struct fro
 	}
 	b = choose(ctx, key, fe, &id);
 	if (!b)
-		return refuse();
+		return refuse(ctx, key, fe->service, why_refused(ctx, key, fe));
+	opened(ctx, key, fe->service, id);
 	if (ctx->sk) {
 		peer = bpf_sk_storage_get(&socket_peer, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 		if (peer)
@@ -177,12 +201,13 @@ static __always_inline int send_service(struct bpf_sock_addr *ctx, struct fronte
 		return SOCK_ALLOW;
 	sent = bpf_sk_storage_get(&socket_sent, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!sent)
-		return refuse();
+		return refuse(ctx, key, fe->service, DROP_NO_SOCKET_STORAGE);
 	t = sent_before(sent, key, fe->service);
 	if (!t) {
 		b = choose(ctx, key, fe, &id);
 		if (!b)
-			return refuse();
+			return refuse(ctx, key, fe->service, why_refused(ctx, key, fe));
+		opened(ctx, key, fe->service, id);
 		t = &sent->entry[sent->next & (SENT_MAX - 1)];
 		sent->next++;
 		fill(t, key, fe->service, b, id);
@@ -360,6 +385,7 @@ static __always_inline int guard_node_port(struct bpf_sock *ctx, int v6)
 	/* A socket of IPv6 may get IPv4's callers too. */
 	if (!node_port_frontend(port, proto, 0) && !(v6 && node_port_frontend(port, proto, 1)))
 		return SOCK_ALLOW;
+	count_drop(DROP_PORT_TAKEN);
 	bpf_set_retval(ADDRESS_IN_USE);
 	return SOCK_DENY;
 }

@@ -149,13 +149,15 @@ static __always_inline int from_allowed(const struct packet *p, const struct fro
  * host's own; another one it would send on. Backends on other hosts alone, which
  * the service keeps to itself, do not make it refused: some other host serves it.
  */
-static __always_inline int nobody_serves(const struct packet *p, const struct frontend *fe)
+static __always_inline int nobody_serves(struct __sk_buff *skb, const struct packet *p,
+					const struct frontend *fe)
 {
 	__u32 service = fe->service;
 	struct service *svc = bpf_map_lookup_elem(&services, &service);
 
 	if (fe->flags & FRONTEND_EXACT && svc && (__u32)svc->extent)
-		return VERDICT_DROP;
+		return drop(skb, DROP_NO_LOCAL_BACKEND);
+	called_by_outside(skb, service, 0);
 	return bpf_map_lookup_elem(&node_addrs, p->dst) ? VERDICT_PASS : VERDICT_DROP;
 }
 
@@ -185,7 +187,7 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 	if (!pod && !bpf_map_lookup_elem(&node_addrs, f->addr))
 		return pass_on(skb, p, key, f);
 	if (rewrite(skb, p, END_DST, f->addr, f->port))
-		return VERDICT_DROP;
+		return drop(skb, DROP_NOT_REWRITTEN);
 	if (!pod)
 		return VERDICT_PASS;
 	return redirect_to_pod(skb, pod->ifindex);
@@ -212,23 +214,24 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 	}
 	fe = outside_frontend(p);
 	if (!fe)
-		return called_from_outside(p);
+		return called_from_outside(skb, p);
 	key = key_of(p, FLOW_REQUEST);
 	f = bpf_map_lookup_elem(&flows, &key);
 	if ((!f || opens(p)) && !from_allowed(p, fe))
-		return VERDICT_DROP;
+		return drop(skb, DROP_SOURCE_RANGE);
 	if (f && still_valid(f, p, fe->service)) {
 		fresh = *f;
 		return forward(skb, p, &key, &fresh);
 	}
 	b = choose_for(p, fe, &fresh.backend);
 	if (!b || is_mapped(b->addr) == (p->v6 != 0))
-		return nobody_serves(p, fe);
+		return nobody_serves(skb, p, fe);
+	called_by_outside(skb, fe->service, fresh.backend);
 	set_addr(fresh.addr, b->addr);
 	fresh.port = b->port;
 	fresh.service = fe->service;
 	if (remember(p, &key, &fresh))
-		return VERDICT_DROP;
+		return drop(skb, DROP_FLOW_NOT_KEPT);
 	return forward(skb, p, &key, &fresh);
 }
 
@@ -251,7 +254,7 @@ static __always_inline int to_outside(struct __sk_buff *skb)
 	if (!f)
 		return masquerade(skb, &p);
 	if (rewrite(skb, &p, END_SRC, f->addr, f->port))
-		return VERDICT_DROP;
+		return drop(skb, DROP_NOT_REWRITTEN);
 	return VERDICT_PASS;
 }
 

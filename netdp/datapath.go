@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -33,6 +34,12 @@ type Datapath struct {
 
 	destroyer destroyer
 	reaper    reaper
+	flows     flowHub
+	fills     fills
+	noRoom    withoutRoom
+
+	// The words of the programs' enums drop_reason and record_kind.
+	dropNames, kindNames []string
 
 	// postponed: an earlier daemon's programs are attached and use maps of
 	// another layout. They go on working until ours are filled.
@@ -42,8 +49,11 @@ type Datapath struct {
 	routesWritten bool   // every route was written by this daemon; by SetHosts only
 	podsHaveMTU   podMTU // what all pods were set to last; by SetHosts only
 
-	attaching sync.Mutex // guards postponed and uplinks
-	uplinks   []string   // interfaces to other machines
+	attaching sync.Mutex      // guards postponed, uplinks, links and filtered
+	uplinks   []string        // interfaces to other machines
+	links     heldLinks       // of this daemon's programs
+	filtered  map[string]bool // uplinks whose programs are filters: no tcx
+	repaired  repairCounts
 
 	serves    atomic.Bool // ServerAddress was given
 	closeOnce sync.Once
@@ -64,7 +74,7 @@ func Open(ctx context.Context, opts Options) (_ *Datapath, err error) {
 	if err := checkCgroup(opts.CgroupRoot); err != nil {
 		return nil, fmt.Errorf("open datapath: %w", err)
 	}
-	d := &Datapath{opts: opts, log: opts.Logger}
+	d := &Datapath{opts: opts, log: opts.Logger, links: heldLinks{}, filtered: map[string]bool{}}
 	defer func() {
 		if err != nil {
 			_ = d.Close()
@@ -138,11 +148,11 @@ func (d *Datapath) load() error {
 	d.maps = maps
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
 	if err != nil {
-		return verifierError(err)
+		return loadError(spec, err)
 	}
 	d.progs = coll.Programs
 	closeMaps(coll.Maps)
-	d.table = newTable(newServiceMaps(maps), d.opts.MaglevSeed)
+	d.table = newTable(newServiceMaps(maps), d.opts.Limits, d.opts.MaglevSeed)
 	d.table.nodeIPs = d.opts.NodeIPs
 	if err := d.startDestroyer(destroy); err != nil {
 		return err
@@ -162,6 +172,12 @@ func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
 	}
 	cookie, err := d.host.cookie()
 	if err != nil {
+		return nil, err
+	}
+	if d.dropNames, err = enumNames(spec.Types, "drop_reason", "DROP_"); err != nil {
+		return nil, err
+	}
+	if d.kindNames, err = enumNames(spec.Types, "record_kind", "RECORD_"); err != nil {
 		return nil, err
 	}
 	for name, value := range map[string]any{
@@ -184,13 +200,14 @@ func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
 		}
 	}
 	for name, entries := range map[string]uint32{
-		bpf.DatapathMapServices: maxServices, bpf.DatapathMapFrontends: maxFrontends,
-		bpf.DatapathMapBackends: maxBackends, bpf.DatapathMapSlots: maxSlots,
-		bpf.DatapathMapMaglev: maxMaglevChunks, bpf.DatapathMapPods: 2 * maxPods,
+		bpf.DatapathMapServices: d.opts.Limits.Services, bpf.DatapathMapFrontends: d.opts.Limits.Frontends,
+		bpf.DatapathMapBackends: d.opts.Limits.Backends, bpf.DatapathMapSlots: d.opts.Limits.Slots,
+		bpf.DatapathMapMaglev: d.opts.Limits.MaglevChunks, bpf.DatapathMapPods: 2 * maxPods,
 		bpf.DatapathMapFlows: 2 * d.opts.MaxFlows, bpf.DatapathMapNats: d.opts.MaxFlows,
 		bpf.DatapathMapRanges: maxHosts, bpf.DatapathMapTunnelPeers: maxTunnelPeers,
 		bpf.DatapathMapInside: maxInside, bpf.DatapathMapAffinities: maxAffinities,
 		bpf.DatapathMapSources: maxSources, bpf.DatapathMapCallers: 2 * maxPods,
+		bpf.DatapathMapServiceCounts: d.opts.Limits.Services,
 	} {
 		spec.Maps[name].MaxEntries = entries
 	}
@@ -204,6 +221,14 @@ func verifierError(err error) error {
 		return fmt.Errorf("load programs: %+v", verdict) //nolint:errorlint // only %+v prints the whole log
 	}
 	return fmt.Errorf("load programs: %w", err)
+}
+
+// loadError says first which feature is missing, if that is why.
+func loadError(spec *ebpf.CollectionSpec, err error) error {
+	if missing := lacking(spec); len(missing) > 0 {
+		return &UnsupportedError{Feature: strings.Join(missing, ", "), Since: newestKernel, Err: verifierError(err)}
+	}
+	return verifierError(err)
 }
 
 // setNodeAddrs makes the map of node addresses equal to the options.
@@ -256,6 +281,7 @@ func (d *Datapath) SetService(s Service) error {
 	if gone {
 		d.destroyStaleUDP()
 	}
+	d.noRoom.note(s.Key, err)
 	return err
 }
 
@@ -265,6 +291,7 @@ func (d *Datapath) DeleteService(key string) error {
 	if gone {
 		d.destroyStaleUDP()
 	}
+	d.noRoom.note(key, err)
 	return err
 }
 
@@ -322,6 +349,10 @@ func (d *Datapath) Close() error {
 	d.closeOnce.Do(func() {
 		err = d.withdrawServer()
 		d.destroyer.stop()
+		d.closeFlows()
+		d.attaching.Lock()
+		d.links.close()
+		d.attaching.Unlock()
 		for _, p := range d.progs {
 			_ = p.Close()
 		}

@@ -29,7 +29,7 @@ const (
 
 // serviceMaps writes the maps of bpf/layout.h. Each method is one system call.
 type serviceMaps struct {
-	frontends, services, slots, backends, maglev, sources *ebpf.Map
+	frontends, services, slots, backends, maglev, sources, counts *ebpf.Map
 }
 
 func newServiceMaps(maps map[string]*ebpf.Map) serviceMaps {
@@ -40,6 +40,7 @@ func newServiceMaps(maps map[string]*ebpf.Map) serviceMaps {
 		backends:  maps[bpf.DatapathMapBackends],
 		maglev:    maps[bpf.DatapathMapMaglev],
 		sources:   maps[bpf.DatapathMapSources],
+		counts:    maps[bpf.DatapathMapServiceCounts],
 	}
 }
 
@@ -118,6 +119,11 @@ func (m serviceMaps) putService(id uint32, value bpf.DatapathService) error {
 	return full("write service", m.services.Update(&id, &value, ebpf.UpdateAny))
 }
 
+// putCounts begins anew for the next service of this number.
+func (m serviceMaps) putCounts(id uint32, value bpf.DatapathServiceCalls) error {
+	return full("write counts of service", m.counts.Update(&id, &value, ebpf.UpdateAny))
+}
+
 func (m serviceMaps) putSlots(indexes, backendIDs []uint32) error {
 	return putMany("write slots", m.slots, indexes, backendIDs)
 }
@@ -155,6 +161,9 @@ func putMany[K, V any](what string, m *ebpf.Map, keys []K, values []V) error {
 }
 
 func full(what string, err error) error {
+	if err != nil {
+		mapWriteErrors.Add(1)
+	}
 	if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) {
 		return fmt.Errorf("%s: %w", what, ErrFull)
 	}
@@ -168,5 +177,6 @@ func ignoreMissing(what string, err error) error {
 	if err == nil || errors.Is(err, ebpf.ErrKeyNotExist) {
 		return nil
 	}
+	mapWriteErrors.Add(1)
 	return fmt.Errorf("%s: %w", what, err)
 }

@@ -1,6 +1,7 @@
 package netdp
 
 import (
+	"errors"
 	"hash/fnv"
 	"slices"
 
@@ -93,10 +94,11 @@ func (t *table) setMaglev(live *liveService, s Service) error {
 		return nil
 	}
 	size := maglevSize(len(active))
-	if err := t.writeChunks(live.id, size, maglevTable(identities, t.maglevSeed, size), active); err != nil {
-		return err
-	}
 	was := live.maglev
+	if err := t.writeChunks(live.id, size, maglevTable(identities, t.maglevSeed, size), active); err != nil {
+		// What is beyond the table in use is room for others.
+		return errors.Join(err, t.deleteChunks(live, chunksOf(was.size), chunksOf(size)))
+	}
 	live.maglev = maglevState{size: size, backends: active}
 	if was.size == size {
 		return nil

@@ -105,7 +105,17 @@ type Options struct {
 	MaxFlows uint32
 	Logger   *slog.Logger
 
+	// Limits of the services' maps; a zero value has those that are named above.
+	// Maps of another size are made anew, beside those of an earlier daemon.
+	Limits MapLimits
+
 	noTCX bool // as on Linux before 6.6, for tests
+}
+
+// MapLimits are how many entries the maps of services take. Slots is a power of
+// two.
+type MapLimits struct {
+	Services, Frontends, Backends, Slots, MaglevChunks uint32
 }
 
 func (o *Options) complete() error {
@@ -143,6 +153,12 @@ func (o *Options) complete() error {
 	}
 	if o.VNI > maxVNI {
 		return fmt.Errorf("check options: VNI %d is larger than %d", o.VNI, maxVNI)
+	}
+	if o.Limits == (MapLimits{}) {
+		o.Limits = MapLimits{
+			Services: maxServices, Frontends: maxFrontends, Backends: maxBackends,
+			Slots: maxSlots, MaglevChunks: maxMaglevChunks,
+		}
 	}
 	if o.Logger == nil {
 		return errors.New("check options: Logger is missing")

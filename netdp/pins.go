@@ -87,7 +87,7 @@ func names(dir string) ([]string, error) {
 var serviceMapNames = []string{
 	bpf.DatapathMapFrontends, bpf.DatapathMapServices, bpf.DatapathMapSlots,
 	bpf.DatapathMapBackends, bpf.DatapathMapMaglev, bpf.DatapathMapSources,
-	bpf.DatapathMapAffinities,
+	bpf.DatapathMapAffinities, bpf.DatapathMapServiceCounts,
 }
 
 // layoutNames says what each map is pinned as. A new shape gets a new name, so

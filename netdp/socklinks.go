@@ -32,23 +32,30 @@ var sockPrograms = []struct {
 // pinned, which swaps them without a gap, or by a new one.
 func (d *Datapath) attachSock() error {
 	for _, p := range sockPrograms {
-		path := d.pins.link(p.name)
-		err := d.replaceInLink(path, d.progs[p.name])
-		if err == nil {
-			continue
+		if err := d.attachSockProgram(p.name, p.attach); err != nil {
+			return err
 		}
-		if !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("replace %s: %w", p.name, err)
-		}
-		l, err := link.AttachCgroup(link.CgroupOptions{
-			Path: d.opts.CgroupRoot, Attach: p.attach, Program: d.progs[p.name],
-		})
-		if err != nil {
-			return fmt.Errorf("attach %s to %s: %w", p.name, d.opts.CgroupRoot, err)
-		}
-		if err := pinAndClose(l, path); err != nil {
-			return fmt.Errorf("attach %s: %w", p.name, err)
-		}
+	}
+	return nil
+}
+
+func (d *Datapath) attachSockProgram(name string, attach ebpf.AttachType) error {
+	path := d.pins.link(name)
+	err := d.replaceInLink(path, d.progs[name])
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("replace %s: %w", name, err)
+	}
+	l, err := link.AttachCgroup(link.CgroupOptions{
+		Path: d.opts.CgroupRoot, Attach: attach, Program: d.progs[name],
+	})
+	if err != nil {
+		return fmt.Errorf("attach %s to %s: %w", name, d.opts.CgroupRoot, err)
+	}
+	if err := d.pinAndHold(l, path); err != nil {
+		return fmt.Errorf("attach %s: %w", name, err)
 	}
 	return nil
 }
@@ -60,10 +67,12 @@ func (d *Datapath) replaceInLink(path string, prog *ebpf.Program) error {
 	if err != nil {
 		return err
 	}
-	defer l.Close()
-	if err := l.Update(prog); err == nil {
+	if err = l.Update(prog); err == nil {
+		d.links.hold(path, l)
 		return nil
-	} else if gone, infoErr := linkGone(l); infoErr != nil || !gone {
+	}
+	defer l.Close()
+	if gone, infoErr := linkGone(l); infoErr != nil || !gone {
 		return errors.Join(err, infoErr)
 	}
 	if err := os.Remove(path); err != nil {
@@ -87,10 +96,11 @@ func linkGone(l link.Link) (bool, error) {
 	return false, nil
 }
 
-func pinAndClose(l link.Link, path string) error {
-	defer l.Close()
+func (d *Datapath) pinAndHold(l link.Link, path string) error {
 	if err := l.Pin(path); err != nil {
+		_ = l.Close()
 		return fmt.Errorf("pin link: %w", err)
 	}
+	d.links.hold(path, l)
 	return nil
 }

@@ -1,6 +1,7 @@
 package netdp
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -69,15 +70,15 @@ type face struct {
 	filtered bool
 }
 
-func newTable(maps serviceMaps, maglevSeed uint32) *table {
+func newTable(maps serviceMaps, limits MapLimits, maglevSeed uint32) *table {
 	return &table{
 		maps:       maps,
 		byKey:      map[string]*liveService{},
 		frontends:  map[bpf.DatapathFrontendKey]*liveService{},
 		adopted:    map[*liveService]struct{}{},
-		serviceIDs: newIDs(maxServices),
-		backendIDs: newIDs(maxBackends),
-		extents:    newExtents(maxSlots),
+		serviceIDs: newIDs(limits.Services),
+		backendIDs: newIDs(limits.Backends),
+		extents:    newExtents(limits.Slots),
 		maglevSeed: maglevSeed,
 	}
 }
@@ -96,20 +97,26 @@ func (t *table) set(s Service) (gone bool, err error) {
 		return false, err
 	}
 	live.affinitySeconds = s.AffinitySeconds
-	gone, err = t.setBackends(live, s.Backends)
-	if err != nil {
-		return gone, fmt.Errorf("set service %s: %w", s.Key, err)
+	gone, full := t.setBackends(live, s.Backends)
+	if full == nil || errors.Is(full, ErrFull) {
+		// With some of its backends it is served by these meanwhile.
+		full = errors.Join(full, t.setMaglev(live, s))
+	}
+	if full != nil && !errors.Is(full, ErrFull) {
+		return gone, fmt.Errorf("set service %s: %w", s.Key, full)
 	}
 	for _, step := range []func() error{
-		func() error { return t.setMaglev(live, s) },
 		func() error { return t.publish(live) },
 		func() error { return t.addSources(live, s.Sources) },
 		func() error { return t.setFrontends(live, s) },
 		func() error { return t.dropSources(live, s.Sources) },
 	} {
 		if err := step(); err != nil {
-			return gone, fmt.Errorf("set service %s: %w", s.Key, err)
+			return gone, fmt.Errorf("set service %s: %w", s.Key, errors.Join(full, err))
 		}
+	}
+	if full != nil {
+		return gone, fmt.Errorf("set service %s: %w", s.Key, full)
 	}
 	return gone, nil
 }
@@ -186,7 +193,9 @@ func (t *table) sameAs(f Frontend) (out []Frontend) {
 type backendChange struct {
 	members []member
 	write   []stateChange
+	fresh   []member // those that are new
 	gone    []member
+	full    error // there was no room for all
 }
 
 // stateChange is a backend whose entry is written.
@@ -196,7 +205,7 @@ type stateChange struct {
 }
 
 // diffBackends walks both sorted lists once.
-func (t *table) diffBackends(live *liveService, want []Backend) (backendChange, error) {
+func (t *table) diffBackends(live *liveService, want []Backend) backendChange {
 	c := backendChange{members: make([]member, 0, len(want))}
 	old := live.members
 	for _, b := range want {
@@ -214,46 +223,38 @@ func (t *table) diffBackends(live *liveService, want []Backend) (backendChange, 
 		} else {
 			id, err := t.backendIDs.alloc()
 			if err != nil {
-				t.returnNew(c)
-				return c, err
+				c.full = err
+				continue
 			}
 			m.id = id
+			c.fresh = append(c.fresh, m)
 			c.write = append(c.write, stateChange{len(c.members), backendGone})
 		}
 		c.members = append(c.members, m)
 	}
 	c.gone = append(c.gone, old...)
-	return c, nil
-}
-
-// returnNew gives numbers back that a failed change had taken.
-func (t *table) returnNew(c backendChange) {
-	for _, w := range c.write {
-		if w.was == backendGone {
-			t.backendIDs.release(c.members[w.index].id)
-		}
-	}
+	return c
 }
 
 // setBackends orders the writes so that a reader always finds a backend that
 // takes traffic: entries before slots, slots before a larger count, a smaller
 // count before slots, and what goes goes last.
 func (t *table) setBackends(live *liveService, want []Backend) (gone bool, err error) {
-	c, err := t.diffBackends(live, want)
-	if err != nil {
-		return false, err
-	}
+	c := t.diffBackends(live, want)
 	if err := t.writeBackends(live, c, begins); err != nil {
-		return false, err
+		return false, errors.Join(err, t.dropBackends(c.fresh))
 	}
 	if err := t.setSlots(live, arrange(live.slots, c.members)); err != nil {
+		if errors.Is(err, ErrFull) { // no slot was changed
+			err = errors.Join(err, t.dropBackends(c.fresh))
+		}
 		return false, err
 	}
 	if err := t.writeBackends(live, c, ends); err != nil {
 		return false, err
 	}
 	live.members = c.members
-	return len(c.gone) > 0 && live.proto == UDP, t.dropBackends(c.gone)
+	return len(c.gone) > 0 && live.proto == UDP, errors.Join(t.dropBackends(c.gone), c.full)
 }
 
 // begins is what a backend is before the slots change: what it becomes, and
@@ -463,6 +464,8 @@ func (t *table) setFrontends(live *liveService, s Service) error {
 			return err
 		}
 		t.frontends[f.key] = live
+		// At once, so that what a full map left out does not hide what it took.
+		live.faces = append(live.faces, f)
 	}
 	for _, f := range live.faces {
 		kept := slices.ContainsFunc(want, func(w face) bool { return w.key == f.key })
@@ -506,6 +509,9 @@ func (t *table) drop(live *liveService) error {
 		return err
 	}
 	if err := t.dropBackends(live.members); err != nil {
+		return err
+	}
+	if err := t.maps.putCounts(live.id, bpf.DatapathServiceCalls{}); err != nil {
 		return err
 	}
 	t.serviceIDs.release(live.id)

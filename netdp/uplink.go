@@ -111,12 +111,22 @@ func (d *Datapath) attachUplinks() error {
 
 func (d *Datapath) attachUplinkPair(name string) error {
 	return d.host.do(func() error {
-		return firstError(
-			d.attachUplink(name, "uplink_ingress", d.progs[bpf.DatapathProgUplinkIngress], ebpf.AttachTCXIngress),
-			d.attachUplink(name, "uplink_egress", d.progs[bpf.DatapathProgUplinkEgress], ebpf.AttachTCXEgress),
-			d.enableForwarding(name),
-		)
+		var errs []error
+		for _, side := range uplinkSides {
+			errs = append(errs, d.attachUplink(name, side.program, d.progs[side.program], side.attach))
+		}
+		return firstError(append(errs, d.enableForwarding(name))...)
 	})
+}
+
+// uplinkSides are the programs of an uplink, and where each is as a filter.
+var uplinkSides = []struct {
+	program string
+	attach  ebpf.AttachType
+	parent  uint32
+}{
+	{bpf.DatapathProgUplinkIngress, ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS},
+	{bpf.DatapathProgUplinkEgress, ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS},
 }
 
 // addUplink serves one more interface: another host was found behind it.
@@ -233,18 +243,18 @@ func (d *Datapath) attachUplink(device, program string, prog *ebpf.Program, wher
 		return fmt.Errorf("find uplink %s: %w", device, err)
 	}
 	if d.opts.noTCX {
-		return d.filterUplink(dev.Attrs().Index, program, prog, where)
+		return d.filterUplink(dev.Attrs(), program, prog, where)
 	}
 	l, err := link.AttachTCX(link.TCXOptions{
 		Interface: dev.Attrs().Index, Program: prog, Attach: where, Anchor: link.Head(),
 	})
 	if errors.Is(err, ebpf.ErrNotSupported) {
-		return d.filterUplink(dev.Attrs().Index, program, prog, where)
+		return d.filterUplink(dev.Attrs(), program, prog, where)
 	}
 	if err != nil {
 		return fmt.Errorf("attach %s to %s: %w", program, device, err)
 	}
-	if err := pinAndClose(l, path); err != nil {
+	if err := d.pinAndHold(l, path); err != nil {
 		return fmt.Errorf("attach %s to %s: %w", program, device, err)
 	}
 	return nil
@@ -252,12 +262,13 @@ func (d *Datapath) attachUplink(device, program string, prog *ebpf.Program, wher
 
 // filterUplink is the way before Linux 6.6, which has no tcx: a filter, which
 // stays with the device and is replaced in one step as well.
-func (d *Datapath) filterUplink(index int, name string, prog *ebpf.Program, where ebpf.AttachType) error {
+func (d *Datapath) filterUplink(dev *netlink.LinkAttrs, name string, prog *ebpf.Program, where ebpf.AttachType) error {
+	d.filtered[dev.Name] = true
 	parent := uint32(netlink.HANDLE_MIN_INGRESS)
 	if where == ebpf.AttachTCXEgress {
 		parent = netlink.HANDLE_MIN_EGRESS
 	}
-	return d.filterDevice(index, parent, name, prog)
+	return d.filterDevice(dev.Index, parent, name, prog)
 }
 
 // filterPodLink attaches the pod program to the host's end of a pod's link. It

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -71,7 +72,12 @@ type Controller struct {
 	keys    map[string]map[string]struct{} // service or pod → its keys in the datapath
 	waiting map[string]struct{}            // those whose address another one holds
 	told    map[string]string              // what the last Event about each said
+	full    map[string]struct{}            // those that a full kernel map keeps out
 }
+
+// fullRetry is how soon something is tried again that a full map kept out: room
+// comes when others shrink, of which nobody is told.
+const fullRetry = 5 * time.Second
 
 // ByService is the index of slices by the namespace/name of their service.
 const ByService = "shoal-service"
@@ -114,6 +120,7 @@ func New(o Options) *Controller {
 		keys:     map[string]map[string]struct{}{},
 		waiting:  map[string]struct{}{},
 		told:     map[string]string{},
+		full:     map[string]struct{}{},
 	}
 	if err := IndexSlices(slices); err != nil {
 		c.log.Error("follow endpoint slices", "error", err) // only after the informer was stopped
@@ -215,8 +222,7 @@ func (c *Controller) Run(ctx context.Context) error {
 func (c *Controller) syncAll() error {
 	for _, key := range c.listKeys() {
 		if err := c.sync(key); err != nil {
-			c.queue.AddRateLimited(key)
-			c.tell(key, err)
+			c.failed(key, err)
 		}
 	}
 	if err := c.dp.SyncComplete(); err != nil {
@@ -240,13 +246,26 @@ func (c *Controller) work(key string) {
 	err := c.sync(key)
 	if err == nil {
 		c.queue.Forget(key)
+		c.tellRoom(key)
 		return
 	}
+	c.failed(key, err)
+}
+
+// failed has it tried again, and tells why when people should know.
+func (c *Controller) failed(key string, err error) {
 	var taken *netdp.FrontendTakenError
 	if errors.As(err, &taken) {
 		c.waiting[key] = struct{}{}
 	}
-	c.queue.AddRateLimited(key)
+	if errors.Is(err, netdp.ErrFull) {
+		c.queue.AddAfter(key, fullRetry)
+		if _, known := c.full[key]; known {
+			return // it was told
+		}
+	} else {
+		c.queue.AddRateLimited(key)
+	}
 	c.tell(key, err)
 }
 
@@ -301,6 +320,7 @@ func (c *Controller) drop(key string, keep map[string]struct{}) error {
 	if len(c.keys[key]) == 0 {
 		delete(c.keys, key)
 		delete(c.told, key)
+		delete(c.full, key)
 	}
 	if dropped {
 		for other := range c.waiting {

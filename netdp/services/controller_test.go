@@ -100,6 +100,8 @@ type running struct {
 	members *members
 	events  chan string
 	stop    func()
+
+	controller *Controller
 }
 
 // members are what gossip would say.
@@ -145,7 +147,7 @@ func start(t *testing.T, opts netdp.Options, client *fake.Clientset, alive ...st
 		Members: known, Events: recorder})
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
-	return &running{t: t, dp: dp, client: client, members: known, events: recorder.Events, stop: func() {
+	return &running{t: t, dp: dp, client: client, members: known, controller: c, events: recorder.Events, stop: func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)

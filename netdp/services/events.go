@@ -14,6 +14,8 @@ import (
 const (
 	reasonTaken = "AddressTaken"
 	reasonInUse = "PortInUse"
+	reasonFull  = "DatapathFull"  // a kernel map of the host has no room for it
+	reasonRoom  = "DatapathReady" // it has room again
 )
 
 // tell logs what went wrong with a service or pod; what its owner can mend is
@@ -24,6 +26,21 @@ func (c *Controller) tell(key string, err error) {
 	if errors.As(err, &taken) {
 		c.event(key, reasonTaken, fmt.Sprintf("on host %s: %v", c.o.Node, taken))
 	}
+	if errors.Is(err, netdp.ErrFull) {
+		c.full[key] = struct{}{}
+		c.event(key, reasonFull, fmt.Sprintf("host %s does not forward all of this: %v. What is open goes on. "+
+			"It is tried again by itself; delete services or endpoints to make room", c.o.Node, err))
+	}
+}
+
+// tellRoom tells of what was kept out before, and is in now.
+func (c *Controller) tellRoom(key string) {
+	if _, ok := c.full[key]; !ok {
+		return
+	}
+	delete(c.full, key)
+	c.log.Info("there is room for the service again", "service", key)
+	c.send(key, corev1.EventTypeNormal, reasonRoom, "host "+c.o.Node+" has room again, and forwards all of this")
 }
 
 // tellInUse: the process was there first, and still its callers reach the
@@ -40,6 +57,10 @@ func (c *Controller) tellInUse(key string, s netdp.Service, taken []netdp.Fronte
 }
 
 func (c *Controller) event(key, reason, message string) {
+	c.send(key, corev1.EventTypeWarning, reason, message)
+}
+
+func (c *Controller) send(key, kind, reason, message string) {
 	if c.o.Events == nil || c.told[key] == message {
 		return
 	}
@@ -48,7 +69,7 @@ func (c *Controller) event(key, reason, message string) {
 	if ref == nil {
 		return // it is gone
 	}
-	c.o.Events.Event(ref, corev1.EventTypeWarning, reason, message)
+	c.o.Events.Event(ref, kind, reason, message)
 }
 
 func (c *Controller) reference(key string) *corev1.ObjectReference {
