@@ -211,6 +211,13 @@ type DatapathRecordLimit struct {
 	Lost       uint64
 }
 
+type DatapathRecordScratch struct {
+	_     structs.HostLayout
+	Key   DatapathRecordKey
+	Back  DatapathRecordKey
+	Fresh DatapathRecordState
+}
+
 type DatapathRecordState struct {
 	_       structs.HostLayout
 	FirstNs uint64
@@ -277,6 +284,7 @@ const (
 	DatapathMapPods              = "pods"
 	DatapathMapRanges            = "ranges"
 	DatapathMapRecordLimits      = "record_limits"
+	DatapathMapRecordScratch     = "record_scratch"
 	DatapathMapRecorded          = "recorded"
 	DatapathMapRecords           = "records"
 	DatapathMapServiceCounts     = "service_counts"
@@ -395,6 +403,7 @@ type DatapathMapSpecs struct {
 	Pods          *ebpf.MapSpec `ebpf:"pods"`
 	Ranges        *ebpf.MapSpec `ebpf:"ranges"`
 	RecordLimits  *ebpf.MapSpec `ebpf:"record_limits"`
+	RecordScratch *ebpf.MapSpec `ebpf:"record_scratch"`
 	Recorded      *ebpf.MapSpec `ebpf:"recorded"`
 	Records       *ebpf.MapSpec `ebpf:"records"`
 	ServiceCounts *ebpf.MapSpec `ebpf:"service_counts"`
@@ -459,6 +468,7 @@ type DatapathMaps struct {
 	Pods          *ebpf.Map `ebpf:"pods"`
 	Ranges        *ebpf.Map `ebpf:"ranges"`
 	RecordLimits  *ebpf.Map `ebpf:"record_limits"`
+	RecordScratch *ebpf.Map `ebpf:"record_scratch"`
 	Recorded      *ebpf.Map `ebpf:"recorded"`
 	Records       *ebpf.Map `ebpf:"records"`
 	ServiceCounts *ebpf.Map `ebpf:"service_counts"`
@@ -489,6 +499,7 @@ func (m *DatapathMaps) Close() error {
 		m.Pods,
 		m.Ranges,
 		m.RecordLimits,
+		m.RecordScratch,
 		m.Recorded,
 		m.Records,
 		m.ServiceCounts,

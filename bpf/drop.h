@@ -68,7 +68,7 @@ static __always_inline void count_drop(enum drop_reason reason)
 __noinline int drop(struct __sk_buff *skb, enum drop_reason reason)
 {
 	count_drop(reason);
-	record_packet(skb, RECORD_DROP, reason, 0, 0);
+	note_packet(skb, RECORD_DROP, reason, 0, 0);
 	return VERDICT_DROP;
 }
 

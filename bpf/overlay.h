@@ -11,19 +11,26 @@
 
 #define PACKET_HOST 0
 
+/* Not inlined: the program below has no stack to spare. */
+__noinline int from_known_host(struct __sk_buff *skb)
+{
+	struct bpf_tunnel_key tunnel = {};
+	__be32 remote[4] = {0, 0, V4_MAPPED, 0};
+
+	if (bpf_skb_get_tunnel_key(skb, &tunnel, __builtin_offsetof(struct bpf_tunnel_key, local_ipv4), 0))
+		return 0;
+	remote[3] = bpf_htonl(tunnel.remote_ipv4);
+	return tunnel.tunnel_id == tunnel_id && bpf_map_lookup_elem(&tunnel_peers, remote);
+}
+
 SEC("tc")
 int overlay_ingress(struct __sk_buff *skb)
 {
-	struct bpf_tunnel_key tunnel = {};
 	struct packet p = {};
 	struct pod *pod;
-	__be32 remote[4] = {0, 0, V4_MAPPED, 0};
 	int verdict;
 
-	if (bpf_skb_get_tunnel_key(skb, &tunnel, __builtin_offsetof(struct bpf_tunnel_key, local_ipv4), 0))
-		return drop(skb, DROP_TUNNEL_STRANGER);
-	remote[3] = bpf_htonl(tunnel.remote_ipv4);
-	if (tunnel.tunnel_id != tunnel_id || !bpf_map_lookup_elem(&tunnel_peers, remote))
+	if (!from_known_host(skb))
 		return drop(skb, DROP_TUNNEL_STRANGER);
 	if (parse(skb, &p))
 		return drop(skb, DROP_MALFORMED);

@@ -110,6 +110,32 @@ struct {
 	__type(value, struct follow);
 } following SEC(".maps");
 
+/* What a record of a packet is made in: it does not fit beside the stack of the
+ * programs that drop. Those of packets do not interrupt each other; those of
+ * sockets may be interrupted, and use their stack. */
+struct record_scratch {
+	struct record_key key;
+	struct record_key back;
+	struct record_state fresh;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct record_scratch);
+} record_scratch SEC(".maps");
+
+static __always_inline struct record_scratch *scratch_of_cpu(void)
+{
+	__u32 zero = 0;
+	struct record_scratch *s = bpf_map_lookup_elem(&record_scratch, &zero);
+
+	if (s)
+		__builtin_memset(s, 0, sizeof(*s));
+	return s;
+}
+
 static __always_inline int is_followed(void)
 {
 	__u32 zero = 0;
@@ -171,10 +197,11 @@ static __always_inline void tell(const struct record_key *key, __u64 now, __u64 
 	bpf_ringbuf_submit(r, 0);
 }
 
-/* Counts an entry, and tells of it when it is time. */
-static __always_inline void note(const struct record_key *key, __u32 backend)
+/* Counts an entry, and tells of it when it is time. fresh is room, all zero. */
+static __always_inline void note(const struct record_key *key, struct record_state *fresh,
+				 __u32 backend)
 {
-	struct record_state fresh = {}, *s = bpf_map_lookup_elem(&recorded, key);
+	struct record_state *s = bpf_map_lookup_elem(&recorded, key);
 	__u64 now = bpf_ktime_get_ns(), repeat = REPEAT_NS, count = 1;
 
 	if (key->kind == RECORD_OPEN && key->proto != PROTO_TCP)
@@ -189,9 +216,11 @@ static __always_inline void note(const struct record_key *key, __u32 backend)
 	} else {
 		if (!within_limit(now))
 			return;
-		fresh.first_ns = fresh.last_ns = fresh.told_ns = now;
-		fresh.count = 1;
-		bpf_map_update_elem(&recorded, key, &fresh, BPF_ANY);
+		fresh->first_ns = now;
+		fresh->last_ns = now;
+		fresh->told_ns = now;
+		fresh->count = 1;
+		bpf_map_update_elem(&recorded, key, fresh, BPF_ANY);
 	}
 	if (is_followed())
 		tell(key, now, count, backend);
@@ -232,20 +261,28 @@ static __always_inline __u32 read_ends(struct __sk_buff *skb, struct record_key 
 	return transport;
 }
 
-/* A packet in which something was decided. Not inlined: the verifier looks at
- * it once for each program. */
-__noinline int record_packet(struct __sk_buff *skb, enum record_kind kind, __u32 reason, __u32 service,
-			     __u32 backend)
+static __always_inline int note_packet(struct __sk_buff *skb, enum record_kind kind, __u32 reason,
+				       __u32 service, __u32 backend)
 {
-	struct record_key key = {};
+	struct record_scratch *s = scratch_of_cpu();
 
-	read_ends(skb, &key);
-	key.kind = (__u8)kind;
-	key.reason = (__u16)reason;
-	key.service = service;
-	key.ifindex = skb->ifindex;
-	note(&key, backend);
+	if (!s)
+		return 0;
+	read_ends(skb, &s->key);
+	s->key.kind = (__u8)kind;
+	s->key.reason = (__u16)reason;
+	s->key.service = service;
+	s->key.ifindex = skb->ifindex;
+	note(&s->key, &s->fresh, backend);
 	return 0;
+}
+
+/* A packet in which something was decided. Not inlined: the verifier looks at
+ * it once for each program, and its stack is no part of theirs. */
+__noinline int record_packet(struct __sk_buff *skb, enum record_kind kind, __u32 reason,
+			     __u32 service, __u32 backend)
+{
+	return note_packet(skb, kind, reason, service, backend);
 }
 
 /* A socket of the namespace called a service by the address asked. */
@@ -253,6 +290,7 @@ __noinline int record_call(const struct frontend_key *asked, __u64 netns, __u32 
 			   __u32 service, __u32 backend)
 {
 	struct record_key key = {};
+	struct record_state fresh = {};
 
 	if (!asked)
 		return 0;
@@ -263,20 +301,17 @@ __noinline int record_call(const struct frontend_key *asked, __u64 netns, __u32 
 	key.reason = (__u16)reason;
 	key.service = service;
 	key.netns = netns;
-	note(&key, backend);
+	note(&key, &fresh, backend);
 	return 0;
 }
 
-static __always_inline struct record_key turned(const struct record_key *key)
+static __always_inline void turn(struct record_key *back, const struct record_key *key)
 {
-	struct record_key back = *key;
-
-	__builtin_memcpy(back.src, key->dst, sizeof(back.src));
-	__builtin_memcpy(back.dst, key->src, sizeof(back.dst));
-	back.sport = key->dport;
-	back.dport = key->sport;
-	back.ifindex = 0;
-	return back;
+	__builtin_memcpy(back->src, key->dst, sizeof(back->src));
+	__builtin_memcpy(back->dst, key->src, sizeof(back->dst));
+	back->sport = key->dport;
+	back->dport = key->sport;
+	back->proto = key->proto;
 }
 
 #define RECORD_TCP_FIN 0x01
@@ -290,33 +325,36 @@ static __always_inline struct record_key turned(const struct record_key *key)
  */
 __noinline int record_pod(struct __sk_buff *skb)
 {
-	struct record_key key = {}, back;
-	__u32 transport = read_ends(skb, &key);
+	struct record_scratch *s = scratch_of_cpu();
+	__u32 transport;
 	__u8 flags = 0;
 
+	if (!s)
+		return 0;
+	transport = read_ends(skb, &s->key);
 	if (!transport)
 		return 0;
-	key.kind = RECORD_OPEN;
-	if (key.proto == PROTO_TCP) {
+	s->key.kind = RECORD_OPEN;
+	if (s->key.proto == PROTO_TCP) {
 		if (bpf_skb_load_bytes(skb, transport + 13, &flags, 1))
 			return 0;
 		if (flags & (RECORD_TCP_FIN | RECORD_TCP_RST))
-			key.kind = RECORD_CLOSE;
+			s->key.kind = RECORD_CLOSE;
 		else if ((flags & (RECORD_TCP_SYN | RECORD_TCP_ACK)) != RECORD_TCP_SYN)
 			return 0;
 	}
-	if (key.proto != PROTO_TCP || key.kind == RECORD_CLOSE) {
-		back = turned(&key);
-		back.kind = RECORD_OPEN;
-		if (bpf_map_lookup_elem(&recorded, &back)) {
-			if (key.kind == RECORD_OPEN)
+	if (s->key.proto != PROTO_TCP || s->key.kind == RECORD_CLOSE) {
+		turn(&s->back, &s->key);
+		s->back.kind = RECORD_OPEN;
+		if (bpf_map_lookup_elem(&recorded, &s->back)) {
+			if (s->key.kind == RECORD_OPEN)
 				return 0;
-			back.kind = RECORD_CLOSE;
-			note(&back, 0);
+			s->back.kind = RECORD_CLOSE;
+			note(&s->back, &s->fresh, 0);
 			return 0;
 		}
 	}
-	note(&key, 0);
+	note(&s->key, &s->fresh, 0);
 	return 0;
 }
 
