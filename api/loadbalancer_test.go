@@ -283,3 +283,30 @@ func TestOneAddressOnTwoSidesOfASplit(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestAHostsAddressIsNoServices: a pool that has a host's own address by mistake
+// does not take it from the host.
+func TestAHostsAddressIsNoServices(t *testing.T) {
+	makePool(t, "hosts", "192.0.2.150-192.0.2.151")
+	makeService(t, balanced("lb-near", "hosts", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.150" }))
+	becomes(t, "lb-near", "192.0.2.150", loadbalancer.ReasonAssigned)
+	change(t, "lb-near", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "" })
+	nodes := peer.Client.CoreV1().Nodes()
+	node, err := nodes.Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "lb-node"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := nodes.Delete(context.Background(), node.Name, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.150"}}
+	if _, err := nodes.UpdateStatus(t.Context(), node, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	becomes(t, "lb-near", "192.0.2.151", loadbalancer.ReasonAssigned)
+	change(t, "lb-near", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.150" })
+	becomes(t, "lb-near", "", loadbalancer.ReasonInUse)
+	awaitEvent(t, "default", "lb-near", loadbalancer.ReasonInUse, "host lb-node")
+}

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -41,6 +42,7 @@ func (s *Server) addLoadBalancers(start func(string, func(context.Context)), sha
 	}
 	controller, err := loadbalancer.New(loadbalancer.Options{
 		Self: o.NodeName, Members: o.Members, Client: client, Objects: objects, Claims: owned, Logger: s.log,
+		Ranges: []netip.Prefix{o.ServiceCIDR, PodRange},
 		Warn: func(ctx context.Context, about corev1.ObjectReference, reason, message string) error {
 			return postEvent(ctx, client, about, reason, message)
 		},

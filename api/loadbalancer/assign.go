@@ -101,7 +101,7 @@ func (c *Controller) cell(svc *corev1.Service) cell {
 	return cell{pools: c.pools.all(), namespace: namespace, owner: func(a netip.Addr) (string, bool) {
 		claim, held := c.o.Claims.Claim(a)
 		return claim.Owner, held
-	}}
+	}, used: c.used()}
 }
 
 var errNotChosen = errors.New("another peer acts for this service")

@@ -48,6 +48,8 @@ type Options struct {
 	// Objects reads and writes pools.
 	Objects dynamic.Interface
 	Claims  *claims.OwnedAddresses
+	// Ranges are the cell's own, of pods and cluster IPs.
+	Ranges []netip.Prefix
 	// Warn makes an Event.
 	Warn   func(ctx context.Context, about corev1.ObjectReference, reason, message string) error
 	Logger *slog.Logger
@@ -58,6 +60,7 @@ type Controller struct {
 	o          Options
 	services   cache.Indexer
 	namespaces corelisters.NamespaceLister
+	nodes      corelisters.NodeLister
 	pools      *poolWatch
 	// queue holds each key once, so no more than there are services and pools.
 	queue workqueue.TypedRateLimitingInterface[key]
@@ -82,12 +85,12 @@ const (
 	byAddress = "shoal-load-balancer-address"
 )
 
-// New registers with the informers of services and namespaces, which must not
-// have started yet.
+// New registers with the informers of services, namespaces and nodes, which must
+// not have started yet.
 func New(o Options, shared informers.SharedInformerFactory) (*Controller, error) {
 	services, namespaces := shared.Core().V1().Services(), shared.Core().V1().Namespaces()
 	c := &Controller{
-		o: o, services: services.Informer().GetIndexer(), namespaces: namespaces.Lister(),
+		o: o, services: services.Informer().GetIndexer(), namespaces: namespaces.Lister(), nodes: shared.Core().V1().Nodes().Lister(),
 		queue:   workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[key]()),
 		ended:   map[types.UID]struct{}{},
 		waiting: map[string]struct{}{}, orphans: map[netip.Addr]time.Time{}, displaced: map[string]time.Time{},
@@ -100,6 +103,11 @@ func New(o Options, shared informers.SharedInformerFactory) (*Controller, error)
 		AddFunc: c.serviceChanged, UpdateFunc: func(old, obj any) { c.serviceUpdated(old, obj) }, DeleteFunc: c.serviceDeleted,
 	}); err != nil {
 		return nil, fmt.Errorf("follow services: %w", err)
+	}
+	if _, err := shared.Core().V1().Nodes().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) { c.nodeUpdated(nil, obj) }, UpdateFunc: c.nodeUpdated,
+	}); err != nil {
+		return nil, fmt.Errorf("follow nodes: %w", err)
 	}
 	_, err := namespaces.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{UpdateFunc: c.namespaceUpdated, AddFunc: func(obj any) { c.namespaceUpdated(nil, obj) }})
 	if err != nil {

@@ -21,6 +21,8 @@ const (
 	ReasonTaken = "AddressTaken"
 	// ReasonNotInPool: the address it wants is in no pool that is for it.
 	ReasonNotInPool = "AddressNotInPool"
+	// ReasonInUse: a host, or the cell itself, has the address it wants.
+	ReasonInUse = "AddressInUse"
 	// ReasonBadWish: what it wants cannot be read.
 	ReasonBadWish = "WantedAddressInvalid"
 )
@@ -41,6 +43,9 @@ type cell struct {
 	// owner tells who has claimed an address: empty, an owner, or "" and true
 	// for one that has not been heard of yet.
 	owner func(netip.Addr) (owner string, claimed bool)
+	// used tells what else has an address that a pool has by mistake: a host, or
+	// the cell's own ranges; empty if nothing does.
+	used func(netip.Addr) string
 }
 
 // choice is what is to become of one family of a service.
@@ -69,7 +74,7 @@ func plan(svc *corev1.Service, held []netip.Addr, c cell) ([]choice, error) {
 		if wanted, ok := w.addresses[family]; ok {
 			one.wanted(wanted, held, pools, c)
 		} else {
-			one.any(svc, w, held, pools)
+			one.any(svc, w, held, pools, c)
 		}
 		out = append(out, one)
 	}
@@ -90,6 +95,10 @@ func (o *choice) wanted(wanted netip.Addr, held []netip.Addr, pools []Pool, c ce
 			"see `shoal get addresspools`, and add it to one or ask for another", wanted)
 		return
 	}
+	if by := c.used(wanted); by != "" {
+		o.none = refuse(ReasonInUse, "the wanted address %s is %s; ask for another, and take it out of the AddressPool", wanted, by)
+		return
+	}
 	if slices.Contains(held, wanted) {
 		o.keep = wanted
 		return
@@ -106,9 +115,9 @@ func (o *choice) wanted(wanted netip.Addr, held []netip.Addr, pools []Pool, c ce
 
 // any is for a family without a wish. What the service has it keeps as long as
 // a pool has it for this service.
-func (o *choice) any(svc *corev1.Service, w wish, held []netip.Addr, pools []Pool) {
+func (o *choice) any(svc *corev1.Service, w wish, held []netip.Addr, pools []Pool, c cell) {
 	for _, a := range held {
-		if familyOf(a) == o.family && slices.ContainsFunc(pools, func(p Pool) bool { return p.contains(a) }) {
+		if familyOf(a) == o.family && c.used(a) == "" && slices.ContainsFunc(pools, func(p Pool) bool { return p.contains(a) }) {
 			o.keep = a
 			return
 		}
@@ -129,7 +138,7 @@ func (o *choice) any(svc *corev1.Service, w wish, held []netip.Addr, pools []Poo
 	o.draw = func(yield func(netip.Addr) bool) {
 		for _, p := range pools {
 			for a := range p.drawn(o.family, string(svc.UID)) {
-				if !yield(a) {
+				if c.used(a) == "" && !yield(a) {
 					return
 				}
 			}

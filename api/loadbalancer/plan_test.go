@@ -94,7 +94,7 @@ func TestPlan(t *testing.T) {
 		pools     []Pool
 		namespace labels.Set
 		held      string
-		taken     string
+		taken     string // by a host
 		want      string
 	}{
 		{"no pool at all", service(), nil, nil, "", "", ReasonNoPool},
@@ -116,15 +116,24 @@ func TestPlan(t *testing.T) {
 		{"another team's pool", service(), []Pool{team}, labels.Set{"team": "b"}, "", "", ReasonNoPool},
 		{"another team's address", service(annotated(v1alpha1.WantedAddresses, "203.0.113.1")), []Pool{team}, labels.Set{"team": "b"}, "", "", ReasonNotInPool},
 		{"its team's pool", service(), []Pool{team}, labels.Set{"team": "a"}, "", "", "draw 2 or AddressPoolEmpty"},
+		{"a host's own address is not drawn", service(), []Pool{both}, nil, "", "192.0.2.11", "draw 2 or AddressPoolEmpty"},
+		{"nor given on demand", service(annotated(v1alpha1.WantedAddresses, "192.0.2.11")), []Pool{both}, nil, "", "192.0.2.11", ReasonInUse},
+		{"nor kept", service(), []Pool{both}, nil, "192.0.2.11", "192.0.2.11", "draw 2 or AddressPoolEmpty"},
 		{"services without the label", service(), []Pool{public}, nil, "", "", ReasonNoPool},
 		{"services with it", service(func(s *corev1.Service) { s.Labels = map[string]string{"public": ""} }), []Pool{public}, nil, "", "", "draw 1 or AddressPoolEmpty"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var held []netip.Addr
+			used := func(a netip.Addr) string {
+				if test.taken == a.String() {
+					return "an address of host h"
+				}
+				return ""
+			}
 			if test.held != "" {
 				held = append(held, netip.MustParseAddr(test.held))
 			}
-			got := outcome(plan(test.service, held, cell{pools: test.pools, namespace: test.namespace, owner: func(netip.Addr) (string, bool) { return "", false }}))
+			got := outcome(plan(test.service, held, cell{pools: test.pools, namespace: test.namespace, owner: func(netip.Addr) (string, bool) { return "", false }, used: used}))
 			if got != test.want {
 				t.Errorf("%s, want %s", got, test.want)
 			}
@@ -135,6 +144,7 @@ func TestPlan(t *testing.T) {
 func TestATakenWishNamesTheOther(t *testing.T) {
 	choices, err := plan(service(annotated(v1alpha1.WantedAddresses, "192.0.2.10")), nil, cell{
 		pools: []Pool{pool(t, "p", nil, "192.0.2.10")}, owner: func(netip.Addr) (string, bool) { return "shop/front uid-1", true },
+		used: func(netip.Addr) string { return "" },
 	})
 	if err != nil || !strings.Contains(choices[0].none.message, "service shop/front;") {
 		t.Errorf("%v, %v: want the other service's name", choices, err)
