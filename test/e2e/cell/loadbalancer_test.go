@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,7 +19,7 @@ import (
 	"shoal/api/loadbalancer/v1alpha1"
 )
 
-// balancerHosts is where in the lab's subnet the pool's addresses begin; peers
+// balancerHosts is where in the lab's subnet the pools' addresses begin; peers
 // and the machine are elsewhere.
 const balancerHosts = 200
 
@@ -26,37 +29,14 @@ const balancerHosts = 200
 func TestLoadBalancerAddressMoves(t *testing.T) {
 	whole(t)
 	ns := space(t, peers[1])
-	first, err := cell.Address(1)
-	ok(t, err)
-	bytes := first.As4()
-	bytes[3] = balancerHosts
-	address := netip.AddrFrom4(bytes)
-	pools := peers[2].objects.Resource(v1alpha1.Pools)
-	_, err = pools.Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "shoal.dev/v1alpha1", "kind": "AddressPool", "metadata": map[string]any{"name": ns},
-		"spec": map[string]any{"addresses": []any{address.String()}},
-	}}, metav1.CreateOptions{})
-	ok(t, err)
-	t.Cleanup(func() { ok(t, pools.Delete(context.Background(), ns, metav1.DeleteOptions{})) })
-	_, err = peers[3].kube.CoreV1().Services(ns).Create(t.Context(), &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Name: "front"},
-		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Selector: map[string]string{"app": "front"}, Ports: []corev1.ServicePort{{Port: 80}}},
-	}, metav1.CreateOptions{})
-	ok(t, err)
+	address := poolOfOne(t, ns, balancerHosts)
+	balance(t, ns, corev1.ServiceExternalTrafficPolicyCluster)
 	before := announcer(t, peers[4], ns, address, nil)
 
 	// The pods are on other hosts than the one that will die.
-	var backends []*peer
-	for _, p := range others(before) {
-		if len(backends) == 2 {
-			break
-		}
-		backends = append(backends, p)
-		_, err := p.kube.CoreV1().Pods(ns).Create(t.Context(), &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Name: "on-" + p.name, Labels: map[string]string{"app": "front"}},
-			Spec:       corev1.PodSpec{NodeName: p.name, Containers: []corev1.Container{hello()}},
-		}, metav1.CreateOptions{})
-		ok(t, err)
+	backends := others(before)[:2]
+	for _, p := range backends {
+		front(t, ns, p)
 	}
 	survivor := backends[0]
 	survivor.runs(t, ns, "front", len(backends))
@@ -89,6 +69,121 @@ func TestLoadBalancerAddressMoves(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestLocalLoadBalancer: with externalTrafficPolicy Local only hosts with a ready
+// pod announce the address, and say that they are healthy.
+func TestLocalLoadBalancer(t *testing.T) {
+	whole(t)
+	ns := space(t, peers[1])
+	address := poolOfOne(t, ns, balancerHosts+1)
+	service := balance(t, ns, corev1.ServiceExternalTrafficPolicyLocal)
+	eventually(t, "nobody can announce it", func() error {
+		s, err := peers[5].kube.CoreV1().Services(ns).Get(t.Context(), "front", metav1.GetOptions{})
+		if err == nil && !meta.IsStatusConditionFalse(s.Status.Conditions, v1alpha1.Announced) {
+			err = fmt.Errorf("its conditions are %+v", s.Status.Conditions)
+		}
+		return err
+	})
+	backends := []*peer{peers[2], peers[4]}
+	for _, p := range backends {
+		front(t, ns, p)
+	}
+	peers[1].runs(t, ns, "front", len(backends))
+	healthy := func(with ...*peer) {
+		t.Helper()
+		for _, p := range all() {
+			host, err := cell.Address(p.number)
+			ok(t, err)
+			want, count := http.StatusServiceUnavailable, `"localEndpoints": 0`
+			if slices.Contains(with, p) {
+				want, count = http.StatusOK, `"localEndpoints": 1`
+			}
+			eventually(t, fmt.Sprintf("%s says %d", p.name, want), func() error {
+				status, body, err := health(t.Context(), netip.AddrPortFrom(host, uint16(service.Spec.HealthCheckNodePort)))
+				if err == nil && (status != want || !strings.Contains(body, count)) {
+					err = fmt.Errorf("%d: %s", status, body)
+				}
+				return err
+			})
+		}
+	}
+	healthy(backends...)
+	who := announcer(t, peers[3], ns, address, nil)
+	other := backends[0]
+	if other == who {
+		other = backends[1]
+	}
+	only := func(name string) func() error {
+		return func() error {
+			out, err := fetch(t.Context(), "http://"+address.String()+"/", 10)
+			if err == nil && strings.Count(out, name) < 10 {
+				err = fmt.Errorf("somebody else than %s answered: %s", name, out)
+			}
+			return err
+		}
+	}
+	eventually(t, "the announcer's own pod answers", only("on-"+who.name))
+	ok(t, who.kube.CoreV1().Pods(ns).Delete(t.Context(), "on-"+who.name, metav1.DeleteOptions{}))
+	announcer(t, peers[1], ns, address, who)
+	eventually(t, "the other host's pod answers", only("on-"+other.name))
+	healthy(other)
+}
+
+func health(ctx context.Context, at netip.AddrPort) (status int, body string, err error) {
+	client := &http.Client{Timeout: answerWithin, Transport: &http.Transport{DisableKeepAlives: true}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at.String()+"/healthz", nil)
+	if err != nil {
+		return 0, "", err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return 0, "", err
+	}
+	read, err := io.ReadAll(response.Body)
+	return response.StatusCode, string(read), errors.Join(err, response.Body.Close())
+}
+
+// poolOfOne makes a pool of one address of the lab's subnet, until the test ends.
+func poolOfOne(t *testing.T, name string, host byte) netip.Addr {
+	t.Helper()
+	first, err := cell.Address(1)
+	ok(t, err)
+	bytes := first.As4()
+	bytes[3] = host
+	address := netip.AddrFrom4(bytes)
+	pools := peers[2].objects.Resource(v1alpha1.Pools)
+	_, err = pools.Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "shoal.dev/v1alpha1", "kind": "AddressPool", "metadata": map[string]any{"name": name},
+		"spec": map[string]any{"addresses": []any{address.String()}},
+	}}, metav1.CreateOptions{})
+	ok(t, err)
+	t.Cleanup(func() { ok(t, pools.Delete(context.Background(), name, metav1.DeleteOptions{})) })
+	return address
+}
+
+// balance makes the service of the pods that front makes.
+func balance(t *testing.T, ns string, policy corev1.ServiceExternalTrafficPolicy) *corev1.Service {
+	t.Helper()
+	s, err := peers[3].kube.CoreV1().Services(ns).Create(t.Context(), &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "front"},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeLoadBalancer, ExternalTrafficPolicy: policy,
+			Selector: map[string]string{"app": "front"}, Ports: []corev1.ServicePort{{Port: 80}},
+		},
+	}, metav1.CreateOptions{})
+	ok(t, err)
+	return s
+}
+
+// front makes a pod on the peer.
+func front(t *testing.T, ns string, p *peer) {
+	t.Helper()
+	_, err := p.kube.CoreV1().Pods(ns).Create(t.Context(), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "on-" + p.name, Labels: map[string]string{"app": "front"}},
+		Spec:       corev1.PodSpec{NodeName: p.name, Containers: []corev1.Container{hello()}},
+	}, metav1.CreateOptions{})
+	ok(t, err)
 }
 
 // announcer waits until the service has the address and a host says that it
