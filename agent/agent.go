@@ -78,7 +78,7 @@ type Options struct {
 	LogLimits           logwriter.Limits // of each container's files; default logwriter.DefaultLimits
 	Runtimes            *runtimes.Set    // for RuntimeClasses; default runc alone
 	NodeIPs             []netip.Addr
-	PodCIDR             string
+	PodCIDRs            []string     // of this host's pods, IPv4 first
 	Manifests           string       // directory of static pods; none if empty
 	ClusterDNS          []netip.Addr // servers for pods with dnsPolicy ClusterFirst; the host's when empty
 	ClusterDomain       string       // default cluster.local

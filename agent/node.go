@@ -311,8 +311,8 @@ func (n *node) object(ctx context.Context, problem string) *v1.Node {
 			Images:          n.listImages(ctx),
 		},
 	}
-	if n.o.PodCIDR != "" {
-		obj.Spec.PodCIDR, obj.Spec.PodCIDRs = n.o.PodCIDR, []string{n.o.PodCIDR}
+	if len(n.o.PodCIDRs) > 0 {
+		obj.Spec.PodCIDR, obj.Spec.PodCIDRs = n.o.PodCIDRs[0], n.o.PodCIDRs
 	}
 	return obj
 }

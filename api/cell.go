@@ -37,8 +37,11 @@ func (s *Server) addCellHooks(generic *genericapiserver.GenericAPIServer, shared
 	}
 	start("repair-service-claims", func(ctx context.Context) { s.ledgers.run(ctx, services.Lister(), s.log) })
 	start("repair-service-collisions", numbers.run)
-	start("follow-cluster-ip-claims", func(ctx context.Context) { s.followClaims(ctx, s.ledgers.ips, numbers.claimChanged(false)) })
-	start("follow-node-port-claims", func(ctx context.Context) { s.followClaims(ctx, s.ledgers.ports, numbers.claimChanged(true)) })
+	start("follow-cluster-ip-claims", func(ctx context.Context) { s.followClaims(ctx, s.ledgers.ips, numbers.claimChanged(clusterIPv4)) })
+	if s.ledgers.ips6 != nil {
+		start("follow-cluster-ipv6-claims", func(ctx context.Context) { s.followClaims(ctx, s.ledgers.ips6, numbers.claimChanged(clusterIPv6)) })
+	}
+	start("follow-node-port-claims", func(ctx context.Context) { s.followClaims(ctx, s.ledgers.ports, numbers.claimChanged(nodePort)) })
 	start("republish-api-endpoint", func(ctx context.Context) {
 		if err := publisher.follow(ctx, slices.Informer()); err != nil {
 			s.log.Error("this host's API endpoint is not watched", "error", err)
@@ -67,7 +70,7 @@ func (s *Server) addCellHooks(generic *genericapiserver.GenericAPIServer, shared
 		if err != nil {
 			return err
 		}
-		watch := &podRangeWatch{node: o.NodeName, prefix: o.PodCIDR, ledger: ledger, client: client, storages: s.storages, log: s.log}
+		watch := &podRangeWatch{node: o.NodeName, prefix: o.PodCIDR, prefix6: o.PodCIDR6, ledger: ledger, client: client, storages: s.storages, log: s.log}
 		start("watch-pod-range", watch.run)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -207,7 +208,9 @@ func TestEvictionByAnotherPeersVersion(t *testing.T) {
 // and port. The service whose claim was born earlier keeps them.
 func TestTwoServicesWithOneNumber(t *testing.T) {
 	services := peer.Client.CoreV1().Services("default")
-	first, err := services.Create(t.Context(), nodePortService("split-first", 0), metav1.CreateOptions{})
+	dual, both := corev1.IPFamilyPolicyRequireDualStack, nodePortService("split-first", 0)
+	both.Spec.IPFamilyPolicy = &dual
+	first, err := services.Create(t.Context(), both, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,7 +246,7 @@ func TestTwoServicesWithOneNumber(t *testing.T) {
 		})
 		return key
 	}
-	for _, key := range []string{claim("/shoal/claims/clusterips/"), claim("/shoal/claims/nodeports/")} {
+	for _, key := range []string{claim("/shoal/claims/clusterips/"), claim("/shoal/claims/clusterips6/"), claim("/shoal/claims/nodeports/")} {
 		if _, _, err := other.db.Get(key, store.Latest); !errors.Is(err, store.ErrNotFound) {
 			t.Fatalf("the other side knows claim %s already: %v", key, err)
 		}
@@ -254,10 +257,10 @@ func TestTwoServicesWithOneNumber(t *testing.T) {
 
 	eventually(t, "another address and port for the second", func(ctx context.Context) bool {
 		s, err := services.Get(ctx, "split-second", metav1.GetOptions{})
-		return err == nil && s.Spec.ClusterIP != first.Spec.ClusterIP && s.Spec.ClusterIPs[0] == s.Spec.ClusterIP && s.Spec.Ports[0].NodePort != first.Spec.Ports[0].NodePort
+		return err == nil && s.Spec.ClusterIP != first.Spec.ClusterIP && s.Spec.ClusterIPs[0] == s.Spec.ClusterIP && s.Spec.ClusterIPs[1] != first.Spec.ClusterIPs[1] && s.Spec.Ports[0].NodePort != first.Spec.Ports[0].NodePort
 	})
 	kept, err := services.Get(t.Context(), "split-first", metav1.GetOptions{})
-	if err != nil || kept.Spec.ClusterIP != first.Spec.ClusterIP || kept.Spec.Ports[0].NodePort != first.Spec.Ports[0].NodePort {
+	if err != nil || !slices.Equal(kept.Spec.ClusterIPs, first.Spec.ClusterIPs) || kept.Spec.Ports[0].NodePort != first.Spec.Ports[0].NodePort {
 		t.Errorf("the first has %+v (%v), want what it had", kept.Spec, err)
 	}
 	for _, reason := range []string{"ClusterIPReallocated", "NodePortReallocated"} {

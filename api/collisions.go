@@ -39,16 +39,12 @@ const byNumber = "shoal-number"
 
 // heldNumber is a cluster IP or a node port, by its number in its range.
 type heldNumber struct {
-	port bool
+	kind numberKind
 	n    int
 }
 
 func (h heldNumber) String() string {
-	kind := "ip/"
-	if h.port {
-		kind = "port/"
-	}
-	return kind + strconv.Itoa(h.n)
+	return map[numberKind]string{clusterIPv4: "ip/", clusterIPv6: "ip6/", nodePort: "port/"}[h.kind] + strconv.Itoa(h.n)
 }
 
 // collisions finds services that hold the same cluster IP or node port, as two
@@ -104,20 +100,23 @@ func (c *collisions) numbers(obj any) []heldNumber {
 		return nil
 	}
 	var held []heldNumber
-	for n := range c.ipsOf(s) {
-		held = append(held, heldNumber{n: n})
+	for n := range ipsOf(s, c.addresses) {
+		held = append(held, heldNumber{clusterIPv4, n})
+	}
+	for n := range ipsOf(s, c.addresses6) {
+		held = append(held, heldNumber{clusterIPv6, n})
 	}
 	for n := range portsOf(s) {
-		held = append(held, heldNumber{port: true, n: n})
+		held = append(held, heldNumber{nodePort, n})
 	}
 	return held
 }
 
 // claimChanged looks at a number again after its claim changed.
-func (c *collisions) claimChanged(port bool) func(n int) {
+func (c *collisions) claimChanged(kind numberKind) func(n int) {
 	return func(n int) {
 		if n >= 0 {
-			c.queue.Add(heldNumber{port: port, n: n})
+			c.queue.Add(heldNumber{kind, n})
 		}
 	}
 }
@@ -142,17 +141,28 @@ func (c *collisions) run(ctx context.Context) {
 }
 
 func (c *collisions) ledger(held heldNumber) *claims.Ledger {
-	if held.port {
+	switch held.kind {
+	case nodePort:
 		return c.ports
+	case clusterIPv6:
+		return c.ips6
 	}
 	return c.ips
 }
 
+// in is the range that a cluster IP is of.
+func (c *collisions) in(held heldNumber) *claims.Addresses {
+	if held.kind == clusterIPv6 {
+		return c.addresses6
+	}
+	return c.addresses
+}
+
 func (c *collisions) describe(held heldNumber) string {
-	if held.port {
+	if held.kind == nodePort {
 		return fmt.Sprintf("node port %d", NodePortRange.Base+held.n)
 	}
-	return "cluster IP " + c.addresses.Address(held.n).String()
+	return "cluster IP " + c.in(held).Address(held.n).String()
 }
 
 // owner is how a service stands in a claim.
@@ -242,7 +252,7 @@ func (c *collisions) renumber(ctx context.Context, held heldNumber, loser, winne
 	if err != nil {
 		return fmt.Errorf("renumber service %s/%s: %w", loser.Namespace, loser.Name, err)
 	}
-	fresh := heldNumber{port: held.port, n: n}
+	fresh := heldNumber{held.kind, n}
 	err = c.rewrite(ctx, loser, func(s *core.Service) bool { return c.swap(s, held, fresh) })
 	if err != nil {
 		err = errors.Join(err, ledger.Free(n))
@@ -252,7 +262,7 @@ func (c *collisions) renumber(ctx context.Context, held heldNumber, loser, winne
 		return fmt.Errorf("renumber service %s/%s: %w", loser.Namespace, loser.Name, err)
 	}
 	reason := "ClusterIPReallocated"
-	if held.port {
+	if held.kind == nodePort {
 		reason = "NodePortReallocated"
 	}
 	message := fmt.Sprintf("%s was given to two services while parts of the cell could not see each other; %s/%s claimed it first and keeps it, this service now has %s",
@@ -282,7 +292,7 @@ func (c *collisions) rewrite(ctx context.Context, s *corev1.Service, change func
 // swap puts the fresh number where s has the old one.
 func (c *collisions) swap(s *core.Service, old, fresh heldNumber) bool {
 	changed := false
-	if old.port {
+	if old.kind == nodePort {
 		was, now := int32(NodePortRange.Base+old.n), int32(NodePortRange.Base+fresh.n)
 		for i := range s.Spec.Ports {
 			if p := &s.Spec.Ports[i]; p.NodePort == was {
@@ -299,8 +309,8 @@ func (c *collisions) swap(s *core.Service, old, fresh heldNumber) bool {
 		if err != nil {
 			continue
 		}
-		if n, ok := c.addresses.Number(addr); ok && n == old.n {
-			s.Spec.ClusterIPs[i], changed = c.addresses.Address(fresh.n).String(), true
+		if n, ok := c.in(old).Number(addr); ok && n == old.n {
+			s.Spec.ClusterIPs[i], changed = c.in(old).Address(fresh.n).String(), true
 		}
 	}
 	if changed && len(s.Spec.ClusterIPs) > 0 {

@@ -42,7 +42,7 @@ type coreGroup struct {
 	authorizer    authorizer.Authorizer
 	unconditional authorizer.UnconditionalAuthorizer
 	slices        proxy.EndpointSliceGetter
-	clusterIPs    ipallocator.Interface
+	clusterIPs    []ipallocator.Interface // the cell's first family first
 	nodePorts     portallocator.Interface
 
 	// connections finds the agents of nodes; set by NewRESTStorage.
@@ -128,9 +128,11 @@ func (g *coreGroup) addPodsAndNodes(r resources, getter generic.RESTOptionsGette
 }
 
 func (g *coreGroup) addServices(r resources, getter generic.RESTOptionsGetter, pods podstore.PodStorage) error {
-	family := g.clusterIPs.IPFamily()
-	services, status, proxy, err := servicestore.NewREST(getter, family,
-		map[api.IPFamily]ipallocator.Interface{family: g.clusterIPs}, g.nodePorts, g.slices, pods.Pod, g.proxy)
+	families := map[api.IPFamily]ipallocator.Interface{}
+	for _, a := range g.clusterIPs {
+		families[a.IPFamily()] = a
+	}
+	services, status, proxy, err := servicestore.NewREST(getter, g.clusterIPs[0].IPFamily(), families, g.nodePorts, g.slices, pods.Pod, g.proxy)
 	if err != nil {
 		return err
 	}

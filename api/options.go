@@ -33,8 +33,9 @@ type Options struct {
 	NodeName string
 	// AgentPort is where agents serve logs, exec and stats on every host.
 	AgentPort int
-	// ServiceCIDR is where cluster IPs come from.
-	ServiceCIDR netip.Prefix
+	// ServiceCIDR is where cluster IPs come from; ServiceCIDR6 is the second range,
+	// of IPv6, not valid in a cell that has none.
+	ServiceCIDR, ServiceCIDR6 netip.Prefix
 	// Extra are further paths to serve, by prefix (ending in a slash), behind the
 	// same authentication and authorization: as non-resource URLs. They count as
 	// long-running, so a handler bounds time and concurrency itself.
@@ -42,8 +43,8 @@ type Options struct {
 	Logger *slog.Logger
 
 	// PodCIDR is what ClaimPodCIDR returned for this host. Its claim is looked
-	// after; left out, it is not.
-	PodCIDR netip.Prefix
+	// after; left out, it is not. PodCIDR6 is its range of IPv6, if it has one.
+	PodCIDR, PodCIDR6 netip.Prefix
 	// Cell is how versions that other peers issued are understood, zero on a
 	// host alone.
 	Cell apistorage.Cell
@@ -104,6 +105,9 @@ func (o Options) upstream() (*options.ServerRunOptions, error) {
 	s.GenericServerRunOptions.MaxMutatingRequestsInFlight = maxMutatingInFlight
 
 	s.ServiceClusterIPRanges = o.ServiceCIDR.String()
+	if o.ServiceCIDR6.IsValid() {
+		s.ServiceClusterIPRanges += "," + o.ServiceCIDR6.String()
+	}
 	s.ServiceNodePortRange = NodePortRange
 	s.EndpointReconcilerType = string(reconcilers.NoneEndpointReconcilerType)
 	s.AllowPrivileged = true

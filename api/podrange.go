@@ -27,6 +27,7 @@ import (
 type podRangeWatch struct {
 	node     string
 	prefix   netip.Prefix
+	prefix6  netip.Prefix // goes with prefix, not valid: there is none
 	ledger   *claims.Ledger
 	client   kubernetes.Interface
 	storages *apistorage.Set
@@ -121,6 +122,9 @@ func (w *podRangeWatch) correctNode(ctx context.Context) error {
 		node, ok := obj.(*core.Node)
 		if ok && len(node.Spec.PodCIDRs) > 0 {
 			node.Spec.PodCIDRs = []string{w.prefix.String()}
+			if w.prefix6.IsValid() {
+				node.Spec.PodCIDRs = append(node.Spec.PodCIDRs, w.prefix6.String())
+			}
 		}
 		return obj, nil
 	}))

@@ -195,7 +195,7 @@ func (s *Server) buildKube(kube controlplane.CompletedConfig, extensions generic
 		authorizer:    kube.ControlPlane.Generic.Authorization.Authorizer,
 		unconditional: kube.ControlPlane.Generic.Authorization.Authorizer,
 		slices:        kube.ControlPlane.EndpointSliceGetter,
-		clusterIPs:    s.ledgers.addresses,
+		clusterIPs:    s.ledgers.allocators(),
 		nodePorts:     nodePorts,
 	}
 	if err := server.InstallAPIs(groups(kube, core, client)...); err != nil {

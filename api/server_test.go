@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,7 +42,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer other.db.Close()
-	if peer, err = apitest.StartOn(context.Background(), dir, slog.New(slog.DiscardHandler), other.store(), other.join, mountExtra); err != nil {
+	if peer, err = apitest.StartOn(context.Background(), dir, slog.New(slog.DiscardHandler), other.store(), other.join, mountExtra, func(o *api.Options) { o.ServiceCIDR6 = serviceRange6 }); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -131,6 +133,56 @@ func TestServicesHoldTheirAddressAndPortAlone(t *testing.T) {
 	}
 	if err := services.Delete(t.Context(), again.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// serviceRange6 is the second range of the peer of these tests.
+var serviceRange6 = netip.MustParsePrefix("fd00:10::/112")
+
+func TestDualStackServices(t *testing.T) {
+	services := peer.Client.CoreV1().Services("default")
+	four, six := corev1.IPv4Protocol, corev1.IPv6Protocol
+	for _, c := range []struct {
+		name     string
+		policy   corev1.IPFamilyPolicy // empty: none is given
+		families []corev1.IPFamily
+		want     []corev1.IPFamily
+	}{
+		{"plain", "", nil, []corev1.IPFamily{four}},
+		{"single", corev1.IPFamilyPolicySingleStack, nil, []corev1.IPFamily{four}},
+		{"six", "", []corev1.IPFamily{six}, []corev1.IPFamily{six}},
+		{"prefer", corev1.IPFamilyPolicyPreferDualStack, nil, []corev1.IPFamily{four, six}},
+		{"require", corev1.IPFamilyPolicyRequireDualStack, []corev1.IPFamily{six, four}, []corev1.IPFamily{six, four}},
+	} {
+		s := nodePortService("dual-"+c.name, 0)
+		s.Spec.IPFamilies = c.families
+		if c.policy != "" {
+			s.Spec.IPFamilyPolicy = &c.policy
+		}
+		made, err := services.Create(t.Context(), s, metav1.CreateOptions{})
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		if !slices.Equal(made.Spec.IPFamilies, c.want) || len(made.Spec.ClusterIPs) != len(c.want) {
+			t.Errorf("%s: families %v, addresses %v", c.name, made.Spec.IPFamilies, made.Spec.ClusterIPs)
+			continue
+		}
+		for i, family := range c.want {
+			addr := netip.MustParseAddr(made.Spec.ClusterIPs[i])
+			if in := serviceRange6.Contains(addr); in != (family == six) || !in && !api.DefaultServiceCIDR.Contains(addr) {
+				t.Errorf("%s: %s for %s", c.name, addr, family)
+			}
+		}
+		same := nodePortService("dual-same", 0)
+		same.Spec.IPFamilies, same.Spec.IPFamilyPolicy, same.Spec.ClusterIPs = made.Spec.IPFamilies, made.Spec.IPFamilyPolicy, made.Spec.ClusterIPs
+		same.Spec.ClusterIP = made.Spec.ClusterIP
+		if _, err := services.Create(t.Context(), same, metav1.CreateOptions{}); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "already allocated") {
+			t.Errorf("%s: its addresses for another: %v", c.name, err)
+		}
+		if err := services.Delete(t.Context(), made.Name, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

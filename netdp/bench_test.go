@@ -10,7 +10,10 @@ import (
 
 func BenchmarkAttach(b *testing.B) {
 	l := newLab(b)
-	d := l.openUntilEnd()
+	benchmarkAttach(b, l, l.openUntilEnd())
+}
+
+func benchmarkAttach(b *testing.B, l *lab, d *Datapath) {
 	for i := 0; b.Loop(); i++ {
 		uid := fmt.Sprintf("pod-%d", i)
 		if _, _, err := d.Attach(context.Background(), uid, "default", uid); err != nil {
@@ -39,7 +42,10 @@ func BenchmarkDetach(b *testing.B) {
 // BenchmarkAttach100 and its counterpart are a Deployment of 100 coming and going.
 func BenchmarkAttachDetach100(b *testing.B) {
 	l := newLab(b)
-	d := l.openUntilEnd()
+	benchmarkAttachDetach100(b, l, l.openUntilEnd())
+}
+
+func benchmarkAttachDetach100(b *testing.B, l *lab, d *Datapath) {
 	var n atomic.Int64
 	for b.Loop() {
 		each100(func() {
@@ -55,6 +61,18 @@ func BenchmarkAttachDetach100(b *testing.B) {
 		var i atomic.Int64
 		each100(func() { l.must(d.Detach(context.Background(), uids[i.Add(1)-1])) })
 	}
+}
+
+// The same for pods that have IPv6 beside IPv4.
+
+func BenchmarkAttachDual(b *testing.B) {
+	l := dualLab(b)
+	benchmarkAttach(b, l, l.openUntilEnd())
+}
+
+func BenchmarkAttachDetach100Dual(b *testing.B) {
+	l := dualLab(b)
+	benchmarkAttachDetach100(b, l, l.openUntilEnd())
 }
 
 func each100(f func()) {

@@ -60,9 +60,10 @@ type HostRoute struct {
 type hostSet struct {
 	setting sync.Mutex // held by SetHosts from beginning to end
 
-	mu      sync.Mutex // guards all below
-	routes  []HostRoute
-	pathMTU int // the smallest of all ways, 0: there is none
+	mu     sync.Mutex // guards all below
+	routes []HostRoute
+	// The smallest of all ways of IPv4, and of IPv6; 0: there is none.
+	pathMTU, pathMTU6 int
 }
 
 // SetHosts makes the kernel reach the pods of these hosts and of no other,

@@ -138,6 +138,34 @@ func TestDualStackServices(t *testing.T) {
 	}
 }
 
+// Hosts without IPv6 on their link carry that of pods through the tunnel, and
+// IPv4 goes on beside it, as large as before.
+func TestIPv6OverHostsOfIPv4(t *testing.T) {
+	c := newDualCell(t, "near1", "near2")
+	for _, h := range c.hosts {
+		h.opts.NodeIPs = h.opts.NodeIPs[:1]
+		h.restart()
+	}
+	pods := c.servers6()
+	c.meet()
+	for _, from := range pods {
+		for _, to := range pods {
+			for network, addr := range map[string]netip.Addr{"tcp6": to.ip, "tcp4": to.host.dp.pods.byUID[to.host.name+"-pod"].record.Address} {
+				if _, err := c.askFrom(from.host, from.ns, network, at6(addr, 80)); err != nil {
+					t.Errorf("%s from %s to %s: %v", network, from.host.name, to.host.name, err)
+				}
+			}
+		}
+		c.must(from.ns.do(func() error {
+			link, route, err := podMTUs()
+			if link != fallbackMTU || route != 0 {
+				t.Errorf("IPv4 has MTU %d, its route %d", link, route)
+			}
+			return err
+		}))
+	}
+}
+
 // What is larger than the path arrives all the same: the sender is told
 // (RFC 8201), since no router cuts a packet of IPv6.
 func TestLargePacketsIPv6(t *testing.T) {

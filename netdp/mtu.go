@@ -8,11 +8,12 @@ import (
 )
 
 // A pod's interface takes what the uplinks can carry. What the pod sends is
-// held to the smallest way to any other host by the MTU of its default route:
+// held to the smallest way to any other host by the MTU of its default route,
+// of each family by its own ways:
 // so a change reaches running pods and their open connections at once, and a
 // pod still receives full-sized packets from hosts that have no tunnel.
 type podMTU struct {
-	link, route int
+	link, route, route6 int
 }
 
 func (d *Datapath) podMTU() podMTU {
@@ -28,26 +29,30 @@ func (d *Datapath) podMTU() podMTU {
 	}
 	d.hosts.mu.Lock()
 	defer d.hosts.mu.Unlock()
-	out := podMTU{link: mtu, route: mtu}
+	out := podMTU{link: mtu, route: mtu, route6: mtu}
 	if d.opts.PodCIDR6.IsValid() {
 		out.link = max(mtu, minIPv6MTU)
 	}
 	if d.hosts.pathMTU != 0 {
 		out.route = min(mtu, d.hosts.pathMTU)
 	}
+	if d.hosts.pathMTU6 != 0 {
+		out.route6 = min(mtu, d.hosts.pathMTU6)
+	}
 	return out
 }
 
 func (d *Datapath) setPathMTU(routes []HostRoute) {
-	smallest := 0
+	smallest := map[bool]int{} // by whether it is of IPv6
 	for _, r := range routes {
-		if r.MTU > 0 && (smallest == 0 || r.MTU < smallest) {
-			smallest = r.MTU
+		v6 := r.PodCIDR.Addr().Is6()
+		if r.MTU > 0 && (smallest[v6] == 0 || r.MTU < smallest[v6]) {
+			smallest[v6] = r.MTU
 		}
 	}
 	d.hosts.mu.Lock()
 	defer d.hosts.mu.Unlock()
-	d.hosts.pathMTU = smallest
+	d.hosts.pathMTU, d.hosts.pathMTU6 = smallest[false], smallest[true]
 }
 
 // refreshPodMTUs brings pods that were made with another MTU up to date. Only

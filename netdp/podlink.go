@@ -144,7 +144,7 @@ func podDefaultRoute(index int, addr netip.Addr, mtu podMTU) *netlink.Route {
 	r := &netlink.Route{LinkIndex: index, Gw: podGateway.AsSlice(), Src: addr.AsSlice()}
 	if addr.Is6() {
 		r.Gw = podGateway6.AsSlice()
-		mtu.route = max(mtu.route, minIPv6MTU)
+		mtu.route = max(mtu.route6, minIPv6MTU)
 	}
 	if mtu.route < mtu.link {
 		r.MTU = mtu.route

@@ -150,7 +150,7 @@ func (d *Datapath) adoptTunnel() error {
 	}
 	d.hosts.mu.Lock()
 	if d.hosts.pathMTU == 0 {
-		d.hosts.pathMTU = link.Attrs().MTU
+		d.hosts.pathMTU, d.hosts.pathMTU6 = link.Attrs().MTU, link.Attrs().MTU
 	}
 	d.hosts.mu.Unlock()
 	return d.filterTunnel(link.Attrs().Index)

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	api "k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/registry/core/service/ipallocator"
 )
 
@@ -172,32 +173,45 @@ func TestRepairReleasesAfterTwoLooksAndClaimsWhatIsInUse(t *testing.T) {
 }
 
 func TestAddresses(t *testing.T) {
-	cidr := netip.MustParsePrefix("10.0.0.0/24")
-	size, err := RangeSize(cidr)
-	if err != nil || size != 254 {
-		t.Fatalf("size %d, err %v", size, err)
-	}
-	a := NewAddresses(open(t, &shelf{data: map[string][]byte{}}, "host1", size, ReservedAddresses(size)), cidr)
-	var notIn *ipallocator.ErrNotInRange
-	for _, bad := range []string{"10.0.0.0", "10.0.0.255", "10.0.1.1", "::1"} {
-		if err := a.Allocate(net.ParseIP(bad)); !errors.As(err, &notIn) {
-			t.Errorf("%s: %v", bad, err)
+	for _, c := range []struct {
+		cidr, first string
+		outside     []string
+		family      api.IPFamily
+	}{
+		{"10.0.0.0/24", "10.0.0.1", []string{"10.0.0.0", "10.0.0.255", "10.0.1.1", "::1"}, api.IPv4Protocol},
+		{"fd00:1::100/120", "fd00:1::101", []string{"fd00:1::100", "fd00:1::1ff", "fd00:1::201", "fd00:2::101", "10.0.0.1"}, api.IPv6Protocol},
+	} {
+		cidr := netip.MustParsePrefix(c.cidr)
+		size, err := RangeSize(cidr)
+		if err != nil || size != 254 {
+			t.Fatalf("size %d, err %v", size, err)
+		}
+		a := NewAddresses(open(t, &shelf{data: map[string][]byte{}}, "host1", size, ReservedAddresses(size)), cidr)
+		var notIn *ipallocator.ErrNotInRange
+		for _, bad := range c.outside {
+			if err := a.Allocate(net.ParseIP(bad)); !errors.As(err, &notIn) {
+				t.Errorf("%s: %v", bad, err)
+			}
+		}
+		first := net.ParseIP(c.first)
+		if err := a.DryRun().Allocate(first); err != nil || a.Has(first) {
+			t.Errorf("dry run: err %v, or it claimed", err)
+		}
+		if err := a.Allocate(first); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Allocate(first); !errors.Is(err, ipallocator.ErrAllocated) {
+			t.Errorf("second claim of one address: %v", err)
+		}
+		ip, err := a.AllocateNext()
+		if err != nil || !cidr.Contains(netip.MustParseAddr(ip.String())) {
+			t.Fatalf("%v, %v", ip, err)
+		}
+		if whole := a.CIDR(); a.IPFamily() != c.family || whole.String() != c.cidr {
+			t.Errorf("%s is %s of %s", c.cidr, whole.String(), a.IPFamily())
 		}
 	}
-	if err := a.DryRun().Allocate(net.ParseIP("10.0.0.1")); err != nil || a.Has(net.ParseIP("10.0.0.1")) {
-		t.Errorf("dry run: err %v, or it claimed", err)
-	}
-	if err := a.Allocate(net.ParseIP("10.0.0.1")); err != nil {
-		t.Fatal(err)
-	}
-	if err := a.Allocate(net.ParseIP("10.0.0.1")); !errors.Is(err, ipallocator.ErrAllocated) {
-		t.Errorf("second claim of one address: %v", err)
-	}
-	ip, err := a.AllocateNext()
-	if err != nil || !cidr.Contains(netip.MustParseAddr(ip.String())) {
-		t.Fatalf("%v, %v", ip, err)
-	}
-	for _, bad := range []string{"10.0.0.0/8", "10.0.0.0/30", "fd00::/112"} {
+	for _, bad := range []string{"10.0.0.0/8", "10.0.0.0/30", "fd00::/64", "fd00::/126"} {
 		if _, err := RangeSize(netip.MustParsePrefix(bad)); err == nil {
 			t.Errorf("range %s was accepted", bad)
 		}

@@ -43,7 +43,8 @@ func (p Ports) Free() int { return p.Left() }
 func (p Ports) Destroy() {}
 
 // Addresses is a ledger behind upstream's cluster IP allocator interface. It
-// serves IPv4 ranges of at most a /12; number n is the range's address n+1.
+// serves ranges of at most a /12 of IPv4 and a /108 of IPv6; number n is the
+// range's address n+1.
 type Addresses struct {
 	ledger *Ledger
 	cidr   netip.Prefix
@@ -58,9 +59,10 @@ const maxAddressBits = 20
 // RangeSize returns how many numbers an address range holds: all addresses but
 // the network's and the broadcast's.
 func RangeSize(cidr netip.Prefix) (int, error) {
-	bits := cidr.Addr().BitLen() - cidr.Bits()
-	if !cidr.Addr().Is4() || bits < 3 || bits > maxAddressBits {
-		return 0, fmt.Errorf("service range %s: want an IPv4 range between /%d and /29", cidr, 32-maxAddressBits)
+	all := cidr.Addr().BitLen()
+	bits := all - cidr.Bits()
+	if !cidr.IsValid() || bits < 3 || bits > maxAddressBits {
+		return 0, fmt.Errorf("service range %s: want a range between /%d and /%d", cidr, all-maxAddressBits, all-3)
 	}
 	return 1<<bits - 2, nil
 }
@@ -91,7 +93,7 @@ func (a *Addresses) Number(addr netip.Addr) (int, bool) {
 	if !a.cidr.Contains(addr) {
 		return 0, false
 	}
-	n := int(asUint(addr)-asUint(a.cidr.Addr())) - 1
+	n := int(lastWord(addr)-lastWord(a.cidr.Addr())) - 1
 	return n, n >= 0 && n < a.ledger.size
 }
 
@@ -99,12 +101,16 @@ func (a *Addresses) Number(addr netip.Addr) (int, bool) {
 func (a *Addresses) Address(n int) net.IP { return a.address(n) }
 
 func (a *Addresses) address(n int) net.IP {
-	return binary.BigEndian.AppendUint32(nil, asUint(a.cidr.Addr())+uint32(n)+1)
+	b := a.cidr.Addr().AsSlice()
+	last := b[len(b)-4:]
+	binary.BigEndian.PutUint32(last, binary.BigEndian.Uint32(last)+uint32(n)+1)
+	return b
 }
 
-func asUint(addr netip.Addr) uint32 {
-	b := addr.As4()
-	return binary.BigEndian.Uint32(b[:])
+// lastWord has all the bits that differ within a range: maxAddressBits are less.
+func lastWord(addr netip.Addr) uint32 {
+	b := addr.As16()
+	return binary.BigEndian.Uint32(b[12:])
 }
 
 // Allocate claims ip.
@@ -159,11 +165,16 @@ func (a *Addresses) ForEach(f func(net.IP)) {
 
 // CIDR returns the range.
 func (a *Addresses) CIDR() net.IPNet {
-	return net.IPNet{IP: a.cidr.Addr().AsSlice(), Mask: net.CIDRMask(a.cidr.Bits(), 32)}
+	return net.IPNet{IP: a.cidr.Addr().AsSlice(), Mask: net.CIDRMask(a.cidr.Bits(), a.cidr.Addr().BitLen())}
 }
 
-// IPFamily is IPv4.
-func (a *Addresses) IPFamily() api.IPFamily { return api.IPv4Protocol }
+// IPFamily is that of the range.
+func (a *Addresses) IPFamily() api.IPFamily {
+	if a.cidr.Addr().Is6() {
+		return api.IPv6Protocol
+	}
+	return api.IPv4Protocol
+}
 
 // Has reports whether ip is taken.
 func (a *Addresses) Has(ip net.IP) bool {

@@ -92,7 +92,7 @@ func (c *StartCmd) Run() error {
 		Resources: c.ResourceFlags.config(), DevicePluginDir: c.DevicePluginDir,
 		DNSStubs:   c.DNSStub,
 		GossipPort: c.GossipPort, Join: c.Join, Token: c.Token,
-		NoMasquerade: c.NoMasquerade,
+		NoMasquerade: c.NoMasquerade, IPv6: c.IPv6,
 	}
 	var err error
 	if config.MasqueradeExcept, err = c.masqueradeExcept(); err != nil {

@@ -10,15 +10,17 @@ type NetFlags struct {
 	DNSStub []string `name:"dns-stub" sep:"none" placeholder:"DOMAIN=IP[:PORT],..." help:"Ask these DNS servers for a domain's names in place of the host's; may be given several times."`
 
 	NoMasquerade     bool     `help:"Let pods call the world outside by their own addresses; its routers must know the ways to them."`
-	MasqueradeExcept []string `placeholder:"CIDR" help:"IPv4 ranges outside the cell that pods call by their own addresses; may be repeated."`
+	MasqueradeExcept []string `placeholder:"CIDR" help:"Ranges outside the cell that pods call by their own addresses; may be repeated."`
+
+	IPv6 string `name:"ipv6" placeholder:"RANGE" help:"The cell's /48 of IPv6 addresses for pods and services, or off; the same on every host (default: unique local addresses of the cell's own)."`
 }
 
 func (f *NetFlags) masqueradeExcept() ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	for _, text := range f.MasqueradeExcept {
 		p, err := netip.ParsePrefix(text)
-		if err != nil || !p.Addr().Is4() {
-			return nil, fmt.Errorf("--masquerade-except %q: want an IPv4 range, as in 192.0.2.0/24", text)
+		if err != nil || p.Addr().Is4In6() {
+			return nil, fmt.Errorf("--masquerade-except %q: want a range, as in 192.0.2.0/24 or 2001:db8:7::/48", text)
 		}
 		out = append(out, p.Masked())
 	}

@@ -27,6 +27,10 @@ const (
 	NodeAddr = "192.0.2.1"
 	// OutsideAddr is the address of the other machine on that link.
 	OutsideAddr = "192.0.2.2"
+	// NodeAddr6 and OutsideAddr6 are their IPv6 addresses, of 2001:db8::/32,
+	// which is reserved for documentation (RFC 3849).
+	NodeAddr6    = "2001:db8:2::1"
+	OutsideAddr6 = "2001:db8:2::2"
 
 	// outsideCgroup is the cgroup of what runs on the other machine.
 	outsideCgroup = "outside"
@@ -178,11 +182,14 @@ func (w *World) finish() error {
 		{"ip", "link", "set", "lo", "up"},
 		{"ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", pid},
 		{"ip", "address", "add", NodeAddr + "/24", "dev", "eth0"},
+		{"ip", "address", "add", NodeAddr6 + "/64", "dev", "eth0", "nodad"},
 		{"ip", "link", "set", "eth0", "up"},
 		w.Outside("ip", "link", "set", "lo", "up"),
 		w.Outside("ip", "address", "add", OutsideAddr+"/24", "dev", "eth0"),
+		w.Outside("ip", "address", "add", OutsideAddr6+"/64", "dev", "eth0", "nodad"),
 		w.Outside("ip", "link", "set", "eth0", "up"),
 		{"ip", "route", "add", "default", "via", OutsideAddr},
+		{"ip", "-6", "route", "add", "default", "via", OutsideAddr6},
 	} {
 		if out, err := exec.Command(step[0], step[1:]...).CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w: %s", strings.Join(step, " "), err, out)

@@ -57,6 +57,23 @@ func TestPodsAcrossPeers(t *testing.T) {
 			}
 		}
 	})
+	t.Run("pod to pod by IPv6", func(t *testing.T) {
+		for i := range pods {
+			for j := range pods {
+				from, to := &pods[i], &pods[j]
+				if len(to.Status.PodIPs) != 2 {
+					t.Fatalf("%s has %v", to.Name, to.Status.PodIPs)
+				}
+				eventually(t, from.Name+" reaches "+to.Name, func() error {
+					out, err := peers[1].exec(t, ns, from.Name, "hello", "get", "http://["+to.Status.PodIPs[1].IP+"]", "1")
+					if err == nil && !strings.Contains(out, to.Name) {
+						err = fmt.Errorf("somebody else answers: %s", out)
+					}
+					return err
+				})
+			}
+		}
+	})
 	t.Run("cluster ip", func(t *testing.T) {
 		for _, p := range all() {
 			balances(t, "from a pod on "+p.name, func() (string, error) {

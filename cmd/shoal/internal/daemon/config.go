@@ -70,6 +70,9 @@ type Config struct {
 	// of MasqueradeExcept always see these.
 	NoMasquerade     bool           `json:"noMasquerade,omitempty"`
 	MasqueradeExcept []netip.Prefix `json:"masqueradeExcept,omitempty"`
+	// IPv6 is the cell's range of IPv6, a /48: empty for one that comes from the
+	// cell's certificate authority, "off" for none.
+	IPv6 string `json:"ipv6,omitempty"`
 	// GossipPort is where members hear each other; record streams and hosts
 	// that join are on the next one.
 	GossipPort int `json:"gossipPort"`
@@ -175,6 +178,9 @@ func (c Config) complete() (Config, error) {
 		}
 		c.NodeIP = ip.String()
 	} else if err := checkNodeIP(c.NodeIP); err != nil {
+		return c, err
+	}
+	if err := checkIPv6(c.IPv6); err != nil {
 		return c, err
 	}
 	if err := c.Resources.Check(c.DataDir); err != nil {

@@ -79,6 +79,9 @@ func (h *controlHost) Disk() (v1.Disk, error) {
 func (h *controlHost) Paths() []v1.Path {
 	var paths []v1.Path
 	for _, r := range h.datapath.Hosts() {
+		if r.PodCIDR.Addr().Is6() {
+			continue // a host has one line, that of IPv4
+		}
 		p := v1.Path{Host: r.Host, Path: string(r.Path), MTU: r.MTU}
 		if r.Via.IsValid() {
 			p.Via = r.Via.String()

@@ -128,6 +128,7 @@ type peer struct {
 	joins      atomic.Pointer[join.Service]
 	containerd *containerdServer
 	podCIDR    netip.Prefix
+	ipv6       netip.Prefix // the cell's range; not valid: it has none
 	server     *api.Server
 	datapath   *netdp.Datapath
 	agent      *agent.Agent
@@ -194,6 +195,9 @@ func (p *peer) open(ctx context.Context) (err error) {
 	if p.podCIDR, err = api.ClaimPodCIDR(ctx, p.db, c.Name); err != nil {
 		return err
 	}
+	if p.ipv6, err = p.ipv6Range(); err != nil {
+		return err
+	}
 	if err := p.progress.step("containerd at "+c.Containerd, func() (err error) {
 		p.containerd, err = ensureContainerd(ctx, c.Containerd, c.DataDir, p.log)
 		return err
@@ -209,8 +213,8 @@ func (p *peer) open(ctx context.Context) (err error) {
 	nodeIP := netip.MustParseAddr(c.NodeIP)
 	if p.server, err = api.New(ctx, api.Options{
 		DB: p.db, PKI: p.files, Listener: p.listener, Advertise: nodeIP, NodeName: c.Name,
-		AgentPort: c.AgentPort, ServiceCIDR: api.DefaultServiceCIDR, Logger: p.log.With("part", "api"), Extra: p.extra(),
-		PodCIDR: p.podCIDR, Cell: p.cell(), Members: p.hostMembers(), Conflicts: p.conflicts,
+		AgentPort: c.AgentPort, ServiceCIDR: api.DefaultServiceCIDR, ServiceCIDR6: p.serviceCIDR6(), Logger: p.log.With("part", "api"), Extra: p.extra(),
+		PodCIDR: p.podCIDR, PodCIDR6: p.datapath.PodCIDR6(), Cell: p.cell(), Members: p.hostMembers(), Conflicts: p.conflicts,
 	}); err != nil {
 		return err
 	}
@@ -231,12 +235,12 @@ func listen(ctx context.Context, addr string) (net.Listener, error) {
 }
 
 func (p *peer) datapathOptions() netdp.Options {
-	return netdp.Options{
+	o := netdp.Options{
 		StateDir:    filepath.Join(runDir(p.config), "net"),
 		BPFFSDir:    filepath.Join(runDir(p.config), "bpf"),
 		CgroupRoot:  p.config.CgroupRoot,
 		NodeName:    p.config.Name,
-		NodeIPs:     []netip.Addr{netip.MustParseAddr(p.config.NodeIP)},
+		NodeIPs:     p.nodeIPs(),
 		PodCIDR:     p.podCIDR,
 		CellPodCIDR: api.PodRange,
 		ServiceCIDR: api.DefaultServiceCIDR,
@@ -244,6 +248,10 @@ func (p *peer) datapathOptions() netdp.Options {
 
 		NoMasquerade: p.config.NoMasquerade, MasqueradeExcept: p.config.MasqueradeExcept,
 	}
+	if p.ipv6.IsValid() {
+		o.PodCIDR6, o.CellPodCIDR6, o.ServiceCIDR6 = p.podCIDR6(), api.PodRange6(p.ipv6), p.serviceCIDR6()
+	}
+	return o
 }
 
 // startParts waits for the API and then starts everything that uses it.
@@ -377,8 +385,8 @@ func (p *peer) newAgent(config *rest.Config, resolver *clusterDNS) (*agent.Agent
 		LogDir:              podLogDir,
 		LogLimits:           logLimits,
 		Network:             p.datapath,
-		NodeIPs:             []netip.Addr{netip.MustParseAddr(p.config.NodeIP)},
-		PodCIDR:             p.podCIDR.String(),
+		NodeIPs:             p.nodeIPs(),
+		PodCIDRs:            p.agentPodCIDRs(),
 		DNSAddress:          resolver.keeper.Address,
 		ClusterDomain:       clusterDomain,
 		Collectors:          resolver.server.Metrics(),

@@ -54,7 +54,7 @@ func (p *peer) newDNS(ctx context.Context, shared informers.SharedInformerFactor
 		return nil, err
 	}
 	d := &clusterDNS{
-		index:    records.New(clusterDomain, api.DefaultServiceCIDR, api.PodRange),
+		index:    records.New(clusterDomain, p.ownRanges()...),
 		keeper:   kubedns.New(client, api.DefaultServiceCIDR, log),
 		services: shared,
 	}
