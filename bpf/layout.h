@@ -35,6 +35,7 @@ struct frontend_key {
 #define FRONTEND_OUTSIDE 1 /* may be called by other machines */
 #define FRONTEND_EXACT 2   /* these get only what the Maglev table has */
 #define FRONTEND_SOURCES 4 /* callers must be in the service's source ranges */
+#define FRONTEND_OWN 8     /* at an address of the host's, beside its programs' ports */
 
 struct frontend {
 	__u32 service;

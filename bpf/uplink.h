@@ -11,6 +11,7 @@
 
 #include "affinity.h"
 #include "errors.h"
+#include "hostsocket.h"
 #include "masquerade.h"
 #include "sources.h"
 
@@ -223,6 +224,8 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 		fresh = *f;
 		return forward(skb, p, &key, &fresh);
 	}
+	if (fe->flags & FRONTEND_OWN && host_talks_to(skb, p))
+		return VERDICT_PASS;
 	b = choose_for(p, fe, &fresh.backend);
 	if (!b || is_mapped(b->addr) == (p->v6 != 0))
 		return nobody_serves(skb, p, fe);

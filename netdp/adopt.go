@@ -29,7 +29,7 @@ func (t *table) adopt() error {
 		}
 		live.faces = append(live.faces, face{
 			key: key, outside: value.Flags&frontendOutside != 0, exact: value.Flags&frontendExact != 0,
-			filtered: value.Flags&frontendSources != 0,
+			filtered: value.Flags&frontendSources != 0, own: value.Flags&frontendOwn != 0,
 		})
 		t.frontends[key] = live
 	})

@@ -17,6 +17,7 @@ const (
 	frontendOutside = 1
 	frontendExact   = 2
 	frontendSources = 4
+	frontendOwn     = 8
 
 	backendGone     = 0
 	backendInside   = 1
@@ -107,6 +108,9 @@ func (m serviceMaps) putFrontend(f face, service uint32) error {
 	}
 	if f.filtered {
 		value.Flags |= frontendSources
+	}
+	if f.own {
+		value.Flags |= frontendOwn
 	}
 	return full("write frontend", m.frontends.Update(&f.key, &value, ebpf.UpdateAny))
 }

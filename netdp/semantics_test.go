@@ -2,6 +2,7 @@ package netdp
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -83,6 +84,51 @@ func TestHostPort(t *testing.T) {
 	}
 	if got := l.ask(client, "tcp4", "127.0.0.1:80"); got != "client 127.0.0.1 hello" {
 		t.Errorf("a pod at its own loopback got %q", got)
+	}
+}
+
+// A hostPort takes no answer from a program of the host that calls out from the
+// same port, as the kernel may have it do.
+func TestHostPortLeavesTheHostItsSockets(t *testing.T) {
+	const port = 40000
+	l := newLab(t)
+	d := l.openUntilEnd()
+	server, serverIP := l.pod(d, "server")
+	l.serveTCP(server, ":80", "server")
+	l.serveUDP(server, ":80", "server")
+	l.outsideCgroup(func() { // else our programs see what it sends
+		l.serveTCP(l.outside, labOutsideIP+":7000", "outside")
+		l.serveUDP(l.outside, labOutsideIP+":7000", "outside")
+	})
+	for _, proto := range []Proto{TCP, UDP} {
+		l.must(d.SetService(Service{Key: "pod default/server/" + proto.String(), Proto: proto,
+			Frontends: []Frontend{{Addr: netip.MustParseAddr(labHostIP), Port: port, Outside: true}},
+			Backends:  []Backend{{Addr: netip.AddrPortFrom(serverIP, 80)}}}))
+	}
+	for _, network := range []string{"tcp4", "udp4"} {
+		ask := func() {
+			t.Helper()
+			if got := l.askOutside(network, fmt.Sprintf("%s:%d", labHostIP, port)); firstWord(got) != "server" {
+				t.Errorf("a call of the hostPort by %s was answered by %q", network, got)
+			}
+		}
+		ask()
+		var own net.Conn
+		l.must(l.host.do(func() (err error) {
+			dialer := net.Dialer{Timeout: ioTimeout, LocalAddr: &net.TCPAddr{IP: net.ParseIP(labHostIP), Port: port}}
+			if network == "udp4" {
+				dialer.LocalAddr = &net.UDPAddr{IP: net.ParseIP(labHostIP), Port: port}
+			}
+			own, err = dialer.Dial(network, labOutsideIP+":7000")
+			return err
+		}))
+		defer own.Close()
+		for range 3 {
+			if got, err := call(own, "x"); err != nil || firstWord(got) != "outside" {
+				t.Errorf("the host's own call by %s was answered by %q, %v", network, got, err)
+			}
+			ask()
+		}
 	}
 }
 

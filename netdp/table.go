@@ -68,6 +68,7 @@ type face struct {
 	exact   bool
 
 	filtered bool
+	own      bool // at an address of this host, and no node port
 }
 
 func newTable(maps serviceMaps, limits MapLimits, maglevSeed uint32) *table {
@@ -177,14 +178,16 @@ func (t *table) sameAs(f Frontend) (out []Frontend) {
 	if f.Port < nodePortMin || f.Port > nodePortMax {
 		return nil
 	}
-	if f.Addr.IsValid() {
-		if slices.Contains(t.nodeIPs, f.Addr) {
-			out = append(out, Frontend{Port: f.Port})
+	if slices.Contains(t.nodeIPs, f.Addr) {
+		if f.Addr.Is6() {
+			return []Frontend{{Addr: NodePortIPv6, Port: f.Port}}
 		}
-		return out
+		return []Frontend{{Port: f.Port}}
 	}
 	for _, ip := range t.nodeIPs {
-		out = append(out, Frontend{Addr: ip, Port: f.Port})
+		if f.nodePort() && ip.Is6() == f.Addr.Is6() {
+			out = append(out, Frontend{Addr: ip, Port: f.Port})
+		}
 	}
 	return out
 }
@@ -453,7 +456,7 @@ func (t *table) setFrontends(live *liveService, s Service) error {
 	for _, f := range s.Frontends {
 		want = append(want, face{
 			key: frontendKey(f, s.Proto), outside: f.outside(), exact: f.outside() && s.LocalOutside,
-			filtered: f.Filtered,
+			filtered: f.Filtered, own: slices.Contains(t.nodeIPs, f.Addr),
 		})
 	}
 	for _, f := range want {

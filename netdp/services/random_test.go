@@ -47,6 +47,10 @@ func (c *chaos) service(n int) *corev1.Service {
 		s.Name = fmt.Sprint("service-", n)
 		s.Spec.ClusterIP = fmt.Sprintf("10.0.1.%d", n)
 		s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
+		if c.IntN(2) == 0 {
+			s.Spec.IPFamilies = append(s.Spec.IPFamilies, corev1.IPv6Protocol)
+			s.Spec.ClusterIPs = append(s.Spec.ClusterIPs, fmt.Sprintf("fd00::%d", n))
+		}
 		if c.IntN(8) == 0 {
 			s.Spec.ClusterIP, s.Spec.ClusterIPs = corev1.ClusterIPNone, nil
 		}
@@ -82,8 +86,12 @@ func (c *chaos) service(n int) *corev1.Service {
 func (c *chaos) slice(n, part int) *discoveryv1.EndpointSlice {
 	var endpoints []discoveryv1.Endpoint
 	hints := c.IntN(3)
+	address, family := "10.64.%d.%d", discoveryv1.AddressTypeIPv4
+	if part == 2 {
+		address, family = "fd01::%d:%d", discoveryv1.AddressTypeIPv6
+	}
 	for i := range c.IntN(8) {
-		ep := on(c.node(), endpoint(fmt.Sprintf("10.64.%d.%d", n, 10*part+i), c.pick("ready serving", "ready serving", "serving terminating", "terminating", "")))
+		ep := on(c.node(), endpoint(fmt.Sprintf(address, n, 10*part+i), c.pick("ready serving", "ready serving", "serving terminating", "terminating", "")))
 		switch hints {
 		case 1:
 			ep = hinted(c.node(), ep)
@@ -93,7 +101,7 @@ func (c *chaos) slice(n, part int) *discoveryv1.EndpointSlice {
 		endpoints = append(endpoints, ep)
 	}
 	s := slice(endpoints...)
-	s.Name = fmt.Sprintf("service-%d-%d", n, part)
+	s.Name, s.AddressType = fmt.Sprintf("service-%d-%d", n, part), family
 	s.Labels = map[string]string{discoveryv1.LabelServiceName: fmt.Sprint("service-", n)}
 	s.Ports = append(s.Ports, discoveryv1.EndpointPort{Name: ptr("udp"), Protocol: ptr(corev1.ProtocolUDP), Port: ptr(int32(5353))})
 	return s
@@ -124,14 +132,14 @@ func (c *chaos) step(r *running) {
 	case what < 7:
 		r.must(nil, ignoreMissing(svcs.Delete(ctx, fmt.Sprint("service-", n), metav1.DeleteOptions{})))
 	case what < 14:
-		want := c.slice(n, c.IntN(2))
+		want := c.slice(n, c.IntN(3))
 		_, err := slcs.Update(ctx, want, metav1.UpdateOptions{})
 		if apierrors.IsNotFound(err) {
 			_, err = slcs.Create(ctx, want, metav1.CreateOptions{})
 		}
 		r.must(nil, err)
 	case what < 15:
-		r.must(nil, ignoreMissing(slcs.Delete(ctx, fmt.Sprintf("service-%d-%d", n, c.IntN(2)), metav1.DeleteOptions{})))
+		r.must(nil, ignoreMissing(slcs.Delete(ctx, fmt.Sprintf("service-%d-%d", n, c.IntN(3)), metav1.DeleteOptions{})))
 	case what < 17:
 		want := c.pod(n)
 		_, err := pods.Update(ctx, want, metav1.UpdateOptions{})
@@ -203,7 +211,7 @@ func each(services []netdp.Service) []netdp.Service {
 		for _, f := range s.Frontends {
 			one := s
 			one.Frontends = []netdp.Frontend{f}
-			one.LocalOutside = s.LocalOutside && (f.Outside || !f.Addr.IsValid())
+			one.LocalOutside = s.LocalOutside && (f.Outside || !f.Addr.IsValid() || f.Addr == netdp.NodePortIPv6)
 			out = append(out, one)
 		}
 	}
