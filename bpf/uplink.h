@@ -159,7 +159,9 @@ static __always_inline int nobody_serves(struct __sk_buff *skb, const struct pac
 	if (fe->flags & FRONTEND_EXACT && svc && (__u32)svc->extent)
 		return drop(skb, DROP_NO_LOCAL_BACKEND);
 	called_by_outside(skb, service, 0);
-	return bpf_map_lookup_elem(&node_addrs, p->dst) ? VERDICT_PASS : VERDICT_DROP;
+	if (bpf_map_lookup_elem(&node_addrs, p->dst))
+		return VERDICT_PASS;
+	return drop(skb, DROP_NO_BACKEND);
 }
 
 static __always_inline int remember(const struct packet *p, struct flow_key *key, struct flow *f)
