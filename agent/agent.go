@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -85,7 +86,10 @@ type Options struct {
 	// DNSAddress, if any, is asked in place of ClusterDNS when a pod starts.
 	DNSAddress func() netip.Addr
 	// Collectors are of other parts of the daemon, served with our metrics.
-	Collectors      []prometheus.Collector
+	Collectors []prometheus.Collector
+	// Handlers are of other parts of the daemon, by pattern, served beside the
+	// kubelet's API to whoever may use the node's proxy.
+	Handlers        map[string]http.Handler
 	Resources       Resources
 	DevicePluginDir string   // where device plugins register; none can if empty
 	CDIDirs         []string // of CDI files; default /etc/cdi and /var/run/cdi

@@ -43,6 +43,11 @@ func (e *events) pod(pod *v1.Pod, field, kind, reason, message string) {
 	e.recorder.Event(ref, kind, reason, message)
 }
 
+// NodeEvent sends an Event about this host.
+func (a *Agent) NodeEvent(kind, reason, message string) {
+	a.events.node(a.o.NodeName, kind, reason, message)
+}
+
 // node sends an event about this host. Those about nodes carry the name as
 // uid, as the kubelet's do.
 func (e *events) node(node, kind, reason, message string) {

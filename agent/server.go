@@ -75,6 +75,9 @@ func (a *Agent) handler() http.Handler {
 	a.imageRoutes(mux)
 	a.statsRoutes(mux)
 	a.metricsRoutes(mux)
+	for pattern, handler := range a.o.Handlers {
+		mux.Handle(pattern, handler)
+	}
 	return mux
 }
 

@@ -44,6 +44,7 @@ func (f MapFill) Ratio() float64 {
 var countedMaps = []string{
 	bpf.DatapathMapPods, bpf.DatapathMapFlows, bpf.DatapathMapNats, bpf.DatapathMapRanges, bpf.DatapathMapInside,
 	bpf.DatapathMapFragments, bpf.DatapathMapTunnelPeers, bpf.DatapathMapRecorded,
+	bpf.DatapathMapAffinities, bpf.DatapathMapSources, bpf.DatapathMapCallers,
 }
 
 // fills is what was counted last.

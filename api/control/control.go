@@ -57,6 +57,11 @@ type Host interface {
 	Quit()
 }
 
+// Alarming is a Host that knows of alarms of its own.
+type Alarming interface {
+	Alarms() []v1.Alarm
+}
+
 // Members is what gossip knows. A cell without gossip has one peer: nil.
 type Members interface {
 	// Peers are all members, this one included, also those that failed.

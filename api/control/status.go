@@ -31,6 +31,9 @@ func (s *Server) status(*http.Request) (any, error) {
 			Watchers: stats.Watchers, Root: fmt.Sprintf("%016x", prints.Root()), Refusing: stats.Refusing},
 	}
 	status.Alarms = alarms(&status)
+	if host, ok := s.Host.(Alarming); ok {
+		status.Alarms = append(status.Alarms, host.Alarms()...)
+	}
 	if s.Members != nil {
 		status.Alarms = append(status.Alarms, s.Members.Alarms()...)
 	}

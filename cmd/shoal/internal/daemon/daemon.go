@@ -21,6 +21,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -293,7 +294,11 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	if err != nil {
 		return err
 	}
-	if p.agent, err = p.newAgent(p.server.NodeClientConfig("shoal-agent"), resolver); err != nil {
+	watched, err := p.watchDatapath(informers, services.controller)
+	if err != nil {
+		return err
+	}
+	if p.agent, err = p.newAgent(p.server.NodeClientConfig("shoal-agent"), resolver, watched); err != nil {
 		return err
 	}
 	if err := p.startLoadBalancers(ctx, group, informers); err != nil {
@@ -329,6 +334,7 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	hosts := nethosts.New(p.datapath, informers, p.config.Name, p.log.With("part", "hosts"))
 	group.Go(func() error { return named("hosts", hosts.Run(ctx)) })
 	group.Go(func() error { return named("services", services.run(ctx)) })
+	group.Go(func() error { return named("datapath", p.keepDatapath(ctx)) })
 	group.Go(func() error { return named("volumes", volumes.Run(ctx)) })
 	p.startAgent(ctx, group, schedClient.CoreV1().Nodes())
 	group.Go(func() error { return named("certificates", p.keepCertificates(ctx, server, kubeconfig)) })
@@ -351,7 +357,7 @@ func named(part string, err error) error {
 	return fmt.Errorf("%s: %w", part, err)
 }
 
-func (p *peer) newAgent(config *rest.Config, resolver *clusterDNS) (*agent.Agent, error) {
+func (p *peer) newAgent(config *rest.Config, resolver *clusterDNS, handlers map[string]http.Handler) (*agent.Agent, error) {
 	tlsConfig, err := agentTLS(p.files)
 	if err != nil {
 		return nil, err
@@ -389,7 +395,8 @@ func (p *peer) newAgent(config *rest.Config, resolver *clusterDNS) (*agent.Agent
 		PodCIDRs:            p.agentPodCIDRs(),
 		DNSAddress:          resolver.keeper.Address,
 		ClusterDomain:       clusterDomain,
-		Collectors:          resolver.server.Metrics(),
+		Collectors:          append(resolver.server.Metrics(), p.datapath.Metrics()),
+		Handlers:            handlers,
 		Resources:           p.config.Resources,
 		DevicePluginDir:     p.config.DevicePluginDir,
 		Manifests:           orDefault(p.config.Manifests, filepath.Join(p.config.DataDir, manifestsDir)),

@@ -1,0 +1,83 @@
+//go:build linux
+
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/informers"
+
+	v1 "shoal/api/control/v1"
+	"shoal/netdp"
+	"shoal/netdp/flows"
+	netservices "shoal/netdp/services"
+)
+
+// mapWarnRatio is how full a kernel map may be before people are told.
+const mapWarnRatio = 0.9
+
+// repairReason is that of Events about what was put back.
+const repairReason = "DatapathRepaired"
+
+// watchDatapath is what the agent serves of the datapath, by pattern.
+func (p *peer) watchDatapath(shared informers.SharedInformerFactory, services *netservices.Controller) (map[string]http.Handler, error) {
+	names, err := flows.NewNames(shared)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]http.Handler{
+		"GET " + v1.FlowsPath:    flows.NewServer(p.datapath, names, p.config.Name, p.log.With("part", "flows")),
+		"GET " + v1.ServicesPath: netservices.NewComparer(services, p.datapath, names.End),
+	}, nil
+}
+
+// keepDatapath puts back what somebody takes away of the datapath, and counts
+// what it holds.
+func (p *peer) keepDatapath(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return p.datapath.KeepAttached(ctx, func(r netdp.Repair) {
+			p.log.Warn("datapath repaired", "part", "netdp", "what", r.What, "error", r.Err)
+			p.agent.NodeEvent(corev1.EventTypeWarning, repairReason, r.String())
+		})
+	})
+	group.Go(func() error { return p.datapath.KeepCounted(ctx) })
+	return group.Wait()
+}
+
+// Alarms implements control.Alarming.
+func (h *controlHost) Alarms() []v1.Alarm {
+	var out []v1.Alarm
+	if left := h.datapath.WithoutRoom(); len(left) > 0 {
+		out = append(out, v1.Alarm{
+			Code: "datapath-full", Severity: v1.Critical,
+			Title: fmt.Sprintf("%s has no room in the kernel's maps for %d ports of services: %s", h.config.Name, len(left), shorten(left)),
+			Fix:   "delete services or endpoints; shoal services shows what is missing, and it is tried again by itself",
+		})
+	}
+	for _, f := range h.datapath.MapFills() {
+		if f.Recycles || f.Ratio() < mapWarnRatio {
+			continue // the least recently used entries make room in good time
+		}
+		out = append(out, v1.Alarm{
+			Code: "datapath-map-" + f.Map, Severity: v1.Warning,
+			Fix:   "delete services, endpoints or pods before it is full",
+			Title: fmt.Sprintf("kernel map %s of %s has %d of %d entries", f.Map, h.config.Name, f.Entries, f.MaxEntries),
+		})
+	}
+	return out
+}
+
+// shorten lists the first few names.
+func shorten(names []string) string {
+	const most = 5
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+}
