@@ -3,6 +3,7 @@ package api_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 
@@ -12,9 +13,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/scheme"
 
+	"shoal/api"
+	"shoal/api/claims"
 	"shoal/api/loadbalancer"
 	"shoal/api/loadbalancer/v1alpha1"
 	"shoal/store"
@@ -255,7 +260,8 @@ func TestOneAddressOnTwoSidesOfASplit(t *testing.T) {
 
 	second := first.DeepCopy()
 	second.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Service"}
-	second.Name, second.UID, second.ResourceVersion = "lb-second", "lb-split-uid", ""
+	name := "lb-second-" + string(first.UID[:8]) // of its own in each run
+	second.Name, second.UID, second.ResourceVersion = name, types.UID(name), ""
 	second.Spec.ClusterIP, second.Spec.ClusterIPs = "10.0.255.9", []string{"10.0.255.9"}
 	second.Spec.Ports[0].NodePort = 0
 	second.CreationTimestamp = metav1.Unix(first.CreationTimestamp.Unix()-100, 0)
@@ -264,8 +270,8 @@ func TestOneAddressOnTwoSidesOfASplit(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range []store.Update{
-		{Key: addressClaims + address, UID: "claim", Value: []byte("host2\ndefault/lb-second lb-split-uid")},
-		{Key: "/registry/services/specs/default/lb-second", UID: "lb-split-uid", Value: []byte(stored.String())},
+		{Key: addressClaims + address, UID: "claim" + name, Value: []byte("host2\n" + "default/" + name + " " + name)},
+		{Key: "/registry/services/specs/default/" + name, UID: name, Value: []byte(stored.String())},
 	} {
 		r.Expect = store.Any
 		if _, err := other.db.Update(t.Context(), r); err != nil {
@@ -274,12 +280,12 @@ func TestOneAddressOnTwoSidesOfASplit(t *testing.T) {
 	}
 	carry(t, other.db, peer.DB)
 	eventually(t, "another address for the second", func(ctx context.Context) bool {
-		s, err := peer.Client.CoreV1().Services("default").Get(ctx, "lb-second", metav1.GetOptions{})
+		s, err := peer.Client.CoreV1().Services("default").Get(ctx, name, metav1.GetOptions{})
 		return err == nil && len(s.Status.LoadBalancer.Ingress) == 1 && s.Status.LoadBalancer.Ingress[0].IP != address
 	})
-	awaitEvent(t, "default", "lb-second", loadbalancer.ReasonReallocated, "default/lb-first claimed it first")
+	awaitEvent(t, "default", name, loadbalancer.ReasonReallocated, "default/lb-first claimed it first")
 	becomes(t, "lb-first", address, loadbalancer.ReasonAssigned)
-	if err := peer.Client.CoreV1().Services("default").Delete(t.Context(), "lb-second", metav1.DeleteOptions{}); err != nil {
+	if err := peer.Client.CoreV1().Services("default").Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -309,4 +315,94 @@ func TestAHostsAddressIsNoServices(t *testing.T) {
 	change(t, "lb-near", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.150" })
 	becomes(t, "lb-near", "", loadbalancer.ReasonInUse)
 	awaitEvent(t, "default", "lb-near", loadbalancer.ReasonInUse, "host lb-node")
+}
+
+// TestTwoPeersActAtOnce: peers that do not know of each other act for the same
+// services. Each service has one address all the same, and nothing is left over.
+func TestTwoPeersActAtOnce(t *testing.T) {
+	const services = 30
+	makePool(t, "overlap", "198.51.100.0-198.51.100.99")
+	startSecondController(t)
+	for i := range services {
+		makeService(t, balanced(fmt.Sprint("lb-overlap-", i), "overlap"))
+	}
+	have := map[string]string{}
+	eventually(t, "an address for each", func(ctx context.Context) bool {
+		list, err := peer.Client.CoreV1().Services("default").List(ctx, metav1.ListOptions{LabelSelector: "pool=overlap"})
+		if err != nil {
+			return false
+		}
+		clear(have)
+		for _, s := range list.Items {
+			if a := addressesIn(&s); a != "" {
+				have[a] = s.Name
+			}
+		}
+		return len(have) == services
+	})
+	eventually(t, "one claim for each, of that service", func(context.Context) bool {
+		claimed := claimsBelow(t, addressClaims+"198.51.100.")
+		for a, owner := range claimed {
+			if have[a] == "" || !strings.Contains(owner, "\ndefault/"+have[a]+" ") {
+				return false
+			}
+		}
+		return len(claimed) == services
+	})
+	for _, name := range have {
+		if err := peer.Client.CoreV1().Services("default").Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "no claim is left", func(context.Context) bool { return len(claimsBelow(t, addressClaims+"198.51.100.")) == 0 })
+}
+
+// startSecondController runs another peer's, over the same API and records, that
+// sees nobody beside itself.
+func startSecondController(t *testing.T) {
+	t.Helper()
+	config := peer.ClientConfig("second")
+	client := clientset(t, config)
+	objects, err := dynamic.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	owned, err := claims.OpenAddresses(t.Context(), api.CellRecords(peer.DB), addressClaims, "host2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared := informers.NewSharedInformerFactory(client, 0)
+	c, err := loadbalancer.New(loadbalancer.Options{
+		Self: "host2", Client: client, Objects: objects, Claims: owned, Logger: slog.New(slog.DiscardHandler),
+		Warn: func(context.Context, corev1.ObjectReference, string, string) error { return nil },
+	}, shared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	shared.Start(ctx.Done())
+	shared.WaitForCacheSync(ctx.Done())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.Run(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+		shared.Shutdown()
+	})
+}
+
+func claimsBelow(t *testing.T, prefix string) map[string]string {
+	t.Helper()
+	found, err := api.CellRecords(peer.DB).ListRecords(t.Context(), prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	for key, value := range found {
+		out[strings.TrimPrefix(key, addressClaims)] = string(value)
+	}
+	return out
 }

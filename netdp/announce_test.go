@@ -84,39 +84,60 @@ func (c *cell) silent(network, addr string) {
 	}
 }
 
-// A machine outside calls a service at an address that no interface has. The
-// host that answers for it dies, and its calls go on through another one.
-func TestAnnouncedAddressMovesWithItsCallers(t *testing.T) {
-	c := newCell(t, "near1", "near2", "near3")
+// A machine outside calls services at addresses that no interface has. The host
+// that answers for them dies, and its calls go on through another one.
+func TestAnnouncedAddressesMoveWithTheirCallers(t *testing.T) {
+	c := newDualCell(t, "near1", "near2", "near3")
 	c.meet()
 	h1, h2, h3 := c.hosts[0], c.hosts[1], c.hosts[2]
-	server := c.server(h3)
-	vip := netip.MustParseAddr(announced)
-	for _, proto := range []Proto{TCP, UDP} {
-		c.set(Service{Key: "default/web/" + proto.String(), Proto: proto,
-			Frontends: []Frontend{{Addr: vip, Port: 80, Outside: true}},
-			Backends:  []Backend{{Addr: netip.AddrPortFrom(server.ip, 80)}}})
-	}
-	c.silent("tcp4", announced+":80")
-
-	first, second := c.responder(h1.host), c.responder(h2.host)
-	c.must(first.Set([]string{cellLink}, []netip.Addr{vip}, false))
-	flow, err := dial(c.outside, "udp4", announced+":80")
-	c.must(err)
-	defer flow.Close()
-	goesOn := func(through *cellHost) {
-		t.Helper()
-		// A datagram may be lost while the address moves; the next one is not.
-		eventually.True(t, "the flow goes on through "+through.name, func() bool {
-			answer, err := call(flow, "more")
-			return err == nil && strings.HasPrefix(answer, "near3 ")
-		})
-		if got, err := c.askFrom(nil, c.outside, "tcp4", announced+":80"); err != nil || !strings.Contains(got, "near3 "+through.ip.String()+" ") {
-			t.Errorf("a new call: %q, %v; want it passed on by %s", got, err, through.ip)
+	pod := c.servers6()[2]
+	record := h3.dp.pods.byUID["near3-pod"].record
+	vips := []netip.Addr{netip.MustParseAddr(announced), netip.MustParseAddr("2001:db8:18::c8")}
+	for i, backend := range []netip.Addr{record.Address, record.Address6} {
+		for _, proto := range []Proto{TCP, UDP} {
+			c.set(Service{Key: fmt.Sprintf("default/web:%d/%s", i, proto), Proto: proto,
+				Frontends: []Frontend{{Addr: vips[i], Port: 80, Outside: true}},
+				Backends:  []Backend{{Addr: netip.AddrPortFrom(backend, 80)}}})
 		}
 	}
-	goesOn(h1)
-	c.neighbourBecomes(announced, c.mac(h1.host))
+	c.silent("tcp4", at6(vips[0], 80))
+	for _, vip := range vips { // callers inside need nobody to answer
+		for who, ns := range map[string]namespace{"a host": h1.host, "a pod on another host": pod.ns} {
+			host := h1
+			if who != "a host" {
+				host = h3
+			}
+			if got, err := c.askFrom(host, ns, "tcp"+familyName(at6(vip, 80)), at6(vip, 80)); err != nil || !strings.HasPrefix(got, "near3 ") {
+				t.Errorf("%s calls %s: %q, %v", who, vip, got, err)
+			}
+		}
+	}
+
+	first, second := c.responder(h1.host), c.responder(h2.host)
+	c.must(first.Set([]string{cellLink}, vips, false))
+	flows := make([]net.Conn, len(vips))
+	for i, vip := range vips {
+		var err error
+		flows[i], err = dial(c.outside, "udp"+familyName(at6(vip, 80)), at6(vip, 80))
+		c.must(err)
+		defer flows[i].Close()
+	}
+	goOn := func(through *cellHost) {
+		t.Helper()
+		for i, own := range []netip.Addr{through.ip, through.ip6} {
+			// A datagram may be lost while the address moves; the next one is not.
+			eventually.True(t, fmt.Sprintf("the flow to %s goes on through %s", vips[i], through.name), func() bool {
+				answer, err := call(flows[i], "more")
+				return err == nil && strings.HasPrefix(answer, "near3 "+own.String()+" ")
+			})
+			c.neighbourBecomes(vips[i].String(), c.mac(through.host))
+			to := at6(vips[i], 80)
+			if got, err := c.askFrom(nil, c.outside, "tcp"+familyName(to), to); err != nil || !strings.HasPrefix(got, "near3 "+own.String()+" ") {
+				t.Errorf("a new call to %s: %q, %v; want it passed on by %s", to, got, err, own)
+			}
+		}
+	}
+	goOn(h1)
 
 	// It dies: nothing on it answers or forwards any more.
 	first.Close()
@@ -127,9 +148,8 @@ func TestAnnouncedAddressMovesWithItsCallers(t *testing.T) {
 		}
 		return netlink.LinkSetDown(link)
 	}))
-	c.must(second.Set([]string{cellLink}, []netip.Addr{vip}, false))
-	c.neighbourBecomes(announced, c.mac(h2.host))
-	goesOn(h2)
+	c.must(second.Set([]string{cellLink}, vips, false))
+	goOn(h2)
 }
 
 // Addresses of IPv6 are answered for too, and kept from whoever wants to take
