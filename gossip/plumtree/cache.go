@@ -1,5 +1,7 @@
 package plumtree
 
+import "time"
+
 // Limits of what one peer remembers.
 const (
 	// maxSeen ids are remembered: over two minutes of 400 writes a second, far
@@ -9,6 +11,9 @@ const (
 	// ask: ten seconds of 400 writes a second.
 	maxCached      = 4096
 	maxCachedBytes = 16 << 20
+	// maxHeld is how long a payload is kept: five times as long as it is
+	// announced (maxAnnounces).
+	maxHeld = 15 * time.Second
 )
 
 // cache remembers which messages were seen, and the payloads of the latest.
@@ -26,6 +31,7 @@ type seen struct {
 	parent  Peer
 	payload []byte
 	held    bool
+	since   time.Duration // when it came
 }
 
 func newCache() cache { return cache{seen: make(map[ID]*seen)} }
@@ -49,6 +55,17 @@ func (c *cache) add(id ID, s *seen) {
 	}
 }
 
+// expire lets go of payloads that nobody asks for any more.
+func (c *cache) expire(now time.Duration) {
+	for c.payloads.len() > 0 {
+		oldest := c.payloads.peek()
+		if s := c.seen[oldest]; s != nil && s.held && s.since+maxHeld > now {
+			return
+		}
+		c.release(c.payloads.pop())
+	}
+}
+
 func (c *cache) release(id ID) {
 	s := c.seen[id]
 	if s == nil || !s.held {
@@ -67,6 +84,7 @@ type fifo[T any] struct {
 
 func (q *fifo[T]) push(v T) { q.items = append(q.items, v) }
 func (q *fifo[T]) len() int { return len(q.items) - q.head }
+func (q *fifo[T]) peek() T  { return q.items[q.head] }
 
 func (q *fifo[T]) pop() T {
 	v := q.items[q.head]

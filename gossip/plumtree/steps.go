@@ -7,7 +7,8 @@ import (
 
 // accept takes a new message in and passes it on. from is empty for our own.
 func (t *Tree) accept(item Item, from Peer, payload []byte, now time.Duration) {
-	t.cache.add(item.ID, &seen{hops: item.Hops, parent: from, payload: payload, held: true})
+	t.cache.expire(now)
+	t.cache.add(item.ID, &seen{hops: item.Hops, parent: from, payload: payload, held: true, since: now})
 	t.found(item.ID)
 	if from != "" {
 		t.stats.Delivered++

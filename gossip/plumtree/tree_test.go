@@ -80,6 +80,10 @@ func TestBounds(t *testing.T) {
 			t.Errorf("%s: %d awaited, %d in the list, %d to tell", l.peer, len(l.awaiting), len(l.order), len(l.haves))
 		}
 	}
+	tree.Broadcast(ID{3, 1}, payload, now+maxHeld)
+	if n, size := tree.cache.held, tree.cache.bytes; n != 1 || size != len(payload) {
+		t.Errorf("%d payloads of %d bytes held after %s without any", n, size, maxHeld)
+	}
 }
 
 // TestQuiet: after everything was answered or given up nothing is left to do.
