@@ -32,6 +32,8 @@ type Datapath struct {
 	table *table
 	pods  *podSet
 
+	kernelHasIPv6 bool // it may be switched off all the same; see checkIPv6
+
 	destroyer destroyer
 	reaper    reaper
 	flows     flowHub

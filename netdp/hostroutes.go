@@ -143,13 +143,18 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// families are those of the netlink messages that the kernel may answer.
-var families = []int{netlink.FAMILY_V4, netlink.FAMILY_V6}
+// families are those that the host's kernel knows routes of.
+func (d *Datapath) families() []int {
+	if d.kernelHasIPv6 {
+		return []int{netlink.FAMILY_V4, netlink.FAMILY_V6}
+	}
+	return []int{netlink.FAMILY_V4}
+}
 
 // hostRoutes reads the routes that are ours, whichever daemon made them.
 func (d *Datapath) hostRoutes() (map[routeKey]routeTo, error) {
 	var list []netlink.Route
-	for _, family := range families {
+	for _, family := range d.families() {
 		some, err := d.nl.RouteListFiltered(family,
 			&netlink.Route{Table: unix.RT_TABLE_UNSPEC, Protocol: routeProtocol},
 			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
@@ -188,7 +193,7 @@ func tunnelRule(pods netip.Prefix) *netlink.Rule {
 // setTunnelRules has a rule for each family that goes through the tunnel.
 func (d *Datapath) setTunnelRules(routes []HostRoute) error {
 	var errs []error
-	for _, family := range families {
+	for _, family := range d.families() {
 		v6 := family == netlink.FAMILY_V6
 		on := slices.ContainsFunc(routes, func(r HostRoute) bool {
 			return r.Path == PathVXLAN && r.PodCIDR.Addr().Is6() == v6

@@ -105,7 +105,7 @@ func (d *Datapath) Hosts() []HostRoute {
 // wrong one: devices before routes, new routes before old ones go.
 func (d *Datapath) applyHosts(hosts []Host, routes []HostRoute) error {
 	var errs []error
-	errs = append(errs, d.prepareLinks(routes))
+	errs = append(errs, d.forwardIPv6(), d.prepareLinks(routes))
 	device, err := d.ensureTunnel(routes)
 	if err != nil {
 		errs = append(errs, err)

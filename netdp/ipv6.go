@@ -21,9 +21,6 @@ const minIPv6MTU = 1280
 // checkIPv6 leaves pods IPv4 alone on a host that cannot give them IPv6, and
 // says why: a cell need not have IPv6 on every host.
 func (d *Datapath) checkIPv6() error {
-	if !d.opts.PodCIDR6.IsValid() {
-		return nil
-	}
 	var why string
 	err := d.host.do(func() error {
 		off, err := os.ReadFile("/proc/sys/net/ipv6/conf/all/disable_ipv6")
@@ -32,12 +29,14 @@ func (d *Datapath) checkIPv6() error {
 			why = "this kernel has no IPv6 (CONFIG_IPV6; boot without ipv6.disable=1)"
 		case err != nil:
 			return fmt.Errorf("read whether IPv6 is off: %w", err)
-		case strings.TrimSpace(string(off)) != "0":
+		}
+		d.kernelHasIPv6 = err == nil
+		if err == nil && strings.TrimSpace(string(off)) != "0" {
 			why = "net.ipv6.conf.all.disable_ipv6 is set (sysctl -w net.ipv6.conf.all.disable_ipv6=0)"
 		}
 		return nil
 	})
-	if why != "" {
+	if why != "" && d.opts.PodCIDR6.IsValid() {
 		d.log.Warn("pods of this host get no IPv6 addresses", "why", why, "range", d.opts.PodCIDR6.String())
 		d.opts.PodCIDR6 = netip.Prefix{}
 	}
@@ -61,7 +60,8 @@ func (d *Datapath) savedIPv6Path() string { return filepath.Join(d.opts.StateDir
 // forwardIPv6 lets the host pass on packets of pods. IPv6 knows this setting for
 // a host as a whole only, and a host that forwards heeds no router advertisements
 // unless accept_ra is 2 (Documentation/networking/ip-sysctl.rst): interfaces that
-// get their routes by these must keep them.
+// get their routes by these must keep them. It is called again with the hosts,
+// since others write these settings too.
 func (d *Datapath) forwardIPv6() error {
 	if !d.opts.PodCIDR6.IsValid() {
 		return nil

@@ -428,3 +428,43 @@ func TestMalformedPacketsIPv6(t *testing.T) {
 		}
 	}
 }
+
+// A UDP checksum that comes out as 0 is sent as its other form: 0 would say that
+// there is none (RFC 768), which IPv6 does not allow (RFC 8200 section 8.1).
+func TestChecksumIsNeverZero(t *testing.T) {
+	l := dualLab(t)
+	d := l.openUntilEnd()
+	_, four := l.pod(d, "server")
+	six := d.pods.byUID["server"].record.Address6
+	uplink := l.linkIndex(d, labUplink)
+	for _, c := range []struct{ pod, client, node string }{
+		{netip.AddrPortFrom(four, 8080).String(), labOutsideIP + ":40000", labHostIP + ":30080"},
+		{netip.AddrPortFrom(six, 8080).String(), "[" + labOutsideIP6 + "]:40000", node6(30080)},
+	} {
+		face := Frontend{Port: 30080}
+		if strings.HasPrefix(c.pod, "[") {
+			face.Addr = NodePortIPv6
+		}
+		l.must(d.SetService(Service{Key: c.pod, Proto: UDP, Frontends: []Frontend{face}, Backends: []Backend{{Addr: netip.MustParseAddrPort(c.pod)}}}))
+		wanted := frame{src: c.client, dst: c.pod, proto: UDP}
+		found := false
+		for n := range 1 << 16 {
+			wanted.payload = string([]byte{byte(n >> 8), byte(n)})
+			b := wanted.bytes()
+			_, _, _, transport := partsOf(b[ethLen:])
+			if found = transport[6] == 0 && transport[7] == 0; found {
+				break
+			}
+		}
+		if !found {
+			t.Fatalf("no payload to %s has the checksum 0", c.pod)
+		}
+		in := wanted
+		in.dst = c.node
+		verdict, out := l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, in.bytes())
+		_, _, _, transport := partsOf(out[ethLen:])
+		if verdict != verdictRedirect || transport[6] != 0xff || transport[7] != 0xff {
+			t.Errorf("to %s: verdict %d, checksum %x", c.pod, verdict, transport[6:8])
+		}
+	}
+}

@@ -53,7 +53,7 @@ func (d *Datapath) findUplinks() error {
 // defaultRouteLinks names the interfaces of the default routes.
 func (d *Datapath) defaultRouteLinks() (names []string, err error) {
 	var routes []netlink.Route
-	for _, family := range families {
+	for _, family := range d.families() {
 		if family == netlink.FAMILY_V6 && !d.opts.PodCIDR6.IsValid() {
 			continue
 		}

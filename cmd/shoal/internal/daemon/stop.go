@@ -109,8 +109,9 @@ func (p *peer) clear(ctx context.Context) (err error) {
 	if p.podCIDR, err = api.ClaimPodCIDR(ctx, p.db, c.Name); err != nil {
 		return err
 	}
+	// Without the range one route is left behind, and no pod.
 	if p.ipv6, err = p.ipv6Range(); err != nil {
-		return err
+		p.log.Warn("clear away the routes of IPv6", "error", err)
 	}
 	if p.containerd, err = ensureContainerd(ctx, c.Containerd, c.DataDir, p.log); err != nil {
 		return err

@@ -74,6 +74,7 @@ func checks() []check {
 		{"containerd", lookContainerd},
 		{"runc", lookRunc},
 		{"forwarding", lookForwarding},
+		{"IPv6", lookIPv6},
 		{"port API", port("tcp", apiPort)},
 		{"port agent", port("tcp", agentPort)},
 		{"port gossip", port("tcp", gossipPort)},

@@ -200,6 +200,32 @@ func lookForwarding(context.Context, *host) Finding {
 	return ok("the daemon turns it on for the links it uses")
 }
 
+// lookIPv6: without it pods have IPv4 only, so it is no fault.
+func lookIPv6(_ context.Context, h *host) Finding {
+	if h.Config.IPv6 == "off" {
+		return skip("switched off by --ipv6 off")
+	}
+	const path = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
+	off, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return judgeIPv6(false, false)
+	}
+	if err != nil {
+		return skip("read %s: %v", path, err)
+	}
+	return judgeIPv6(true, strings.TrimSpace(string(off)) == "0")
+}
+
+func judgeIPv6(known, on bool) Finding {
+	switch {
+	case !known:
+		return warn("boot without ipv6.disable=1, or start shoal with --ipv6 off", "the kernel has no IPv6: pods of this host get IPv4 only")
+	case !on:
+		return warn("sysctl -w net.ipv6.conf.all.disable_ipv6=0, or start shoal with --ipv6 off", "IPv6 is switched off: pods of this host get IPv4 only")
+	}
+	return ok("pods get IPv6 beside IPv4")
+}
+
 // existing is path or its closest parent that is there.
 func existing(path string) string {
 	for {
