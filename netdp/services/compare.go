@@ -28,12 +28,13 @@ type Comparer struct {
 	controller *Controller
 	kernel     Kernel
 	name       func(netip.AddrPort) v1.FlowEnd
+	announced  func() []netip.Addr
 }
 
 // NewComparer compares what the controller's informers know. name puts names
-// to addresses.
-func NewComparer(c *Controller, kernel Kernel, name func(netip.AddrPort) v1.FlowEnd) *Comparer {
-	return &Comparer{controller: c, kernel: kernel, name: name}
+// to addresses, announced tells which this host answers for on the link.
+func NewComparer(c *Controller, kernel Kernel, name func(netip.AddrPort) v1.FlowEnd, announced func() []netip.Addr) *Comparer {
+	return &Comparer{controller: c, kernel: kernel, name: name, announced: announced}
 }
 
 // ServeHTTP implements http.Handler.
@@ -61,7 +62,14 @@ func (c *Comparer) compare(ctx context.Context, namespace, name string) ([]v1.Ho
 		return nil, err
 	}
 	found := Compare(kernel, want, func(key string) bool { return keyIsOf(key, namespace, name) })
+	announced := c.announced()
 	for i := range found {
+		for j := range found[i].Addresses {
+			a := &found[i].Addresses[j]
+			if at, err := netip.ParseAddrPort(a.Address); err == nil {
+				a.Announced = slices.Contains(announced, at.Addr())
+			}
+		}
 		for j := range found[i].Backends {
 			b := &found[i].Backends[j]
 			if at, err := netip.ParseAddrPort(b.Address); err == nil {

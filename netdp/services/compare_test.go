@@ -74,19 +74,26 @@ func TestCompare(t *testing.T) {
 
 // The answer is of the kernel and the informers as they are.
 func TestComparerOfARunningController(t *testing.T) {
-	client := fake.NewClientset(service(), slice(endpoint("10.64.8.1", "ready serving")))
+	balanced := service(func(s *corev1.Service) {
+		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}, {IP: "192.0.2.2"}}
+	})
+	client := fake.NewClientset(balanced, slice(endpoint("10.64.8.1", "ready serving")))
 	r := start(t, options(t), client)
 	defer func() { r.must(nil, r.dp.Remove()) }()
 	defer r.stop()
-	r.reaches("default/web:80/TCP TCP: 10.0.0.10:80 -> 10.64.8.1:8080")
-	comparer := NewComparer(r.controller, r.dp, func(a netip.AddrPort) v1.FlowEnd { return v1.FlowEnd{Pod: "default/" + a.Addr().String()} })
+	const to = " -> 10.64.8.1:8080"
+	r.reaches("default/web:80/TCP TCP: 10.0.0.10:80" + to + "\ndefault/web:80/TCP TCP: 192.0.2.1:80 outside" + to + "\ndefault/web:80/TCP TCP: 192.0.2.2:80 outside" + to)
+	comparer := NewComparer(r.controller, r.dp, func(a netip.AddrPort) v1.FlowEnd { return v1.FlowEnd{Pod: "default/" + a.Addr().String()} },
+		func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("192.0.2.1")} })
 	answer := httptest.NewRecorder()
 	comparer.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, v1.ServicesPath+"?namespace=default&name=web", nil))
 	var got v1.HostServices
 	r.must(nil, json.Unmarshal(answer.Body.Bytes(), &got))
 	want := v1.HostServices{Host: "test", Services: []v1.HostService{{Name: "default/web:80/TCP",
-		Addresses: []v1.HostAddress{{Address: "10.0.0.10:80", Kernel: true, Store: true}},
-		Backends:  []v1.HostBackend{{Address: "10.64.8.1:8080", Pod: "default/10.64.8.1", Kernel: v1.BackendActive, Store: v1.BackendActive}}}}}
+		Addresses: []v1.HostAddress{
+			{Address: "10.0.0.10:80", Kernel: true, Store: true}, {Address: "192.0.2.1:80", Kernel: true, Store: true, Announced: true}, {Address: "192.0.2.2:80", Kernel: true, Store: true},
+		},
+		Backends: []v1.HostBackend{{Address: "10.64.8.1:8080", Pod: "default/10.64.8.1", Kernel: v1.BackendActive, Store: v1.BackendActive}}}}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}

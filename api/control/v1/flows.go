@@ -84,6 +84,9 @@ type HostAddress struct {
 	Address string `json:"address"`
 	Kernel  bool   `json:"kernel"`
 	Store   bool   `json:"store"`
+	// Announced: this host answers for it on the link, as an address of a load
+	// balancer.
+	Announced bool `json:"announced,omitempty"`
 }
 
 // States of a backend; empty where it is not there.

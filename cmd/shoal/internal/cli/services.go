@@ -29,7 +29,8 @@ func (*ServicesCmd) Help() string {
 	return `Shows what the kernels of hosts forward for a service, beside what the hosts'
 stores say. They differ for a moment after a change; where they go on to differ,
 something is wrong: see the Events of the service, and shoal status. What differs
-is marked with a star, and the exit code is 1.
+is marked with a star, and the exit code is 1. Of the hosts that forward an address
+of a load balancer, the one that answers for it on the link has it announced.
 
 ` + examples("shoal services web --backends", "shoal services web --backends --host=host2", "shoal services -n shop -o json")
 }
@@ -137,6 +138,9 @@ func printAddresses(table io.Writer, host string, s *v1.HostService, differing b
 		count := fmt.Sprint(kernel)
 		if kernel != store {
 			count = fmt.Sprintf("%d (store: %d)", kernel, store)
+		}
+		if a.Announced {
+			a.Address += " (announced)"
 		}
 		star := mark(a.Kernel != a.Store || !differing && kernel != store)
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", host, s.Name, a.Address, count, there(a.Kernel), there(a.Store), star)

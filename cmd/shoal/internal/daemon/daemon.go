@@ -294,14 +294,15 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	if err != nil {
 		return err
 	}
-	watched, err := p.watchDatapath(informers, services.controller)
+	announced, err := p.startLoadBalancers(ctx, group, informers)
+	if err != nil {
+		return err
+	}
+	watched, err := p.watchDatapath(informers, services.controller, announced)
 	if err != nil {
 		return err
 	}
 	if p.agent, err = p.newAgent(p.server.NodeClientConfig("shoal-agent"), resolver, watched); err != nil {
-		return err
-	}
-	if err := p.startLoadBalancers(ctx, group, informers); err != nil {
 		return err
 	}
 	volumes, err := p.newProvisioner(informers)

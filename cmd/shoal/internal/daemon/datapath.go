@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -25,14 +26,14 @@ const mapWarnRatio = 0.9
 const repairReason = "DatapathRepaired"
 
 // watchDatapath is what the agent serves of the datapath, by pattern.
-func (p *peer) watchDatapath(shared informers.SharedInformerFactory, services *netservices.Controller) (map[string]http.Handler, error) {
+func (p *peer) watchDatapath(shared informers.SharedInformerFactory, services *netservices.Controller, announced func() []netip.Addr) (map[string]http.Handler, error) {
 	names, err := flows.NewNames(shared)
 	if err != nil {
 		return nil, err
 	}
 	return map[string]http.Handler{
 		"GET " + v1.FlowsPath:    flows.NewServer(p.datapath, names, p.config.Name, p.log.With("part", "flows")),
-		"GET " + v1.ServicesPath: netservices.NewComparer(services, p.datapath, names.End),
+		"GET " + v1.ServicesPath: netservices.NewComparer(services, p.datapath, names.End, announced),
 	}, nil
 }
 

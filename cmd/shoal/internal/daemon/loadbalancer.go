@@ -5,6 +5,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -23,21 +24,22 @@ import (
 
 // startLoadBalancers runs what this host does for services of type LoadBalancer
 // beside forwarding: it announces the addresses it is elected for and serves
-// health-check ports.
-func (p *peer) startLoadBalancers(ctx context.Context, group *errgroup.Group, shared informers.SharedInformerFactory) error {
+// health-check ports. announced tells for which it answers.
+func (p *peer) startLoadBalancers(ctx context.Context, group *errgroup.Group, shared informers.SharedInformerFactory) (announced func() []netip.Addr, _ error) {
 	client, err := kubernetes.NewForConfig(p.server.ClientConfig("shoal-announce"))
 	if err != nil {
-		return fmt.Errorf("make client of the announcer: %w", err)
+		return nil, fmt.Errorf("make client of the announcer: %w", err)
 	}
 	log := p.log.With("part", "announce")
+	responder := announce.New(announce.Options{Do: p.datapath.InHost, Logger: log})
 	changed, stop := p.node.Watch()
 	announcer, err := elect.New(elect.Options{
 		Self: p.config.Name, Alive: p.node.Names, Changed: changed, Interfaces: p.datapath.Uplinks, Links: p.datapath.UplinkNetworks,
-		Responder: announce.New(announce.Options{Do: p.datapath.InHost, Logger: log}), Client: client, Logger: log,
+		Responder: responder, Client: client, Logger: log,
 	}, shared)
 	if err != nil {
 		stop()
-		return err
+		return nil, err
 	}
 	p.announcer = announcer
 	events := record.NewBroadcaster(record.WithContext(ctx))
@@ -46,7 +48,7 @@ func (p *peer) startLoadBalancers(ctx context.Context, group *errgroup.Group, sh
 	ports, err := healthport.New(shared, p.config.Name, p.forwards, recorder, p.log.With("part", "health ports"))
 	if err != nil {
 		stop()
-		return err
+		return nil, err
 	}
 	group.Go(func() error {
 		defer stop()
@@ -56,7 +58,7 @@ func (p *peer) startLoadBalancers(ctx context.Context, group *errgroup.Group, sh
 		defer events.Shutdown()
 		return named("health ports", ports.Run(ctx))
 	})
-	return nil
+	return responder.Addresses, nil
 }
 
 // stopAnnouncing has other hosts announce what this one did. That it cannot be
