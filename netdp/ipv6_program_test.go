@@ -288,6 +288,10 @@ func TestPassedOnIPv6(t *testing.T) {
 			if _, again := l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, in.bytes()); !strings.Contains(describe(again), src.String()) {
 				t.Errorf("%s: went on from %s, then %s", name, src, describe(again))
 			}
+			verdict, about := l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, error6(2, "2001:db8:18::77", out))
+			if want := fmt.Sprintf("ICMPv6 2001:db8:18::77 > %s about %s > %s", labOutsideIP6, client, called); verdict != verdictRedirect || describeICMPv6(about) != want {
+				t.Errorf("%s: too big: verdict %d, %s, want %s", name, verdict, describeICMPv6(about), want)
+			}
 			answer := frame{src: dst.String(), dst: src.String(), proto: in.proto, flags: flagSYN | flagACK, payload: "answer"}
 			verdict, out = l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, answer.bytes())
 			if want := fmt.Sprintf("%s %s > %s", in.proto, called, client); verdict != verdictRedirect || describe(out) != want {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -149,4 +150,69 @@ func TestDualStack(t *testing.T) {
 		})
 		allAnswer(t, "tcp", net.JoinHostPort(service.Spec.ClusterIPs[0], "80"), pods)
 	})
+}
+
+// TestIPv6Later: a host that had no IPv6, as one of an earlier release, gets it at
+// its next start, and loses it again. Pods keep what they were made with.
+func TestIPv6Later(t *testing.T) {
+	ns := newNamespace(t)
+	restart := func(extra ...string) {
+		t.Helper()
+		daemon.Terminate()
+		<-daemon.Exited()
+		daemon.Extra = extra
+		if err := daemon.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer func() { daemon.Extra = nil }()
+	run := func(name string, addresses int) {
+		t.Helper()
+		kubectl(t, "run", name, "--namespace", ns, "--image", busyboxImage, "--command", "--", "sleep", "3600")
+		pod := podWhen(t, ns, name, "runs", func(pod *corev1.Pod) bool { return pod.Status.Phase == corev1.PodRunning })
+		if len(pod.Status.PodIPs) != addresses {
+			t.Errorf("pod %s has %v, want %d addresses", name, pod.Status.PodIPs, addresses)
+		}
+	}
+	ranges := func(n int) {
+		t.Helper()
+		eventually(t, "the node's ranges", func() error {
+			node, err := client.CoreV1().Nodes().Get(t.Context(), daemon.Name, metav1.GetOptions{})
+			if err == nil && len(node.Spec.PodCIDRs) != n {
+				err = fmt.Errorf("%d wanted, there are %v", n, node.Spec.PodCIDRs)
+			}
+			return err
+		})
+	}
+	ping := func(from, to string) {
+		t.Helper()
+		eventually(t, from+" reaches "+to, func() error {
+			pod, err := client.CoreV1().Pods(ns).Get(t.Context(), to, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			for _, ip := range pod.Status.PodIPs {
+				if err := runKubectl(t, "", "exec", "--namespace", ns, from, "--", "ping", "-c", "1", "-W", "2", ip.IP).Err; err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	run("before", 2)
+	restart("--ipv6", "off")
+	ranges(1)
+	run("without", 1)
+	ping("before", "without")
+	kubectl(t, "create", "service", "clusterip", "early", "--namespace", ns, "--tcp", "80")
+	restart()
+	ranges(2)
+	run("after", 2)
+	ping("after", "before")
+	ping("after", "without")
+	kubectl(t, "patch", "service", "early", "--namespace", ns, "--patch", `{"spec": {"ipFamilyPolicy": "PreferDualStack"}}`)
+	early, err := client.CoreV1().Services(ns).Get(t.Context(), "early", metav1.GetOptions{})
+	if err != nil || len(early.Spec.ClusterIPs) != 2 {
+		t.Errorf("a service of before has %v, %v", early.Spec.ClusterIPs, err)
+	}
 }

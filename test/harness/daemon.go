@@ -30,6 +30,8 @@ type Daemon struct {
 	Name, DataDir, APIAddr, Containerd, Namespace, CgroupRoot string
 	// GossipPort is left out when empty; two daemons on one network need two.
 	GossipPort string
+	// Extra is put behind the command line.
+	Extra []string
 	// Prefix is put before the command line, to start it somewhere else.
 	Prefix []string
 	// LogFile collects what all runs of the daemon print.
@@ -66,7 +68,7 @@ func (d *Daemon) Argv() []string {
 			argv = append(argv, flag[0], flag[1])
 		}
 	}
-	return argv
+	return append(argv, d.Extra...)
 }
 
 // Kubeconfig is the path of the administrator's kubeconfig.
