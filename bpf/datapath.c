@@ -5,6 +5,7 @@
 #include "destroy.h"
 #include "overlay.h"
 #include "pod.h"
+#include "policy.h"
 #include "sock.h"
 #include "uplink.h"
 

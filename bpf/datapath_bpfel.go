@@ -63,7 +63,10 @@ const (
 	DatapathDropReasonDROP_NOT_REWRITTEN     DatapathDropReason = 15
 	DatapathDropReasonDROP_NO_TUNNEL         DatapathDropReason = 16
 	DatapathDropReasonDROP_TUNNEL_STRANGER   DatapathDropReason = 17
-	DatapathDropReasonDROP_REASONS           DatapathDropReason = 18
+	DatapathDropReasonDROP_POLICY_EGRESS     DatapathDropReason = 18
+	DatapathDropReasonDROP_POLICY_INGRESS    DatapathDropReason = 19
+	DatapathDropReasonDROP_NO_PROGRAM        DatapathDropReason = 20
+	DatapathDropReasonDROP_REASONS           DatapathDropReason = 21
 )
 
 type DatapathFlow struct {
@@ -153,6 +156,51 @@ type DatapathPod struct {
 	_       structs.HostLayout
 	Ifindex uint32
 	Flags   uint32
+}
+
+type DatapathPolicyBlockKey struct {
+	_    structs.HostLayout
+	Bits uint32
+	Set  [2]uint32
+	Addr [4]uint32
+}
+
+type DatapathPolicyConn struct {
+	_           structs.HostLayout
+	SeenSeconds uint32
+	Revision    uint32
+	Direction   uint8
+	Node        uint8
+	Pad         uint16
+}
+
+type DatapathPolicyConnKey struct {
+	_        structs.HostLayout
+	Pod      [4]uint32
+	Peer     [4]uint32
+	PodPort  uint16
+	PeerPort uint16
+	Proto    uint8
+	Pad      [3]uint8
+}
+
+type DatapathPolicyPortKey struct {
+	_       structs.HostLayout
+	Bits    uint32
+	Profile [2]uint32
+	Proto   uint16
+	Port    uint16
+}
+
+type DatapathPolicyRuleKey struct {
+	_    structs.HostLayout
+	Set  uint64
+	Peer uint64
+}
+
+type DatapathPolicySubject struct {
+	_   structs.HostLayout
+	Set [2]uint64
 }
 
 type DatapathRange struct {
@@ -282,6 +330,14 @@ const (
 	DatapathMapNats              = "nats"
 	DatapathMapNodeAddrs         = "node_addrs"
 	DatapathMapPods              = "pods"
+	DatapathMapPolicyBlocks      = "policy_blocks"
+	DatapathMapPolicyConns       = "policy_conns"
+	DatapathMapPolicyPeers       = "policy_peers"
+	DatapathMapPolicyPorts       = "policy_ports"
+	DatapathMapPolicyRevision    = "policy_revision"
+	DatapathMapPolicyRules       = "policy_rules"
+	DatapathMapPolicySubjects    = "policy_subjects"
+	DatapathMapPrograms          = "programs"
 	DatapathMapRanges            = "ranges"
 	DatapathMapRecordLimits      = "record_limits"
 	DatapathMapRecordScratch     = "record_scratch"
@@ -298,6 +354,7 @@ const (
 	DatapathProgOverlayEgress    = "overlay_egress"
 	DatapathProgOverlayIngress   = "overlay_ingress"
 	DatapathProgPodEgress        = "pod_egress"
+	DatapathProgPodIngress       = "pod_ingress"
 	DatapathProgSockConnect4     = "sock_connect4"
 	DatapathProgSockConnect6     = "sock_connect6"
 	DatapathProgSockGetpeername4 = "sock_getpeername4"
@@ -308,6 +365,7 @@ const (
 	DatapathProgSockRecvmsg6     = "sock_recvmsg6"
 	DatapathProgSockSendmsg4     = "sock_sendmsg4"
 	DatapathProgSockSendmsg6     = "sock_sendmsg6"
+	DatapathProgToPod            = "to_pod"
 	DatapathProgUplinkEgress     = "uplink_egress"
 	DatapathProgUplinkIngress    = "uplink_ingress"
 	DatapathVarHostNetnsCookie   = "host_netns_cookie"
@@ -368,6 +426,7 @@ type DatapathProgramSpecs struct {
 	OverlayEgress    *ebpf.ProgramSpec `ebpf:"overlay_egress"`
 	OverlayIngress   *ebpf.ProgramSpec `ebpf:"overlay_ingress"`
 	PodEgress        *ebpf.ProgramSpec `ebpf:"pod_egress"`
+	PodIngress       *ebpf.ProgramSpec `ebpf:"pod_ingress"`
 	SockConnect4     *ebpf.ProgramSpec `ebpf:"sock_connect4"`
 	SockConnect6     *ebpf.ProgramSpec `ebpf:"sock_connect6"`
 	SockGetpeername4 *ebpf.ProgramSpec `ebpf:"sock_getpeername4"`
@@ -378,6 +437,7 @@ type DatapathProgramSpecs struct {
 	SockRecvmsg6     *ebpf.ProgramSpec `ebpf:"sock_recvmsg6"`
 	SockSendmsg4     *ebpf.ProgramSpec `ebpf:"sock_sendmsg4"`
 	SockSendmsg6     *ebpf.ProgramSpec `ebpf:"sock_sendmsg6"`
+	ToPod            *ebpf.ProgramSpec `ebpf:"to_pod"`
 	UplinkEgress     *ebpf.ProgramSpec `ebpf:"uplink_egress"`
 	UplinkIngress    *ebpf.ProgramSpec `ebpf:"uplink_ingress"`
 }
@@ -386,33 +446,41 @@ type DatapathProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathMapSpecs struct {
-	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
-	Backends      *ebpf.MapSpec `ebpf:"backends"`
-	Bypass        *ebpf.MapSpec `ebpf:"bypass"`
-	Callers       *ebpf.MapSpec `ebpf:"callers"`
-	DropCounts    *ebpf.MapSpec `ebpf:"drop_counts"`
-	Flows         *ebpf.MapSpec `ebpf:"flows"`
-	Following     *ebpf.MapSpec `ebpf:"following"`
-	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
-	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
-	Inside        *ebpf.MapSpec `ebpf:"inside"`
-	Maglev        *ebpf.MapSpec `ebpf:"maglev"`
-	Masquerades   *ebpf.MapSpec `ebpf:"masquerades"`
-	Nats          *ebpf.MapSpec `ebpf:"nats"`
-	NodeAddrs     *ebpf.MapSpec `ebpf:"node_addrs"`
-	Pods          *ebpf.MapSpec `ebpf:"pods"`
-	Ranges        *ebpf.MapSpec `ebpf:"ranges"`
-	RecordLimits  *ebpf.MapSpec `ebpf:"record_limits"`
-	RecordScratch *ebpf.MapSpec `ebpf:"record_scratch"`
-	Recorded      *ebpf.MapSpec `ebpf:"recorded"`
-	Records       *ebpf.MapSpec `ebpf:"records"`
-	ServiceCounts *ebpf.MapSpec `ebpf:"service_counts"`
-	Services      *ebpf.MapSpec `ebpf:"services"`
-	Slots         *ebpf.MapSpec `ebpf:"slots"`
-	SocketPeer    *ebpf.MapSpec `ebpf:"socket_peer"`
-	SocketSent    *ebpf.MapSpec `ebpf:"socket_sent"`
-	Sources       *ebpf.MapSpec `ebpf:"sources"`
-	TunnelPeers   *ebpf.MapSpec `ebpf:"tunnel_peers"`
+	Affinities     *ebpf.MapSpec `ebpf:"affinities"`
+	Backends       *ebpf.MapSpec `ebpf:"backends"`
+	Bypass         *ebpf.MapSpec `ebpf:"bypass"`
+	Callers        *ebpf.MapSpec `ebpf:"callers"`
+	DropCounts     *ebpf.MapSpec `ebpf:"drop_counts"`
+	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	Following      *ebpf.MapSpec `ebpf:"following"`
+	Fragments      *ebpf.MapSpec `ebpf:"fragments"`
+	Frontends      *ebpf.MapSpec `ebpf:"frontends"`
+	Inside         *ebpf.MapSpec `ebpf:"inside"`
+	Maglev         *ebpf.MapSpec `ebpf:"maglev"`
+	Masquerades    *ebpf.MapSpec `ebpf:"masquerades"`
+	Nats           *ebpf.MapSpec `ebpf:"nats"`
+	NodeAddrs      *ebpf.MapSpec `ebpf:"node_addrs"`
+	Pods           *ebpf.MapSpec `ebpf:"pods"`
+	PolicyBlocks   *ebpf.MapSpec `ebpf:"policy_blocks"`
+	PolicyConns    *ebpf.MapSpec `ebpf:"policy_conns"`
+	PolicyPeers    *ebpf.MapSpec `ebpf:"policy_peers"`
+	PolicyPorts    *ebpf.MapSpec `ebpf:"policy_ports"`
+	PolicyRevision *ebpf.MapSpec `ebpf:"policy_revision"`
+	PolicyRules    *ebpf.MapSpec `ebpf:"policy_rules"`
+	PolicySubjects *ebpf.MapSpec `ebpf:"policy_subjects"`
+	Programs       *ebpf.MapSpec `ebpf:"programs"`
+	Ranges         *ebpf.MapSpec `ebpf:"ranges"`
+	RecordLimits   *ebpf.MapSpec `ebpf:"record_limits"`
+	RecordScratch  *ebpf.MapSpec `ebpf:"record_scratch"`
+	Recorded       *ebpf.MapSpec `ebpf:"recorded"`
+	Records        *ebpf.MapSpec `ebpf:"records"`
+	ServiceCounts  *ebpf.MapSpec `ebpf:"service_counts"`
+	Services       *ebpf.MapSpec `ebpf:"services"`
+	Slots          *ebpf.MapSpec `ebpf:"slots"`
+	SocketPeer     *ebpf.MapSpec `ebpf:"socket_peer"`
+	SocketSent     *ebpf.MapSpec `ebpf:"socket_sent"`
+	Sources        *ebpf.MapSpec `ebpf:"sources"`
+	TunnelPeers    *ebpf.MapSpec `ebpf:"tunnel_peers"`
 }
 
 // DatapathVariableSpecs contains global variables before they are loaded into the kernel.
@@ -451,33 +519,41 @@ func (o *DatapathObjects) Close() error {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathMaps struct {
-	Affinities    *ebpf.Map `ebpf:"affinities"`
-	Backends      *ebpf.Map `ebpf:"backends"`
-	Bypass        *ebpf.Map `ebpf:"bypass"`
-	Callers       *ebpf.Map `ebpf:"callers"`
-	DropCounts    *ebpf.Map `ebpf:"drop_counts"`
-	Flows         *ebpf.Map `ebpf:"flows"`
-	Following     *ebpf.Map `ebpf:"following"`
-	Fragments     *ebpf.Map `ebpf:"fragments"`
-	Frontends     *ebpf.Map `ebpf:"frontends"`
-	Inside        *ebpf.Map `ebpf:"inside"`
-	Maglev        *ebpf.Map `ebpf:"maglev"`
-	Masquerades   *ebpf.Map `ebpf:"masquerades"`
-	Nats          *ebpf.Map `ebpf:"nats"`
-	NodeAddrs     *ebpf.Map `ebpf:"node_addrs"`
-	Pods          *ebpf.Map `ebpf:"pods"`
-	Ranges        *ebpf.Map `ebpf:"ranges"`
-	RecordLimits  *ebpf.Map `ebpf:"record_limits"`
-	RecordScratch *ebpf.Map `ebpf:"record_scratch"`
-	Recorded      *ebpf.Map `ebpf:"recorded"`
-	Records       *ebpf.Map `ebpf:"records"`
-	ServiceCounts *ebpf.Map `ebpf:"service_counts"`
-	Services      *ebpf.Map `ebpf:"services"`
-	Slots         *ebpf.Map `ebpf:"slots"`
-	SocketPeer    *ebpf.Map `ebpf:"socket_peer"`
-	SocketSent    *ebpf.Map `ebpf:"socket_sent"`
-	Sources       *ebpf.Map `ebpf:"sources"`
-	TunnelPeers   *ebpf.Map `ebpf:"tunnel_peers"`
+	Affinities     *ebpf.Map `ebpf:"affinities"`
+	Backends       *ebpf.Map `ebpf:"backends"`
+	Bypass         *ebpf.Map `ebpf:"bypass"`
+	Callers        *ebpf.Map `ebpf:"callers"`
+	DropCounts     *ebpf.Map `ebpf:"drop_counts"`
+	Flows          *ebpf.Map `ebpf:"flows"`
+	Following      *ebpf.Map `ebpf:"following"`
+	Fragments      *ebpf.Map `ebpf:"fragments"`
+	Frontends      *ebpf.Map `ebpf:"frontends"`
+	Inside         *ebpf.Map `ebpf:"inside"`
+	Maglev         *ebpf.Map `ebpf:"maglev"`
+	Masquerades    *ebpf.Map `ebpf:"masquerades"`
+	Nats           *ebpf.Map `ebpf:"nats"`
+	NodeAddrs      *ebpf.Map `ebpf:"node_addrs"`
+	Pods           *ebpf.Map `ebpf:"pods"`
+	PolicyBlocks   *ebpf.Map `ebpf:"policy_blocks"`
+	PolicyConns    *ebpf.Map `ebpf:"policy_conns"`
+	PolicyPeers    *ebpf.Map `ebpf:"policy_peers"`
+	PolicyPorts    *ebpf.Map `ebpf:"policy_ports"`
+	PolicyRevision *ebpf.Map `ebpf:"policy_revision"`
+	PolicyRules    *ebpf.Map `ebpf:"policy_rules"`
+	PolicySubjects *ebpf.Map `ebpf:"policy_subjects"`
+	Programs       *ebpf.Map `ebpf:"programs"`
+	Ranges         *ebpf.Map `ebpf:"ranges"`
+	RecordLimits   *ebpf.Map `ebpf:"record_limits"`
+	RecordScratch  *ebpf.Map `ebpf:"record_scratch"`
+	Recorded       *ebpf.Map `ebpf:"recorded"`
+	Records        *ebpf.Map `ebpf:"records"`
+	ServiceCounts  *ebpf.Map `ebpf:"service_counts"`
+	Services       *ebpf.Map `ebpf:"services"`
+	Slots          *ebpf.Map `ebpf:"slots"`
+	SocketPeer     *ebpf.Map `ebpf:"socket_peer"`
+	SocketSent     *ebpf.Map `ebpf:"socket_sent"`
+	Sources        *ebpf.Map `ebpf:"sources"`
+	TunnelPeers    *ebpf.Map `ebpf:"tunnel_peers"`
 }
 
 func (m *DatapathMaps) Close() error {
@@ -497,6 +573,14 @@ func (m *DatapathMaps) Close() error {
 		m.Nats,
 		m.NodeAddrs,
 		m.Pods,
+		m.PolicyBlocks,
+		m.PolicyConns,
+		m.PolicyPeers,
+		m.PolicyPorts,
+		m.PolicyRevision,
+		m.PolicyRules,
+		m.PolicySubjects,
+		m.Programs,
 		m.Ranges,
 		m.RecordLimits,
 		m.RecordScratch,
@@ -536,6 +620,7 @@ type DatapathPrograms struct {
 	OverlayEgress    *ebpf.Program `ebpf:"overlay_egress"`
 	OverlayIngress   *ebpf.Program `ebpf:"overlay_ingress"`
 	PodEgress        *ebpf.Program `ebpf:"pod_egress"`
+	PodIngress       *ebpf.Program `ebpf:"pod_ingress"`
 	SockConnect4     *ebpf.Program `ebpf:"sock_connect4"`
 	SockConnect6     *ebpf.Program `ebpf:"sock_connect6"`
 	SockGetpeername4 *ebpf.Program `ebpf:"sock_getpeername4"`
@@ -546,6 +631,7 @@ type DatapathPrograms struct {
 	SockRecvmsg6     *ebpf.Program `ebpf:"sock_recvmsg6"`
 	SockSendmsg4     *ebpf.Program `ebpf:"sock_sendmsg4"`
 	SockSendmsg6     *ebpf.Program `ebpf:"sock_sendmsg6"`
+	ToPod            *ebpf.Program `ebpf:"to_pod"`
 	UplinkEgress     *ebpf.Program `ebpf:"uplink_egress"`
 	UplinkIngress    *ebpf.Program `ebpf:"uplink_ingress"`
 }
@@ -556,6 +642,7 @@ func (p *DatapathPrograms) Close() error {
 		p.OverlayEgress,
 		p.OverlayIngress,
 		p.PodEgress,
+		p.PodIngress,
 		p.SockConnect4,
 		p.SockConnect6,
 		p.SockGetpeername4,
@@ -566,6 +653,7 @@ func (p *DatapathPrograms) Close() error {
 		p.SockRecvmsg6,
 		p.SockSendmsg4,
 		p.SockSendmsg6,
+		p.ToPod,
 		p.UplinkEgress,
 		p.UplinkIngress,
 	)

@@ -31,6 +31,9 @@ enum drop_reason {
 	DROP_NOT_REWRITTEN,  /* the kernel refused to change the packet */
 	DROP_NO_TUNNEL,	     /* the kernel refused to send the packet by the tunnel */
 	DROP_TUNNEL_STRANGER, /* came by the tunnel, but from no host of the cell */
+	DROP_POLICY_EGRESS,  /* no network policy of the pod that sent it allows it */
+	DROP_POLICY_INGRESS, /* no network policy of the pod it is for allows it */
+	DROP_NO_PROGRAM,     /* the program that packets to pods end with is missing */
 	DROP_REASONS,	     /* how many there are */
 };
 

@@ -36,7 +36,7 @@
 
 static __always_inline __u32 now_seconds(void)
 {
-	return (__u32)(bpf_ktime_get_ns() / 1000000000);
+	return (__u32)(bpf_ktime_get_coarse_ns() / 1000000000);
 }
 
 static __always_inline int in_nat_range(__be16 port)

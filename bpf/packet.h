@@ -373,7 +373,7 @@ static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p
 
 /* A pod's end of its link has this hardware address, and the host's end the
  * other; netdp sets them. */
-static __always_inline int redirect_to_pod(struct __sk_buff *skb, __u32 ifindex)
+static __always_inline int hand_to_pod(struct __sk_buff *skb, __u32 ifindex)
 {
 	static const __u8 ethernet[12] = {0x02, 0x73, 0x68, 0x6f, 0x61, 0x02,
 					  0x02, 0x73, 0x68, 0x6f, 0x61, 0x01};
@@ -381,6 +381,25 @@ static __always_inline int redirect_to_pod(struct __sk_buff *skb, __u32 ifindex)
 	if (bpf_skb_store_bytes(skb, 0, ethernet, sizeof(ethernet), 0))
 		return drop(skb, DROP_NOT_REWRITTEN);
 	return bpf_redirect_peer(ifindex, 0);
+}
+
+/* Programs that others end with; netdp puts them in. */
+#define PROGRAM_TO_POD 0
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} programs SEC(".maps");
+
+/* The end of every way to a pod of this host, once the packet has its last
+ * addresses: policy judges these (policy.h) with a stack of its own. */
+static __always_inline int redirect_to_pod(struct __sk_buff *skb, __u32 ifindex)
+{
+	skb->cb[0] = ifindex;
+	bpf_tail_call(skb, &programs, PROGRAM_TO_POD);
+	return drop(skb, DROP_NO_PROGRAM);
 }
 
 #endif

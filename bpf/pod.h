@@ -2,12 +2,12 @@
 /*
  * At the host's end of a pod's link, on what the pod sends. A pod may use its
  * own addresses only; to another pod of this host a packet goes straight, to
- * everybody else through the host's routes.
+ * everybody else through the host's routes. Policy may forbid either (policy.h).
  */
 #ifndef SHOAL_POD_H
 #define SHOAL_POD_H
 
-#include "packet.h"
+#include "policy.h"
 
 #define ICMPV6_SOLICITATION 135
 #define ICMPV6_ADVERTISEMENT 136
@@ -43,6 +43,7 @@ int pod_egress(struct __sk_buff *skb)
 	struct packet p = {.ip = ETH_LEN};
 	struct fragment unused = {};
 	struct pod *self, *peer;
+	enum drop_reason reason;
 
 	if (skb->protocol == ETH_ARP)
 		return VERDICT_PASS;
@@ -59,10 +60,13 @@ int pod_egress(struct __sk_buff *skb)
 		return drop(skb, stays_on_link(&p) ? DROP_LINK_LOCAL : DROP_SPOOFED_SOURCE);
 	if (is_followed())
 		record_pod(skb);
+	reason = policy_forbids(skb, 1);
+	if (reason)
+		return drop(skb, reason);
 	peer = bpf_map_lookup_elem(&pods, p.dst);
 	if (!peer)
 		return VERDICT_PASS;
-	return redirect_to_pod(skb, peer->ifindex);
+	return hand_to_pod(skb, peer->ifindex);
 }
 
 #endif

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"shoal/bpf"
+	"shoal/netdp/policy/tables"
 )
 
 // Datapath is the loaded datapath of one host.
@@ -33,6 +34,10 @@ type Datapath struct {
 	pods  *podSet
 
 	kernelHasIPv6 bool // it may be switched off all the same; see checkIPv6
+
+	policyMu   sync.Mutex // guards the two below
+	policy     *policyMaps
+	podWatcher tables.PodWatcher // nil: nobody enforces policy yet
 
 	destroyer destroyer
 	reaper    reaper
@@ -154,8 +159,15 @@ func (d *Datapath) load() error {
 	}
 	d.progs = coll.Programs
 	closeMaps(coll.Maps)
+	// Programs end with this one: it goes in before any of them is attached.
+	if err := maps[bpf.DatapathMapPrograms].Put(uint32(programToPod), coll.Programs[bpf.DatapathProgToPod]); err != nil {
+		return fmt.Errorf("put program for packets to pods: %w", err)
+	}
 	d.table = newTable(newServiceMaps(maps), d.opts.Limits, d.opts.MaglevSeed)
 	d.table.nodeIPs = d.opts.NodeIPs
+	if d.policy, err = openPolicyMaps(maps); err != nil {
+		return err
+	}
 	if err := d.startDestroyer(destroy); err != nil {
 		return err
 	}
@@ -209,7 +221,11 @@ func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
 		bpf.DatapathMapRanges: maxHosts, bpf.DatapathMapTunnelPeers: maxTunnelPeers,
 		bpf.DatapathMapInside: maxInside, bpf.DatapathMapAffinities: maxAffinities,
 		bpf.DatapathMapSources: maxSources, bpf.DatapathMapCallers: 2 * maxPods,
-		bpf.DatapathMapServiceCounts: d.opts.Limits.Services,
+		bpf.DatapathMapServiceCounts:  d.opts.Limits.Services,
+		bpf.DatapathMapPolicySubjects: maxPods,
+		bpf.DatapathMapPolicyPeers:    maxPolicyPeers, bpf.DatapathMapPolicyRules: maxPolicyRules,
+		bpf.DatapathMapPolicyBlocks: maxPolicyBlocks, bpf.DatapathMapPolicyPorts: maxPolicyPorts,
+		bpf.DatapathMapPolicyConns: d.opts.MaxFlows,
 	} {
 		spec.Maps[name].MaxEntries = entries
 	}

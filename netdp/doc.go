@@ -19,6 +19,9 @@
 //     outside that goes on to a backend of another host carries this host's
 //     address there, or its answer would go past us; and a pod's call to the
 //     world outside carries it, which knows no way to pods.
+//   - A pod that a network policy isolates is judged on every way to it and from
+//     it. Once EnforcePolicy was called, a new pod has its policies, or is held,
+//     before it has a link; what an earlier daemon wrote holds until then.
 //   - A service that grows gets its slots before its count; one that shrinks
 //     gets its count first. No reader sees a slot that was never filled.
 //
@@ -27,10 +30,11 @@
 //
 // The daemon opens one Datapath; the agent calls Attach, Detach and Attached
 // for its pods, package netdp/services calls SetService, DeleteService and
-// SyncComplete, and package netdp/hosts calls SetHosts and WatchLinks; Hosts
-// tells status how each host is reached. All methods may be called from many goroutines.
+// SyncComplete, package netdp/hosts calls SetHosts and WatchLinks, and package
+// netdp/policy calls EnforcePolicy and SetPolicy; Hosts tells status how each host
+// is reached. All methods may be called from many goroutines.
 //
-// It knows nothing of Kubernetes objects (package netdp/services translates
-// them), decides nothing about placement or readiness, and does not yet
-// encrypt or enforce policy.
+// It knows nothing of Kubernetes objects (packages netdp/services and netdp/policy
+// translate them), decides nothing about placement or readiness, and does not yet
+// encrypt.
 package netdp

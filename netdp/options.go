@@ -34,13 +34,22 @@ const (
 	// holds 254.
 	maxPods = 4_096
 	// DefaultMaxFlows bounds the connections from other machines that are
-	// tracked at once; each takes two map entries, about 200 bytes. The least
+	// tracked at once; each takes two map entries, about 200 bytes. Also the
+	// connections of isolated pods, one entry of 120 bytes each. The least
 	// recently used ones go first.
 	DefaultMaxFlows = 65_536
 	// Kubernetes supports 5,000 nodes. Entries are made when needed.
 	maxHosts = 16_384
 	// A host has a few addresses.
 	maxTunnelPeers = 4 * maxHosts
+	// Pods of the cell, by address. Kubernetes supports 150,000. Hash.
+	maxPolicyPeers = 262_144
+	// Identities that the rules of this host's pods name, for each set of rules.
+	// Hash: 64 bytes each when in use.
+	maxPolicyRules = 262_144
+	// Ranges of addresses and ports; what is in use takes about 100 bytes each.
+	maxPolicyBlocks = 131_072
+	maxPolicyPorts  = 131_072
 	// Ports from which calls are passed on to backends of other hosts. They are
 	// below those that the kernel gives to the host's own programs.
 	natPortMin = 10_000

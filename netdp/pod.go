@@ -168,6 +168,9 @@ func (d *Datapath) buildPod(entry *podEntry, given string) error {
 	if err := d.clearPod(entry.record); err != nil {
 		return err
 	}
+	if err := d.holdPod(entry.record); err != nil {
+		return err
+	}
 	path := d.pods.records.netns(entry.record.UID)
 	if err := d.makePod(entry.record, given, path); err != nil {
 		return errors.Join(err, d.clearPod(entry.record))
@@ -200,6 +203,7 @@ func (d *Datapath) Detach(ctx context.Context, podUID string) error {
 	if err := d.clearPod(entry.record); err != nil {
 		return fmt.Errorf("detach pod %s: %w", podUID, err)
 	}
+	d.releasePod(podUID)
 	if err := d.pods.records.remove(podUID); err != nil {
 		return fmt.Errorf("detach pod %s: %w", podUID, err)
 	}

@@ -232,10 +232,14 @@ func (r *repairs) pod(rec podRecord) {
 	if err != nil {
 		return // the next Attach makes the pod's network anew
 	}
-	what := fmt.Sprintf("program pod_egress of pod %s/%s", rec.Namespace, rec.Name)
-	r.filter(dev, netlink.HANDLE_MIN_INGRESS, "pod_egress", r.d.progs[bpf.DatapathProgPodEgress], what, func() error {
-		return r.d.filterPodLink(dev.Attrs().Index)
-	})
+	for name, parent := range map[string]uint32{
+		bpf.DatapathProgPodEgress: netlink.HANDLE_MIN_INGRESS, bpf.DatapathProgPodIngress: netlink.HANDLE_MIN_EGRESS,
+	} {
+		what := fmt.Sprintf("program %s of pod %s/%s", name, rec.Namespace, rec.Name)
+		r.filter(dev, parent, name, r.d.progs[name], what, func() error {
+			return r.d.filterDevice(dev.Attrs().Index, parent, name, r.d.progs[name])
+		})
+	}
 }
 
 func (d *Datapath) podEntries() []*podEntry {

@@ -45,7 +45,7 @@ func TestRepair(t *testing.T) {
 		}, false, []string{"program uplink_egress of interface up0 was detached", "program uplink_ingress of interface up0 was detached"}},
 		{"a pod's filter is deleted", false, func(l *lab, d *Datapath) {
 			l.deleteClsact(d, hostLinkName("client"))
-		}, true, []string{"program pod_egress of pod default/client was detached"}},
+		}, true, []string{"program pod_egress of pod default/client was detached", "program pod_ingress of pod default/client was detached"}},
 		{"a map's pin is removed", false, func(l *lab, d *Datapath) {
 			l.must(os.Remove(d.pins.mapPath(layoutNames(d.specs)[bpf.DatapathMapFrontends])))
 		}, true, []string{"the pin of map frontends was removed"}},

@@ -271,12 +271,15 @@ func (d *Datapath) filterUplink(dev *netlink.LinkAttrs, name string, prog *ebpf.
 	return d.filterDevice(dev.Index, parent, name, prog)
 }
 
-// filterPodLink attaches the pod program to the host's end of a pod's link. It
-// is a filter and no tcx link: attaching by tcx waits for an RCU grace period
+// filterPodLink attaches the pod programs to the host's end of a pod's link. They
+// are filters and no tcx links: attaching by tcx waits for an RCU grace period
 // under the lock of all network configuration, 15 ms for each pod against
-// 20 µs, and the filter goes with its device, so nothing can be left pinned.
+// 20 µs, and a filter goes with its device, so nothing can be left pinned.
 func (d *Datapath) filterPodLink(index int) error {
-	return d.filterDevice(index, netlink.HANDLE_MIN_INGRESS, "pod_egress", d.progs[bpf.DatapathProgPodEgress])
+	return firstError(
+		d.filterDevice(index, netlink.HANDLE_MIN_INGRESS, "pod_egress", d.progs[bpf.DatapathProgPodEgress]),
+		d.filterDevice(index, netlink.HANDLE_MIN_EGRESS, "pod_ingress", d.progs[bpf.DatapathProgPodIngress]),
+	)
 }
 
 func (d *Datapath) filterDevice(index int, parent uint32, name string, prog *ebpf.Program) error {

@@ -5,7 +5,6 @@ import "k8s.io/apimachinery/pkg/runtime/schema"
 // idleKinds are stored and shown, and nothing acts on them yet. The text
 // completes "KIND: …" and says what to do instead where there is something.
 var idleKinds = map[schema.GroupResource]string{
-	{Group: "networking.k8s.io", Resource: "networkpolicies"}:                        "stored, but not enforced: traffic is not filtered by this version of shoal",
 	{Group: "networking.k8s.io", Resource: "ingresses"}:                              "stored, but nothing serves it; run an ingress controller, or use a NodePort service",
 	{Group: "networking.k8s.io", Resource: "ingressclasses"}:                         "stored, but nothing serves it",
 	{Group: "networking.k8s.io", Resource: "servicecidrs"}:                           "stored, but cluster IPs come from the cell's own range only",

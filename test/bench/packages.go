@@ -27,6 +27,7 @@ var datapathFigures = []packageFigure{
 	{"BenchmarkConnect/services=10", "ratio", "connect p50, service / direct, 10 services", "x", 0, atMost(1.25), "1.5 (iptables)"},
 	{"BenchmarkConnect/services=10000", "ratio", "connect p50, service / direct, 10,000", "x", 0, atMost(1.25), "4.6–7.6 (iptables)"},
 	{"BenchmarkEndpointChange", "ns/op", "one endpoint change in the kernel's maps", "µs", 1000, atMost(10), "834,000 (iptables)"},
+	{"BenchmarkPolicy", "ratio", "round trip p50, policy of 1,000 rules / none", "x", 0, atMost(1.05), ""},
 }
 
 var dnsFigures = []packageFigure{
@@ -67,7 +68,7 @@ func gossipAlone(ctx context.Context, _ *bench) error {
 
 // datapath reports the figures of the datapath, from its Go benchmarks.
 func datapath(ctx context.Context, _ *bench) error {
-	return packageFigures(ctx, datapathFigures, "^(BenchmarkConnect|BenchmarkEndpointChange)$", "./netdp")
+	return packageFigures(ctx, datapathFigures, "^(BenchmarkConnect|BenchmarkEndpointChange|BenchmarkPolicy)$", "./netdp")
 }
 
 // storeAlone reports those of the store.

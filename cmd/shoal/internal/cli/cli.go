@@ -33,6 +33,7 @@ type Commands struct {
 	Service  ServiceCmd  `cmd:"" group:"basics" help:"Print the URL of a service and open it in a browser."`
 	Image    ImageCmd    `cmd:"" group:"basics" help:"Load, pull, list and remove images on the nodes."`
 	Flows    FlowsCmd    `cmd:"" group:"debug" help:"Show connections that open and close, and packets that are dropped."`
+	Policy   PolicyCmd   `cmd:"" group:"debug" help:"Explain what network policies allow."`
 	Services ServicesCmd `cmd:"" group:"debug" help:"Show what hosts' kernels hold of services against what the store says."`
 	Status   StatusCmd   `cmd:"" group:"cluster" help:"Show the peers of the cell, alarms, certificates and disk."`
 	Leave    LeaveCmd    `cmd:"" group:"cluster" help:"Take a host out of the cell for good."`

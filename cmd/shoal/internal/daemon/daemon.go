@@ -44,6 +44,7 @@ import (
 	"shoal/netdp"
 	"shoal/netdp/announce/elect"
 	nethosts "shoal/netdp/hosts"
+	"shoal/netdp/policy"
 	"shoal/store"
 )
 
@@ -294,6 +295,10 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	if err != nil {
 		return err
 	}
+	policies, err := policy.New(p.datapath, informers, p.log.With("part", "policy"))
+	if err != nil {
+		return err
+	}
 	announced, err := p.startLoadBalancers(ctx, group, informers)
 	if err != nil {
 		return err
@@ -336,6 +341,7 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	group.Go(func() error { return named("hosts", hosts.Run(ctx)) })
 	group.Go(func() error { return named("services", services.run(ctx)) })
 	group.Go(func() error { return named("datapath", p.keepDatapath(ctx)) })
+	group.Go(func() error { return named("network policies", policies.Run(ctx)) })
 	group.Go(func() error { return named("volumes", volumes.Run(ctx)) })
 	p.startAgent(ctx, group, schedClient.CoreV1().Nodes())
 	group.Go(func() error { return named("certificates", p.keepCertificates(ctx, server, kubeconfig)) })

@@ -1,0 +1,119 @@
+package netdp
+
+import (
+	"fmt"
+	"net/netip"
+
+	"shoal/netdp/policy/tables"
+)
+
+// SetPolicy puts a change of network policy into effect. Of a change that could
+// not be written whole the rest is tried again with the next one; until then
+// less is allowed than should be, never more for long-standing pods.
+func (d *Datapath) SetPolicy(c tables.Change) error {
+	d.policyMu.Lock()
+	defer d.policyMu.Unlock()
+	p := d.policy
+	if c.Rules != nil {
+		ports := make(map[tables.PortKey]struct{}, len(c.Rules.Ports))
+		for k := range c.Rules.Ports {
+			ports[k] = struct{}{}
+		}
+		p.ports.setAll(ports)
+		p.rules.setAll(c.Rules.Peers)
+		p.blocks.setAll(c.Rules.Blocks)
+	}
+	nodes := d.nodePeers()
+	if c.Complete {
+		for addr := range p.peers.want {
+			if c.Peers[addr] == 0 && !nodes[addr] {
+				p.peers.drop(addr)
+			}
+		}
+		for addr := range p.subjects.want {
+			if c.Subjects[addr] == (tables.Subject{}) {
+				p.subjects.drop(addr)
+			}
+		}
+		for addr := range nodes {
+			p.peers.set(addr, tables.NodePeer)
+		}
+	}
+	for addr, id := range c.Peers {
+		switch {
+		case nodes[addr]: // a pod of the host's network
+		case id == 0:
+			p.peers.drop(addr)
+		default:
+			p.peers.set(addr, id)
+		}
+	}
+	d.noteOpen(c.Subjects)
+	for addr, s := range c.Subjects {
+		if s == (tables.Subject{}) {
+			p.subjects.drop(addr)
+		} else {
+			p.subjects.set(addr, s)
+		}
+	}
+	return p.write()
+}
+
+// nodePeers are the addresses of this host that its pods may always call.
+func (d *Datapath) nodePeers() map[netip.Addr]bool {
+	out := map[netip.Addr]bool{d.opts.PodCIDR.Addr(): true} // ServerAddress
+	for _, addr := range d.opts.NodeIPs {
+		out[addr] = true
+	}
+	return out
+}
+
+// EnforcePolicy tells w of each pod from now on, and returns those that are
+// there already.
+func (d *Datapath) EnforcePolicy(w tables.PodWatcher) []tables.LocalPod {
+	d.policyMu.Lock()
+	d.podWatcher = w
+	d.policyMu.Unlock()
+	d.pods.mu.Lock()
+	defer d.pods.mu.Unlock()
+	var out []tables.LocalPod
+	for _, entry := range d.pods.byUID {
+		out = append(out, localPod(entry.record))
+	}
+	return out
+}
+
+func localPod(rec podRecord) tables.LocalPod {
+	return tables.LocalPod{UID: rec.UID, Namespace: rec.Namespace, Name: rec.Name, Addrs: rec.addresses()}
+}
+
+// holdPod keeps a pod that is about to get its link from everything but the
+// node until its policies are written. Nothing is held while nobody enforces.
+func (d *Datapath) holdPod(rec podRecord) error {
+	d.policyMu.Lock()
+	w := d.podWatcher
+	d.policyMu.Unlock()
+	if w == nil {
+		return nil
+	}
+	pod := localPod(rec)
+	held := tables.Change{Subjects: map[netip.Addr]tables.Subject{}}
+	for _, addr := range pod.Addrs {
+		held.Subjects[addr] = tables.Held
+	}
+	if err := d.SetPolicy(held); err != nil {
+		return fmt.Errorf("hold pod until its network policies are known: %w", err)
+	}
+	w.PodAttaching(pod)
+	return nil
+}
+
+// releasePod forgets a pod whose link is gone.
+func (d *Datapath) releasePod(uid string) {
+	d.policyMu.Lock()
+	w := d.podWatcher
+	d.policyMu.Unlock()
+	if w != nil {
+		w.PodDetached(uid)
+	}
+}

@@ -1,0 +1,266 @@
+package policy
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"shoal/netdp/policy/tables"
+)
+
+func TestRangesOfPorts(t *testing.T) {
+	for _, c := range []struct {
+		span span
+		want string
+	}{
+		{span{6, 0, 65535}, "0/0"},
+		{span{6, 80, 80}, "80/16"},
+		{span{6, 80, 81}, "80/15"},
+		{span{6, 1, 3}, "1/16 2/15"},
+		{span{6, 1000, 1999}, "1000/13 1008/12 1024/7 1536/8 1792/9 1920/10 1984/12"},
+		{span{6, 65535, 65535}, "65535/16"},
+	} {
+		var got []string
+		c.span.prefixes(func(port uint16, length uint8) { got = append(got, fmt.Sprintf("%d/%d", port, length)) })
+		if text := strings.Join(got, " "); text != c.want {
+			t.Errorf("%v: %s, want %s", c.span, text, c.want)
+		}
+	}
+}
+
+// Each range is cut so that every port is in one part, and none outside is.
+func TestRangesOfPortsAreWhole(t *testing.T) {
+	for _, s := range []span{{6, 0, 65534}, {6, 1, 65535}, {6, 1, 65534}, {6, 4097, 40001}} {
+		covered, parts := 0, 0
+		s.prefixes(func(port uint16, length uint8) {
+			parts++
+			size := 1 << (16 - length)
+			covered += size
+			if int(port)%size != 0 || int(port) < int(s.low) || int(port)+size-1 > int(s.high) {
+				t.Errorf("%v: part %d/%d", s, port, length)
+			}
+		})
+		if covered != int(s.high)-int(s.low)+1 || parts > 30 {
+			t.Errorf("%v: %d ports in %d parts", s, covered, parts)
+		}
+	}
+}
+
+func TestMergedPorts(t *testing.T) {
+	s := portSet{spans: []span{{17, 5, 9}, {6, 80, 80}, {6, 81, 90}, {6, 85, 86}, {6, 100, 100}, {17, 5, 9}}}
+	s.merge()
+	if got := s.String(); got != "6:80-90 6:100-100 17:5-9 " {
+		t.Error(got)
+	}
+}
+
+func TestFlatten(t *testing.T) {
+	prefix := netip.MustParsePrefix
+	ports := func(n uint16) portSet { return portSet{spans: []span{{6, n, n}}} }
+	got := flatten([]blockPorts{
+		{&block{within: prefix("10.0.0.0/8"), except: []netip.Prefix{prefix("10.1.0.0/16")}}, ports(1)},
+		{&block{within: prefix("10.1.2.0/24")}, ports(20)},
+		{&block{within: prefix("10.0.0.0/9")}, ports(30)},
+		{&block{within: prefix("::/0")}, ports(4)},
+	})
+	want := map[string]string{
+		"0.0.0.0/0": "", "10.0.0.0/8": "6:1-1 ", "10.0.0.0/9": "6:1-1 6:30-30 ", "10.1.0.0/16": "6:30-30 ",
+		"10.1.2.0/24": "6:20-20 6:30-30 ", "::/0": "6:4-4 ",
+	}
+	for at, p := range got {
+		p.merge()
+		if text, ok := want[at.String()]; !ok || text != p.String() {
+			t.Errorf("%s: %q, want %q", at, p.String(), text)
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("%d ranges, want %d", len(got), len(want))
+	}
+}
+
+// testPod is a pod with one label beside one of its own.
+func testPod(name, app, addr string) Pod {
+	return Pod{UID: name, Namespace: "default", Name: name,
+		Labels: map[string]string{"app": app, "pod-name": name}, Addrs: []netip.Addr{netip.MustParseAddr(addr)}}
+}
+
+func testPolicy(name, selects, from string) *networkingv1.NetworkPolicy {
+	p := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}}
+	p.Spec.PodSelector.MatchLabels = map[string]string{"app": selects}
+	if from != "" {
+		port := intstr.FromString("http")
+		p.Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{
+			From:  []networkingv1.NetworkPolicyPeer{{PodSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": from}}}},
+			Ports: []networkingv1.NetworkPolicyPort{{Port: &port}},
+		}}
+	}
+	return p
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Rules grow with sets of labels that policies ask for, and not with pods.
+func TestIdentities(t *testing.T) {
+	x := NewIndex()
+	must(t, x.SetPolicy(testPolicy("allow", "db", "web")))
+	db := testPod("db", "db", "10.64.7.2")
+	db.Ports = []NamedPort{{"http", 6, 8080}, {"unasked", 6, 9}}
+	x.SetPod(db)
+	x.Attach(tables.LocalPod{UID: "db", Namespace: "default", Name: "db", Addrs: db.Addrs})
+	for i := range 100 {
+		x.SetPod(testPod(fmt.Sprint("web-", i), "web", fmt.Sprintf("10.64.8.%d", i+1)))
+		x.SetPod(testPod(fmt.Sprint("other-", i), "other", fmt.Sprintf("10.64.9.%d", i+1)))
+	}
+	c := x.Flush(true)
+	ids := slices.Compact(slices.Sorted(maps.Values(c.Peers)))
+	if len(c.Peers) != 201 || len(ids) != 3 {
+		t.Errorf("%d peers of %d identities, want 201 of 3", len(c.Peers), len(ids))
+	}
+	if len(c.Rules.Peers) != 1 || len(c.Rules.Ports) != 1 || len(c.Rules.Blocks) != 0 {
+		t.Errorf("rules: %+v", c.Rules)
+	}
+	for k := range c.Rules.Ports {
+		if k.Protocol != 6 || k.Port != 8080 || k.Bits != 16 {
+			t.Errorf("the named port is %+v", k)
+		}
+	}
+	x.SetPod(testPod("web-new", "web", "10.64.8.200"))
+	if c = x.Flush(false); c.Rules != nil || len(c.Peers) != 1 || len(c.Subjects) != 0 {
+		t.Errorf("one more pod of known labels changes %+v", c)
+	}
+	x.SetPod(testPod("new", "new", "10.64.8.201"))
+	if c = x.Flush(false); c.Rules == nil || len(c.Peers) != 1 {
+		t.Errorf("the first pod of new labels changes %+v", c)
+	}
+	x.DeletePod("new")
+	if c = x.Flush(false); len(c.Peers) != 1 || c.Peers[netip.MustParseAddr("10.64.8.201")] != 0 {
+		t.Errorf("a pod that goes changes %+v", c)
+	}
+	x.DeletePolicy("default", "allow")
+	c = x.Flush(false)
+	if s, told := c.Subjects[db.Addrs[0]]; len(x.identities) != 1 || !told || s != (tables.Subject{}) {
+		t.Errorf("without policies there are %d identities, subject %+v", len(x.identities), c.Subjects)
+	}
+}
+
+// The same objects have the same numbers, in whatever order they come.
+func TestNumbersAreStable(t *testing.T) {
+	build := func(reverse bool) tables.Change {
+		x := NewIndex()
+		steps := []func(){
+			func() { must(t, x.SetPolicy(testPolicy("a", "db", "web"))) },
+			func() { must(t, x.SetPolicy(testPolicy("b", "db", "other"))) },
+			func() { x.SetPod(testPod("db", "db", "10.64.7.2")) },
+			func() { x.SetPod(testPod("web", "web", "10.64.7.3")) },
+			func() {
+				x.Attach(tables.LocalPod{UID: "db", Namespace: "default", Name: "db", Addrs: []netip.Addr{netip.MustParseAddr("10.64.7.2")}})
+			},
+		}
+		if reverse {
+			slices.Reverse(steps)
+		}
+		for _, s := range steps {
+			s()
+		}
+		return x.Flush(true)
+	}
+	a, b := build(false), build(true)
+	if !maps.Equal(a.Peers, b.Peers) || !maps.Equal(a.Subjects, b.Subjects) || !maps.Equal(a.Rules.Peers, b.Rules.Peers) {
+		t.Errorf("%+v\n%+v", a, b)
+	}
+}
+
+// A pod that is here is held while the API does not know it, and keeps its
+// policies when the API has lost it, until its network is gone.
+func TestPodsWithoutObject(t *testing.T) {
+	x := NewIndex()
+	must(t, x.SetPolicy(testPolicy("deny", "db", "")))
+	addr := netip.MustParseAddr("10.64.7.2")
+	local := tables.LocalPod{UID: "db", Namespace: "default", Name: "db", Addrs: []netip.Addr{addr}}
+	x.Attach(local)
+	if c := x.Flush(true); c.Subjects[addr] != tables.Held {
+		t.Errorf("without object: %+v", c.Subjects)
+	}
+	pod := testPod("db", "db", "10.64.7.2")
+	pod.Addrs = nil // not in its status yet
+	x.SetPod(pod)
+	c := x.Flush(false)
+	isolated := c.Subjects[addr]
+	if isolated.Ingress < tables.FirstID || isolated.Egress != tables.NoSet || c.Peers[addr] == 0 {
+		t.Errorf("with its object: %+v %+v", c.Subjects, c.Peers)
+	}
+	x.DeletePod("db")
+	c = x.Flush(false)
+	if id, told := c.Peers[addr]; len(c.Subjects) != 0 || told && id == 0 {
+		t.Errorf("its object is gone: %+v", c)
+	}
+	replacement := testPod("db2", "other", "10.64.7.9")
+	replacement.Name = "db"
+	x.SetPod(replacement)
+	if c := x.Flush(false); len(c.Subjects) != 0 {
+		t.Errorf("another pod has its name: %+v", c)
+	}
+	x.Detach("db")
+	c = x.Flush(false)
+	if id, told := c.Peers[addr]; !told || id != 0 || len(x.pods) != 1 {
+		t.Errorf("its network is gone: %+v", c)
+	}
+}
+
+// The API shows a static pod under another uid.
+func TestStaticPod(t *testing.T) {
+	x := NewIndex()
+	must(t, x.SetPolicy(testPolicy("deny", "db", "")))
+	addr := netip.MustParseAddr("10.64.7.2")
+	x.Attach(tables.LocalPod{UID: "hash", Namespace: "default", Name: "db-host", Addrs: []netip.Addr{addr}})
+	x.Flush(true)
+	mirror := testPod("mirror-uid", "db", "10.64.7.2")
+	mirror.Mirror = "hash"
+	x.SetPod(mirror)
+	if c := x.Flush(false); c.Subjects[addr].Ingress < tables.FirstID {
+		t.Errorf("%+v", c.Subjects)
+	}
+	x.Detach("hash")
+	x.DeletePod("mirror-uid")
+	if x.Flush(false); len(x.pods) != 0 || len(x.mirrors) != 0 || len(x.identities) != 0 {
+		t.Errorf("left: %v %v %v", x.pods, x.mirrors, x.identities)
+	}
+}
+
+// What cannot be read of a policy allows nothing, and the rest counts.
+func TestUnreadablePolicy(t *testing.T) {
+	p := testPolicy("half", "db", "web")
+	p.Spec.Ingress = append(p.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{
+		From: []networkingv1.NetworkPolicyPeer{{IPBlock: &networkingv1.IPBlock{CIDR: "nonsense"}}},
+	})
+	x := NewIndex()
+	err := x.SetPolicy(p)
+	if err == nil || !strings.Contains(err.Error(), "default/half: ingress rule 2: peer 1: block:") {
+		t.Errorf("error %v", err)
+	}
+	s := x.policies["default"]["half"]
+	if s == nil || len(s.sides[ingress].rules) != 2 || len(s.sides[ingress].rules[1].peers) != 0 || s.sides[ingress].rules[1].anyPeer {
+		t.Errorf("read as %+v", s)
+	}
+}
+
+func TestIDsThatMeet(t *testing.T) {
+	n := ids{}
+	id := n.of("one")
+	n[id] = "another text with the same hash"
+	if other := n.of("one"); other == id {
+		t.Error("two texts have one number")
+	}
+}

@@ -1,0 +1,130 @@
+package netdp
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"shoal/bpf"
+	"shoal/netdp/policy/tables"
+)
+
+// Directions of bpf/policy.h.
+const (
+	policyIngress = 0
+	policyEgress  = 1
+)
+
+// openConn is a connection that a pod has open.
+type openConn struct {
+	key       bpf.DatapathPolicyConnKey
+	direction uint8
+}
+
+// noteOpen tells the kernel of the connections that pods have which are isolated
+// only now: nobody has watched who called whom. Each is then judged by the policy
+// of its direction at its next packet, and answers are not taken for calls.
+func (d *Datapath) noteOpen(subjects map[netip.Addr]tables.Subject) {
+	conns := d.maps[bpf.DatapathMapPolicyConns]
+	for addr, s := range subjects {
+		if _, isolated := d.policy.subjects.have[addr]; isolated || s == (tables.Subject{}) || s == tables.Held {
+			continue
+		}
+		path, ok := d.networkOf(addr)
+		if !ok {
+			continue
+		}
+		open, err := openConns(path, addr)
+		now := bpf.DatapathPolicyConn{SeenSeconds: uptimeSeconds(), Revision: d.policy.current}
+		for _, c := range open {
+			now.Direction = c.direction
+			if putErr := conns.Put(&c.key, &now); putErr != nil {
+				err = fmt.Errorf("write connection: %w", putErr)
+			}
+		}
+		if err != nil {
+			d.log.Warn("find open connections of a pod that is isolated now; its answers on them may be refused", "pod", addr, "error", err)
+		}
+	}
+}
+
+// networkOf is the path of the namespace of a pod that is here.
+func (d *Datapath) networkOf(addr netip.Addr) (string, bool) {
+	d.pods.mu.Lock()
+	defer d.pods.mu.Unlock()
+	for uid, entry := range d.pods.byUID {
+		if slices.Contains(entry.record.addresses(), addr) {
+			return d.pods.records.netns(uid), true
+		}
+	}
+	return "", false
+}
+
+// openConns lists connected sockets of a namespace. One whose port another one
+// listens on was called; all others call.
+func openConns(path string, addr netip.Addr) (out []openConn, err error) {
+	ns, err := openNamespace(path)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.close()
+	err = ns.do(func() error {
+		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+			tcp, err := netlink.SocketDiagTCP(family)
+			if err != nil {
+				return fmt.Errorf("list TCP sockets (CONFIG_INET_DIAG): %w", err)
+			}
+			out = append(out, connsOf(tcp, TCP, addr)...)
+			udp, err := netlink.SocketDiagUDP(family)
+			if err != nil {
+				return fmt.Errorf("list UDP sockets (CONFIG_INET_UDP_DIAG): %w", err)
+			}
+			out = append(out, connsOf(udp, UDP, addr)...)
+		}
+		return nil
+	})
+	return out, err
+}
+
+func connsOf(sockets []*netlink.Socket, proto Proto, addr netip.Addr) (out []openConn) {
+	listening := map[uint16]bool{}
+	for _, s := range sockets {
+		if s.State == netlink.TCP_LISTEN {
+			listening[s.ID.SourcePort] = true
+		}
+	}
+	for _, s := range sockets {
+		local, ok1 := addrOf(s.ID.Source)
+		peer, ok2 := addrOf(s.ID.Destination)
+		if !ok1 || !ok2 || local != addr || s.ID.DestinationPort == 0 {
+			continue
+		}
+		c := openConn{direction: policyEgress, key: bpf.DatapathPolicyConnKey{
+			Pod: wireAddr(local), Peer: wireAddr(peer),
+			PodPort: wirePort(s.ID.SourcePort), PeerPort: wirePort(s.ID.DestinationPort), Proto: uint8(proto),
+		}}
+		if listening[s.ID.SourcePort] {
+			c.direction = policyIngress
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+func addrOf(ip net.IP) (netip.Addr, bool) {
+	a, ok := netip.AddrFromSlice(ip)
+	return a.Unmap(), ok
+}
+
+// uptimeSeconds is the clock that the programs read.
+func uptimeSeconds() uint32 {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
+		return 0 // never: the clock is there
+	}
+	return uint32(t.Sec)
+}

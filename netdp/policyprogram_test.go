@@ -1,0 +1,114 @@
+package netdp
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"shoal/bpf"
+	"shoal/netdp/policy/tables"
+)
+
+// runToPod gives a packet to the program at a pod's link as if the stack passed it
+// on from the device received, 0: from a program of the node.
+func (l *lab) runToPod(d *Datapath, uid string, received int, packet []byte) uint32 {
+	l.t.Helper()
+	ctx := skbContext(l.linkIndex(d, hostLinkName(uid)))
+	binary.NativeEndian.PutUint32(ctx[36:], uint32(received))
+	var verdict uint32
+	l.must(d.host.do(func() (err error) {
+		verdict, err = d.progs[bpf.DatapathProgPodIngress].Run(&ebpf.RunOptions{
+			Data: packet, DataOut: make([]byte, len(packet)+256), Context: ctx,
+		})
+		return err
+	}))
+	return verdict
+}
+
+// policyTable is a table written by hand: pod one may be called by peer 100 at
+// TCP 80 and UDP 1000 to 1999, by 192.0.2.0/24 but 192.0.2.128/25 at all ports,
+// and may call only peer 100, at TCP 443.
+func policyTable(pod netip.Addr, peers map[netip.Addr]tables.ID) tables.Change {
+	const in, out, web, mail = 1001, 1002, 2001, 2002
+	c := tables.Change{Complete: true, Peers: peers,
+		Subjects: map[netip.Addr]tables.Subject{pod: {Ingress: in, Egress: out}},
+		Rules: &tables.Rules{
+			Peers: map[tables.RuleKey]tables.ID{{Set: in, Peer: 100}: web, {Set: out, Peer: 100}: mail},
+			Blocks: map[tables.BlockKey]tables.ID{
+				{Set: in, Range: netip.MustParsePrefix("0.0.0.0/0")}:       tables.NoProfile,
+				{Set: in, Range: netip.MustParsePrefix("192.0.2.0/24")}:    tables.AllProfile,
+				{Set: in, Range: netip.MustParsePrefix("192.0.2.128/25")}:  tables.NoProfile,
+				{Set: in, Range: netip.MustParsePrefix("192.0.2.129/32")}:  web,
+				{Set: 77, Range: netip.MustParsePrefix("198.51.100.0/24")}: tables.AllProfile, // of another pod
+			},
+			Ports: map[tables.PortKey]struct{}{
+				{Profile: web, Protocol: 6, Port: 80, Bits: 16}: {}, {Profile: mail, Protocol: 6, Port: 443, Bits: 16}: {},
+				{Profile: web, Protocol: 132, Port: 80, Bits: 16}: {},
+			},
+		}}
+	for _, p := range []struct {
+		port uint16
+		bits uint8
+	}{{1000, 13}, {1008, 12}, {1024, 7}, {1536, 8}, {1792, 9}, {1920, 10}, {1984, 12}} {
+		c.Rules.Ports[tables.PortKey{Profile: web, Protocol: 17, Port: p.port, Bits: p.bits}] = struct{}{}
+	}
+	return c
+}
+
+const protoSCTP = Proto(132)
+
+// Packet in, verdict out: each way to a pod and from it.
+func TestPolicyProgram(t *testing.T) {
+	l := newLab(t)
+	d := l.openUntilEnd()
+	_, ip := l.pod(d, "one")
+	_, friend := l.pod(d, "friend")
+	remote := netip.MustParseAddr("10.64.9.9")
+	l.must(d.SetPolicy(policyTable(ip, map[netip.Addr]tables.ID{ip: 99, friend: 100, remote: 100})))
+	uplink := l.linkIndex(d, labUplink)
+	to := func(port int) string { return fmt.Sprintf("%s:%d", ip, port) }
+	for i, c := range []struct {
+		name string
+		in   frame
+		drop bool
+	}{
+		{"of a known peer", frame{src: remote.String() + ":5", dst: to(80), proto: TCP, flags: flagSYN}, false},
+		{"to another port", frame{src: remote.String() + ":5", dst: to(81), proto: TCP, flags: flagSYN}, true},
+		{"by another protocol", frame{src: remote.String() + ":5", dst: to(80), proto: UDP}, true},
+		{"below the range of ports", frame{src: remote.String() + ":5", dst: to(999), proto: UDP}, true},
+		{"first of the range", frame{src: remote.String() + ":5", dst: to(1000), proto: UDP}, false},
+		{"in the range", frame{src: remote.String() + ":5", dst: to(1500), proto: UDP}, false},
+		{"last of the range", frame{src: remote.String() + ":5", dst: to(1999), proto: UDP}, false},
+		{"above the range", frame{src: remote.String() + ":5", dst: to(2000), proto: UDP}, true},
+		{"SCTP", frame{src: remote.String() + ":5", dst: to(80), proto: protoSCTP}, false},
+		{"SCTP to another port", frame{src: remote.String() + ":5", dst: to(81), proto: protoSCTP}, true},
+		{"of nobody known", frame{src: "10.64.9.8:5", dst: to(80), proto: TCP, flags: flagSYN}, true},
+		{"of a block", frame{src: "192.0.2.1:5", dst: to(7), proto: TCP, flags: flagSYN}, false},
+		{"of a block, a protocol without ports", frame{src: "192.0.2.1:0", dst: to(0), proto: 47}, false},
+		{"of the exception", frame{src: "192.0.2.200:5", dst: to(7), proto: TCP, flags: flagSYN}, true},
+		{"of a block in the exception", frame{src: "192.0.2.129:5", dst: to(80), proto: TCP, flags: flagSYN}, false},
+		{"of a block in the exception, another port", frame{src: "192.0.2.129:5", dst: to(7), proto: TCP, flags: flagSYN}, true},
+		{"of another pod's block", frame{src: "198.51.100.1:5", dst: to(80), proto: TCP, flags: flagSYN}, true},
+		{"the node's address on the wire", frame{src: labHostIP + ":5", dst: to(80), proto: TCP, flags: flagSYN}, true},
+		{"in the middle of a connection", frame{src: remote.String() + ":6", dst: to(80), proto: TCP, flags: flagACK}, false},
+		{"in the middle of none", frame{src: remote.String() + ":6", dst: to(81), proto: TCP, flags: flagACK}, true},
+		{"a later fragment of nothing", frame{src: remote.String() + ":5", dst: to(80), proto: UDP, fragment: 10}, true},
+		{"a later fragment of nothing, all ports", frame{src: "192.0.2.7:5", dst: to(80), proto: UDP, fragment: 10}, false},
+		{"to a pod without policy", frame{src: "10.64.9.8:5", dst: friend.String() + ":80", proto: TCP, flags: flagSYN}, false},
+	} {
+		uid := "one"
+		if netip.MustParseAddrPort(c.in.dst).Addr() == friend {
+			uid = "friend"
+		}
+		if got := l.runToPod(d, uid, uplink, c.in.bytes()); (got == verdictDrop) != c.drop {
+			t.Errorf("%d, passed on, %s: verdict %d, dropped should be %t", i, c.name, got, c.drop)
+		}
+		c.in.src = fmt.Sprintf("%s:%d", labHostIP, 4000+i)
+		if got := l.runToPod(d, uid, 0, c.in.bytes()); got != verdictPass {
+			t.Errorf("%d, from the node, %s: verdict %d", i, c.name, got)
+		}
+	}
+}
