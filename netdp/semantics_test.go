@@ -154,6 +154,41 @@ func TestHostPortInACell(t *testing.T) {
 	}
 }
 
+// Whichever host another machine calls, its affinity leads it to one backend,
+// though hosts tell each other nothing.
+func TestAffinityInACell(t *testing.T) {
+	c := newCell(t, "near1", "near2", "far3")
+	c.meet()
+	pods := c.servers()
+	s := Service{Key: "web", Proto: TCP, AffinitySeconds: 60, Frontends: []Frontend{{Addr: netip.MustParseAddr("10.0.0.10"), Port: 80}, {Port: 30080}}}
+	for _, p := range pods {
+		s.Backends = append(s.Backends, Backend{Addr: netip.AddrPortFrom(p.ip, 80)})
+	}
+	c.set(s)
+	names := map[string]bool{}
+	for _, h := range c.hosts {
+		for range 10 {
+			got, err := c.askFrom(nil, c.outside, "tcp4", h.ip.String()+":30080")
+			c.must(err)
+			names[firstWord(got)] = true
+		}
+	}
+	if len(names) != 1 {
+		t.Errorf("%v answered one client", names)
+	}
+	for _, p := range pods {
+		own := map[string]bool{}
+		for range 10 {
+			got, err := c.askFrom(p.host, p.ns, "tcp4", "10.0.0.10:80")
+			c.must(err)
+			own[firstWord(got)] = true
+		}
+		if len(own) != 1 {
+			t.Errorf("%v answered a pod of %s", own, p.host.name)
+		}
+	}
+}
+
 // Who calls from outside what nobody serves here.
 func TestNobodyServes(t *testing.T) {
 	elsewhere := []Backend{{Addr: netip.MustParseAddrPort("10.64.9.1:80"), Callers: OnlyInside}}

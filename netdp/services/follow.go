@@ -100,10 +100,8 @@ func (f *Followed) Slices(name string) []*discoveryv1.EndpointSlice {
 // Keys are those under which the datapath has a service's ports.
 func Keys(svc *corev1.Service) []string {
 	var keys []string
-	for _, port := range svc.Spec.Ports {
-		if _, ok := protocol(port.Protocol); ok {
-			keys = append(keys, portKey(svc, port))
-		}
+	for _, s := range Translate(svc, nil, Place{}) {
+		keys = append(keys, s.Key)
 	}
 	return keys
 }

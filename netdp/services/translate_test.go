@@ -229,6 +229,9 @@ func TestTranslate(t *testing.T) {
 		{"terminating serves as the last", service(), []*discoveryv1.EndpointSlice{
 			slice(endpoint("10.64.0.1", "serving terminating"), endpoint("10.64.0.2", "terminating")),
 		}, one + "10.64.0.1:8080, 10.64.0.2:8080 draining"},
+		{"published though not ready, and while it terminates", service(func(s *corev1.Service) { s.Spec.PublishNotReadyAddresses = true }),
+			[]*discoveryv1.EndpointSlice{slice(endpoint("10.64.0.1", "ready"), endpoint("10.64.0.2", "ready terminating"))}, // as the controller writes them
+			one + "10.64.0.1:8080, 10.64.0.2:8080"},
 		{"named ports and protocols", service(named), []*discoveryv1.EndpointSlice{
 			withPorts(slice(endpoint("10.64.0.1", "ready serving")), port("http", corev1.ProtocolTCP, 8080), port("dns", corev1.ProtocolUDP, 5353)),
 			withPorts(slice(endpoint("10.64.0.2", "ready serving")), port("http", corev1.ProtocolTCP, 9090), port("dns", corev1.ProtocolTCP, 53)),
@@ -310,5 +313,23 @@ func TestTranslateDualStack(t *testing.T) {
 	})
 	if got := Translate(single, nil, Place{Node: "here"}); len(got) != 1 || len(got[0].Frontends) != 1 || got[0].Frontends[0].Addr.String() != "fd00:10::10" {
 		t.Errorf("a service of IPv6 alone became %+v", got)
+	}
+}
+
+// A service is forwarded when the datapath has all of its keys.
+func TestKeys(t *testing.T) {
+	svc := service(func(s *corev1.Service) {
+		s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
+		s.Spec.ClusterIPs = append(s.Spec.ClusterIPs, "fd00::10")
+		s.Spec.InternalTrafficPolicy = ptr(corev1.ServiceInternalTrafficPolicyLocal)
+		s.Spec.Ports[0].NodePort = 30080
+		s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "sctp", Port: 99, Protocol: corev1.ProtocolSCTP})
+	})
+	const want = "[default/web:80/TCP default/web:80/TCP external default/web:80/TCP/IPv6 default/web:80/TCP external/IPv6]"
+	if got := fmt.Sprint(Keys(svc)); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got := Keys(service(func(s *corev1.Service) { s.Spec.ClusterIP = corev1.ClusterIPNone })); len(got) > 0 {
+		t.Errorf("a headless service has %v", got)
 	}
 }

@@ -134,3 +134,77 @@ func TestServiceWithoutSelector(t *testing.T) {
 		allAnswer(t, "tcp", clusterAddr(service), []corev1.Pod{pod})
 	}
 }
+
+// slowToGo is an echo server that serves for a while after it was deleted.
+const slowToGo = `
+apiVersion: v1
+kind: Pod
+metadata: {name: %[1]s, labels: {app: slow}}
+spec:
+  terminationGracePeriodSeconds: 60
+  containers:
+  - name: echo
+    image: ` + echoImage + `
+    ports: [{containerPort: 9000}]
+    lifecycle: {preStop: {sleep: {seconds: 50}}}
+`
+
+// TestTerminatingPods: a pod that ends gets no new connection while another is
+// ready, keeps the open ones, and serves when there is no other (KEP-1669).
+func TestTerminatingPods(t *testing.T) {
+	ns := newNamespace(t)
+	defer func() { kubectl(t, "delete", "pods", "--all", "--namespace", ns, "--force", "--grace-period", "0") }()
+	apply(t, ns, fmt.Sprintf(slowToGo, "first")+"---"+fmt.Sprintf(slowToGo, "second")+`---
+apiVersion: v1
+kind: Service
+metadata: {name: slow}
+spec:
+  selector: {app: slow}
+  ports: [{port: 80, targetPort: 9000}]
+`)
+	pods := podsReady(t, ns, "app=slow", 2)
+	service, err := client.CoreV1().Services(ns).Get(t.Context(), "slow", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := clusterAddr(service)
+	allAnswer(t, "tcp", addr, pods)
+	var open net.Conn
+	eventually(t, "a connection to the first pod", func() error {
+		conn, err := net.DialTimeout("tcp", addr, answerWithin)
+		if err != nil {
+			return err
+		}
+		name, err := say(conn, "hello")
+		if err == nil && name != "first" {
+			err = fmt.Errorf("%s answered", name)
+		}
+		if err != nil {
+			return errors.Join(err, conn.Close())
+		}
+		open = conn
+		return nil
+	})
+	defer open.Close()
+	kubectl(t, "delete", "pod", "first", "--namespace", ns, "--wait=false")
+	onlyFrom := func(want string) {
+		t.Helper()
+		eventually(t, "new connections go to "+want, func() error {
+			for range 20 {
+				if name, err := ask(t.Context(), "tcp", addr); err != nil || name != want {
+					return fmt.Errorf("%s answered, %w", name, err)
+				}
+			}
+			return nil
+		})
+	}
+	onlyFrom("second")
+	if name, err := say(open, "still"); err != nil || name != "first" {
+		t.Errorf("an open connection was answered by %s, %v", name, err)
+	}
+	kubectl(t, "delete", "pod", "second", "--namespace", ns, "--wait=false")
+	allAnswer(t, "tcp", addr, pods) // both end, and none is left that does not
+	if name, err := say(open, "still"); err != nil || name != "first" {
+		t.Errorf("an open connection was answered by %s, %v", name, err)
+	}
+}

@@ -81,6 +81,24 @@ func TestPodsAcrossPeers(t *testing.T) {
 			})
 		}
 	})
+	t.Run("the own node is preferred", func(t *testing.T) {
+		const calls = 20
+		near := corev1.ServiceTrafficDistributionPreferSameNode
+		service, err := peers[2].kube.CoreV1().Services(ns).Create(t.Context(), &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Name: "near"},
+			Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": "net"}, Ports: []corev1.ServicePort{{Port: 80}}, TrafficDistribution: &near},
+		}, metav1.CreateOptions{})
+		ok(t, err)
+		for _, p := range all() {
+			eventually(t, "a pod on "+p.name+" calls itself", func() error {
+				out, err := p.exec(t, ns, "on-"+p.name, "hello", "get", "http://"+service.Spec.ClusterIP, fmt.Sprint(calls))
+				if n := strings.Count(out, "on-"+p.name); err == nil && n < calls {
+					err = fmt.Errorf("%d of %d calls", n, calls)
+				}
+				return err
+			})
+		}
+	})
 	t.Run("node port", func(t *testing.T) {
 		for _, p := range all() {
 			address, err := cell.Address(p.number)
