@@ -21,9 +21,9 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/kubernetes/third_party/forked/golang/expansion"
 
 	"shoal/agent/cgroup"
+	"shoal/agent/expand"
 	"shoal/agent/userns"
 )
 
@@ -125,20 +125,25 @@ func withProcess(in Input) oci.SpecOpts {
 }
 
 // Args applies the pod's command and args over the image's entrypoint and
-// command, with $(VAR) expanded. An argument with a secret in it is hidden.
+// command, with $(VAR) expanded. An argument with a secret in it is hidden. What
+// exec(2) would not take, beside env, is an error that names it.
 func Args(c *v1.Container, img ocispec.ImageConfig, env []EnvVar, hide func(string) string) ([]string, error) {
+	var size expand.Size
 	values := make(map[string]EnvVar, len(env))
 	for _, e := range env {
+		if err := size.Add(len(e.Name) + 1 + len(e.Value)); err != nil {
+			return nil, fmt.Errorf("environment variable %s: %w", e.Name, err)
+		}
 		values[e.Name] = e
 	}
-	expand := func(in []string) []string {
-		out := make([]string, len(in))
-		for i, s := range in {
-			out[i] = expandArg(s, values, hide)
-		}
-		return out
+	command, err := expandArgs("command", c.Command, &size, values, hide)
+	if err != nil {
+		return nil, err
 	}
-	command, args := expand(c.Command), expand(c.Args)
+	args, err := expandArgs("args", c.Args, &size, values, hide)
+	if err != nil {
+		return nil, err
+	}
 	if len(command) == 0 {
 		command = img.Entrypoint
 		if len(args) == 0 {
@@ -152,20 +157,24 @@ func Args(c *v1.Container, img ocispec.ImageConfig, env []EnvVar, hide func(stri
 	return all, nil
 }
 
-func expandArg(s string, values map[string]EnvVar, hide func(string) string) string {
-	secret := false
-	out := expansion.Expand(s, func(name string) string {
-		v, ok := values[name]
-		if !ok {
-			return "$(" + name + ")" // as expansion.MappingFuncFor leaves it
+func expandArgs(field string, in []string, size *expand.Size, values map[string]EnvVar, hide func(string) string) ([]string, error) {
+	out := make([]string, len(in))
+	for i, text := range in {
+		secret := false
+		arg, err := size.Expand(text, func(name string) (string, bool) {
+			v, ok := values[name]
+			secret = secret || v.Secret
+			return v.Value, ok
+		})
+		if err != nil {
+			return nil, fmt.Errorf("%s[%d]: %w", field, i, err)
 		}
-		secret = secret || v.Secret
-		return v.Value
-	})
-	if secret {
-		return hide(out)
+		if secret {
+			arg = hide(arg)
+		}
+		out[i] = arg
 	}
-	return out
+	return out, nil
 }
 
 func mergeEnv(image []string, pod []EnvVar, hide func(string) string) []string {

@@ -3,14 +3,16 @@ package prober
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strconv"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	kubecontainer "k8s.io/kubernetes/pkg/kubelet/container"
 	"k8s.io/kubernetes/pkg/probe"
 	httpprobe "k8s.io/kubernetes/pkg/probe/http"
+
+	"shoal/agent/expand"
 )
 
 // ErrTimedOut is the error of a command that took too long.
@@ -63,7 +65,10 @@ func whichQuestion(t *Task) question {
 	ip := t.IP
 	switch h := t.Probe.ProbeHandler; {
 	case h.Exec != nil:
-		command := kubecontainer.ExpandContainerCommandOnlyStatic(h.Exec.Command, t.Container.Env)
+		command, err := expandCommand(h.Exec.Command, t.Container.Env)
+		if err != nil {
+			return cannot(err)
+		}
 		run := t.Exec
 		return func(ctx context.Context, timeout time.Duration) answer { return askExec(ctx, run, command, timeout) }
 	case h.HTTPGet != nil:
@@ -93,6 +98,24 @@ func whichQuestion(t *Task) question {
 		}
 	}
 	return cannot(errors.New("missing probe handler for " + t.Container.Name))
+}
+
+// expandCommand replaces $(VAR) in a probe's command by what env has as it is
+// written, which is all the kubelet does.
+func expandCommand(command []string, env []v1.EnvVar) ([]string, error) {
+	values := make(map[string]string, len(env))
+	for _, e := range env {
+		values[e.Name] = e.Value
+	}
+	var size expand.Size
+	out := make([]string, len(command))
+	for i, text := range command {
+		var err error
+		if out[i], err = size.Expand(text, func(name string) (string, bool) { v, ok := values[name]; return v, ok }); err != nil {
+			return nil, fmt.Errorf("exec.command[%d]: %w", i, err)
+		}
+	}
+	return out, nil
 }
 
 func cannot(err error) question {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -170,5 +171,30 @@ func BenchmarkHTTP(b *testing.B) {
 		if a := q(context.Background(), time.Second); !a.ok {
 			b.Fatalf("%+v", a)
 		}
+	}
+}
+
+// TestCommandExpanded: a probe's command has the environment's text, and one that
+// this makes larger than memory is a probe that cannot be asked.
+func TestCommandExpanded(t *testing.T) {
+	var ran []string
+	ask := func(command ...string) answer {
+		return newQuestion(&Task{
+			Probe:     v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: command}}},
+			Container: &v1.Container{Name: "c", Env: []v1.EnvVar{{Name: "A", Value: strings.Repeat("a", 100_000)}, {Name: "B", Value: "$(A)"}}},
+			Exec: func(_ context.Context, command []string, _ time.Duration) (int, string, error) {
+				ran = command
+				return 0, "", nil
+			},
+		})(context.Background(), time.Second)
+	}
+	if a := ask("x", "$(B) $(C) $$(B)"); !a.ok || !slices.Equal(ran, []string{"x", "$(A) $(C) $(B)"}) {
+		t.Errorf("ran %q: %+v", ran, a)
+	}
+	if a := ask("x", strings.Repeat("$(A)", 200_000)); a.err == nil || !strings.Contains(a.err.Error(), "exec.command[1]: 20000000000 bytes") {
+		t.Errorf("one argument of 20 GB: %+v", a)
+	}
+	if a := ask(slices.Repeat([]string{"$(A)"}, 200_000)...); a.err == nil || !strings.Contains(a.err.Error(), "exec.command[20]") {
+		t.Errorf("arguments of 20 GB: %+v", a)
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/kubernetes/pkg/api/v1/resource"
 	"k8s.io/kubernetes/pkg/fieldpath"
-	"k8s.io/kubernetes/third_party/forked/golang/expansion"
 
+	"shoal/agent/expand"
 	"shoal/agent/oci"
 	"shoal/agent/secretspec"
 )
@@ -27,11 +27,18 @@ func (w *worker) environment(ctx context.Context, pod *v1.Pod, c *v1.Container) 
 		return nil, fmt.Errorf("read services for the environment: %w", err)
 	}
 	e := envBuilder{values: map[string]oci.EnvVar{}, services: services}
+	for name, value := range services {
+		if err := e.size.Add(len(name) + 1 + len(value)); err != nil {
+			return nil, fmt.Errorf("environment variable %s of a service: %w", name, err)
+		}
+	}
 	nodename, err := w.r.nodename(pod)
 	if err != nil {
 		return nil, err
 	}
-	e.put(oci.EnvVar{Name: "HOSTNAME", Value: nodename})
+	if err := e.put(oci.EnvVar{Name: "HOSTNAME", Value: nodename}); err != nil {
+		return nil, err
+	}
 	for _, from := range c.EnvFrom {
 		if err := w.envFrom(ctx, pod, from, &e); err != nil {
 			return nil, err
@@ -44,7 +51,9 @@ func (w *worker) environment(ctx context.Context, pod *v1.Pod, c *v1.Container) 
 		}
 		if set {
 			value.Name = v.Name
-			e.put(value)
+			if err := e.put(value); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return e.result(), nil
@@ -55,28 +64,44 @@ type envBuilder struct {
 	order    []string
 	values   map[string]oci.EnvVar
 	services map[string]string
+	size     expand.Size // of the services' and the values
 }
 
-func (e *envBuilder) put(v oci.EnvVar) {
-	if _, ok := e.values[v.Name]; !ok {
+// put adds a variable, unless exec(2) would not take it.
+func (e *envBuilder) put(v oci.EnvVar) error {
+	old, own := e.values[v.Name]
+	if service, ok := e.services[v.Name]; ok && !own {
+		old = oci.EnvVar{Name: v.Name, Value: service}
+	}
+	if old.Name != "" {
+		e.size.Remove(len(old.Name) + 1 + len(old.Value))
+	}
+	if err := e.size.Add(len(v.Name) + 1 + len(v.Value)); err != nil {
+		return fmt.Errorf("environment variable %s: %w", v.Name, err)
+	}
+	if !own {
 		e.order = append(e.order, v.Name)
 	}
 	e.values[v.Name] = v
+	return nil
 }
 
 // expand replaces $(NAME) by what came before. A value made from a secret one
 // is as secret.
-func (e *envBuilder) expand(s string) oci.EnvVar {
+func (e *envBuilder) expand(v v1.EnvVar) (oci.EnvVar, error) {
 	secret := false
-	fallback := expansion.MappingFuncFor(e.services)
-	value := expansion.Expand(s, func(name string) string {
+	value, err := expand.String(v.Value, expand.StringMax(), func(name string) (string, bool) {
 		if v, ok := e.values[name]; ok {
 			secret = secret || v.Secret
-			return v.Value
+			return v.Value, true
 		}
-		return fallback(name)
+		service, ok := e.services[name]
+		return service, ok
 	})
-	return oci.EnvVar{Value: value, Secret: secret}
+	if err != nil {
+		return oci.EnvVar{}, fmt.Errorf("environment variable %s: %w", v.Name, err)
+	}
+	return oci.EnvVar{Value: value, Secret: secret}, nil
 }
 
 func (e *envBuilder) result() []oci.EnvVar {
@@ -132,7 +157,9 @@ func (w *worker) envFrom(ctx context.Context, pod *v1.Pod, from v1.EnvFromSource
 			}
 			v.Name = name
 		}
-		e.put(v)
+		if err := e.put(v); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -149,7 +176,8 @@ func secretVar(namespace, secret, key, value string) (oci.EnvVar, error) {
 // envValue gives a variable without its name, and whether it is set at all.
 func (w *worker) envValue(ctx context.Context, pod *v1.Pod, c *v1.Container, v v1.EnvVar, e *envBuilder) (oci.EnvVar, bool, error) {
 	if v.ValueFrom == nil {
-		return e.expand(v.Value), true, nil
+		value, err := e.expand(v)
+		return value, true, err
 	}
 	switch from := v.ValueFrom; {
 	case from.FieldRef != nil:

@@ -19,9 +19,9 @@ func (w *worker) mounts(pod *v1.Pod, c *v1.Container, env []oci.EnvVar) ([]specs
 		taken[filepath.Clean(m.MountPath)] = true
 	}
 	out := w.ownFiles(pod, taken)
-	values := map[string]string{}
+	values := map[string]oci.EnvVar{}
 	for _, e := range env {
-		values[e.Name] = e.Value
+		values[e.Name] = e
 	}
 	if (w.lasting() > 1 || pod.Spec.HostIPC) && !taken["/dev/shm"] {
 		out = append(out, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: w.shmDir(pod), Options: []string{"rbind", "rprivate", "rw"}})

@@ -2,8 +2,10 @@ package runner
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,6 +24,7 @@ func TestRunner(t *testing.T) {
 	for name, test := range map[string]func(*bed){
 		"status of a running pod":        runningPod,
 		"environment and identity":       environmentPod,
+		"environments beyond memory":     bombPods,
 		"volumes":                        volumesPod,
 		"ways to mount":                  mountedPod,
 		"what cannot be mounted":         unmountablePods,
@@ -122,6 +125,57 @@ func environmentPod(b *bed) {
 			b.t.Error("an optional variable without a source is set")
 		}
 	})
+}
+
+// bombPods: what $(VAR) would make larger than exec(2) takes, and than memory, is
+// refused with its name, and harms nobody.
+func bombPods(b *bed) {
+	text := strings.Repeat("a", 100_000)
+	doubling := []v1.EnvVar{{Name: "A0", Value: "0123456789abcdef"}}
+	for i := 1; i < 12; i++ { // A11 would have 128 GiB
+		doubling = append(doubling, v1.EnvVar{Name: fmt.Sprint("A", i), Value: strings.Repeat(fmt.Sprintf("$(A%d)", i-1), 8)})
+	}
+	var many []v1.EnvVar
+	for i := range 30 {
+		many = append(many, v1.EnvVar{Name: fmt.Sprint("M", i), Value: text})
+	}
+	for name, test := range map[string]struct {
+		change func(*v1.Container)
+		wanted string
+	}{
+		"doubling": {func(c *v1.Container) { c.Env = doubling }, "environment variable A5: 524288 bytes with its variables expanded, and at most 131071"},
+		"total":    {func(c *v1.Container) { c.Env = many }, "environment variable M20: the environment and the arguments up to here have 21"},
+		"args": {func(c *v1.Container) {
+			c.Env = []v1.EnvVar{{Name: "A", Value: text}}
+			c.Args = slices.Repeat([]string{"$(A)"}, 200_000)
+		}, "args[19]: the environment and the arguments up to here have 21"},
+		"command": {func(c *v1.Container) {
+			c.Env = []v1.EnvVar{{Name: "A", Value: text}}
+			c.Command = []string{"echo", strings.Repeat("$(A)", 200_000)}
+		}, "command[1]: 20000000000 bytes"},
+		"path": {func(c *v1.Container) {
+			c.Env = []v1.EnvVar{{Name: "A", Value: text}}
+			c.VolumeMounts = []v1.VolumeMount{{Name: "v", MountPath: "/v", SubPathExpr: strings.Repeat("$(A)", 200_000)}}
+		}, "subPathExpr: 20000000000 bytes with its variables expanded, and at most 4095"},
+	} {
+		p := pod("bomb-"+name, sleeper, func(p *v1.Pod) {
+			p.Spec.Volumes = []v1.Volume{{Name: "v", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}}}
+			test.change(&p.Spec.Containers[0])
+		})
+		b.runner.Set(p)
+		c := b.container(p, "main", "refused", waitingFor(reasonConfigError))
+		if !strings.Contains(c.State.Waiting.Message, test.wanted) {
+			b.t.Errorf("%s: want %q, got %.300q", name, test.wanted, c.State.Waiting.Message)
+		}
+		b.remove(p)
+	}
+	fits := pod("fits", sleeper, func(p *v1.Pod) {
+		p.Spec.Containers[0].Env = []v1.EnvVar{{Name: "A", Value: text}, {Name: "B", Value: "$(A)$(A0)"}}
+		p.Spec.Containers[0].Args = []string{"$(A)", "$(B)"}
+	})
+	b.runner.Set(fits)
+	b.phase(fits, v1.PodRunning)
+	b.remove(fits)
 }
 
 // remove1 checks the log of a pod of one container once its script is past

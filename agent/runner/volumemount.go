@@ -3,21 +3,24 @@ package runner
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/kubernetes/third_party/forked/golang/expansion"
 
+	"shoal/agent/expand"
+	"shoal/agent/oci"
 	"shoal/agent/volume"
 )
 
 // volumeMount is the bind mount of a container's i-th volumeMount. What is
 // wrong with it is said in the kubelet's words.
-func (w *worker) volumeMount(pod *v1.Pod, c *v1.Container, i int, env map[string]string) (specs.Mount, error) {
+func (w *worker) volumeMount(pod *v1.Pod, c *v1.Container, i int, env map[string]oci.EnvVar) (specs.Mount, error) {
 	m := &c.VolumeMounts[i]
 	vol, ok := w.r.Volumes.Mounted(pod.UID, m.Name)
 	if !ok {
@@ -54,7 +57,7 @@ func absolute(path string) string {
 }
 
 // mountSource is the volume, or the part of it that the mount names.
-func (w *worker) mountSource(pod *v1.Pod, c *v1.Container, i int, vol volume.Mounted, env map[string]string) (string, error) {
+func (w *worker) mountSource(pod *v1.Pod, c *v1.Container, i int, vol volume.Mounted, env map[string]oci.EnvVar) (string, error) {
 	m := &c.VolumeMounts[i]
 	sub := m.SubPath
 	if m.SubPathExpr != "" {
@@ -75,20 +78,26 @@ func (w *worker) mountSource(pod *v1.Pod, c *v1.Container, i int, vol volume.Mou
 	return source, err
 }
 
-func expandSubPath(expr string, env map[string]string) (string, error) {
-	var missing []string
-	out := expansion.Expand(expr, func(name string) string {
-		if env[name] == "" && !slices.Contains(missing, name) {
-			missing = append(missing, name)
+// expandSubPath gives the path that expr stands for.
+func expandSubPath(expr string, env map[string]oci.EnvVar) (string, error) {
+	missing := map[string]bool{}
+	out, err := expand.String(expr, unix.PathMax-1, func(name string) (string, bool) {
+		if env[name].Value == "" && len(missing) < missingMax {
+			missing[name] = true
 		}
-		return env[name]
+		return env[name].Value, true
 	})
 	if len(missing) > 0 {
-		slices.Sort(missing)
-		return "", fmt.Errorf("missing value for %s", strings.Join(missing, ", "))
+		return "", fmt.Errorf("missing value for %s", strings.Join(slices.Sorted(maps.Keys(missing)), ", "))
+	}
+	if err != nil {
+		return "", fmt.Errorf("subPathExpr: %w", err)
 	}
 	return out, nil
 }
+
+// missingMax bounds the names in one message.
+const missingMax = 16
 
 // propagationOf is the mount option for what is mounted later inside or
 // outside the container. Only a mount that is shared on the host can pass that
