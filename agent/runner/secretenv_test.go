@@ -219,3 +219,25 @@ func TestSecretsNobodyCanRun(t *testing.T) {
 		t.Errorf("exec in no container: %d %q", code, out)
 	}
 }
+
+// TestSecretsInPaths: no directory is named by a secret, nor by what is made of one.
+func TestSecretsInPaths(t *testing.T) {
+	b := newBed(t)
+	b.objects.secrets["test/login"] = withSecret("login", map[string]string{"password": secretMark})
+	host := t.TempDir()
+	p := pod("path", sleeper, func(p *v1.Pod) {
+		p.Spec.Volumes = []v1.Volume{hostDir("v", host)}
+		c := &p.Spec.Containers[0]
+		c.Env = []v1.EnvVar{{Name: "PASSWORD", ValueFrom: fromSecret("login", "password")}, {Name: "DERIVED", Value: "of-$(PASSWORD)"}}
+		c.VolumeMounts = []v1.VolumeMount{{Name: "v", MountPath: "/v", SubPathExpr: "logs/$(DERIVED)"}}
+	})
+	b.runner.Set(p)
+	c := b.container(p, "main", "refused", waitingFor(reasonConfigError))
+	if m := c.State.Waiting.Message; !strings.Contains(m, "subPathExpr: the value of DERIVED is from a Secret") || strings.Contains(m, secretMark) {
+		t.Errorf("the reason is %q", m)
+	}
+	b.remove(p)
+	if made, err := os.ReadDir(host); err != nil || len(made) > 0 {
+		t.Errorf("the volume has %v, %v", made, err)
+	}
+}

@@ -78,15 +78,22 @@ func (w *worker) mountSource(pod *v1.Pod, c *v1.Container, i int, vol volume.Mou
 	return source, err
 }
 
-// expandSubPath gives the path that expr stands for.
+// expandSubPath gives the path that expr stands for. A path is written to disk and
+// shown in errors, so a Secret's value is refused in it.
 func expandSubPath(expr string, env map[string]oci.EnvVar) (string, error) {
-	missing := map[string]bool{}
+	missing, secret := map[string]bool{}, ""
 	out, err := expand.String(expr, unix.PathMax-1, func(name string) (string, bool) {
 		if env[name].Value == "" && len(missing) < missingMax {
 			missing[name] = true
 		}
+		if env[name].Secret {
+			secret = name
+		}
 		return env[name].Value, true
 	})
+	if secret != "" {
+		return "", fmt.Errorf("subPathExpr: the value of %s is from a Secret, and would become the name of a directory on disk; use a variable that is not", secret)
+	}
 	if len(missing) > 0 {
 		return "", fmt.Errorf("missing value for %s", strings.Join(slices.Sorted(maps.Keys(missing)), ", "))
 	}
