@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"net/http"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
@@ -11,11 +12,35 @@ import (
 	"shoal/agent/runner"
 )
 
+const (
+	// knowsWithin bounds how long a request waits for an agent that has just
+	// begun to hear of its pods.
+	knowsWithin = 10 * time.Second
+	knowsPeriod = 20 * time.Millisecond
+)
+
+// requested finds the pod a request names, or answers that there is none.
+func (a *Agent) requested(w http.ResponseWriter, r *http.Request) *v1.Pod {
+	namespace, name := r.PathValue("namespace"), r.PathValue("pod")
+	deadline := time.Now().Add(knowsWithin)
+	for {
+		all := a.synced.Load() // before the look
+		if pod := a.pods.get(namespace, name); pod != nil {
+			return pod
+		}
+		if all || time.Now().After(deadline) || r.Context().Err() != nil {
+			break
+		}
+		time.Sleep(knowsPeriod)
+	}
+	http.Error(w, "pod "+namespace+"/"+name+" is not on this node", http.StatusNotFound)
+	return nil
+}
+
 // container finds the container a request names, or answers with why not.
 func (a *Agent) container(w http.ResponseWriter, r *http.Request) (*v1.Pod, runner.Ref, bool) {
-	pod := a.pods.get(r.PathValue("namespace"), r.PathValue("pod"))
+	pod := a.requested(w, r)
 	if pod == nil {
-		http.Error(w, "pod "+r.PathValue("namespace")+"/"+r.PathValue("pod")+" is not on this node", http.StatusNotFound)
 		return nil, runner.Ref{}, false
 	}
 	name := r.PathValue("container")
@@ -105,9 +130,8 @@ func (a *Agent) serveAttach(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *Agent) servePortForward(w http.ResponseWriter, r *http.Request) {
-	pod := a.pods.get(r.PathValue("namespace"), r.PathValue("pod"))
+	pod := a.requested(w, r)
 	if pod == nil {
-		http.Error(w, "pod "+r.PathValue("namespace")+"/"+r.PathValue("pod")+" is not on this node", http.StatusNotFound)
 		return
 	}
 	netns, ok := a.runner.Netns(pod.UID)

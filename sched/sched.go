@@ -70,6 +70,7 @@ type Scheduler struct {
 	reports   *reporter
 	synced    []cache.InformerSynced
 	unwatch   []func()
+	failed    error // of watching
 
 	mu       sync.Mutex
 	snapshot *placement.Snapshot  // guarded by mu
@@ -80,8 +81,8 @@ type Scheduler struct {
 	ready    chan struct{}        // holds one token when the queue may have work
 }
 
-// New registers the informers a scheduler needs; call it before the shared
-// factory is started.
+// New registers the informers a scheduler needs. A factory that more than one
+// term uses is Lasting.
 func New(o Options) *Scheduler {
 	s := &Scheduler{
 		client:    o.Client,
@@ -114,6 +115,9 @@ func (s *Scheduler) Run(ctx context.Context) error {
 			stop()
 		}
 	}()
+	if s.failed != nil {
+		return fmt.Errorf("start scheduler: %w", s.failed)
+	}
 	s.informers.Start(ctx.Done())
 	if !cache.WaitForCacheSync(ctx.Done(), s.synced...) {
 		return fmt.Errorf("start scheduler: pods and nodes could not be listed: %w", context.Cause(ctx))

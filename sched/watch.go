@@ -1,6 +1,7 @@
 package sched
 
 import (
+	"errors"
 	"maps"
 	"runtime/debug"
 
@@ -52,8 +53,7 @@ func on[T any, P interface {
 		DeleteFunc: func(object any) { guarded(object, remove) },
 	})
 	if err != nil { // only for an informer that was stopped already
-		s.log.Error("the scheduler cannot watch; restart the daemon", "error", err)
-		s.synced = append(s.synced, func() bool { return false })
+		s.failed = errors.Join(s.failed, err)
 		return
 	}
 	s.synced = append(s.synced, registration.HasSynced)
@@ -64,7 +64,7 @@ func on[T any, P interface {
 func (s *Scheduler) setNode(before, now *v1.Node) {
 	if before != nil && before.UID == now.UID &&
 		before.Spec.Unschedulable == now.Spec.Unschedulable &&
-		placement.Ready(before) == placement.Ready(now) &&
+		placement.EqualConditions(before, now) &&
 		maps.Equal(before.Labels, now.Labels) &&
 		apiequality.Semantic.DeepEqual(before.Spec.Taints, now.Spec.Taints) &&
 		apiequality.Semantic.DeepEqual(before.Status.Allocatable, now.Status.Allocatable) {

@@ -135,7 +135,7 @@ func isArchive(name string) bool {
 
 func (d *Directory) take(ctx context.Context, name string, state fileState) {
 	images, err := d.read(ctx, filepath.Join(d.Path, name))
-	if ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil {
 		return // the next run begins with it
 	}
 	state.Images = images

@@ -23,6 +23,7 @@ type class struct {
 	preferred   *nodeaffinity.PreferredSchedulingTerms
 	tolerations []v1.Toleration
 	peers       *peerTerms // nil for a pod without terms about other pods
+	bestEffort  bool       // its QoS class
 	refused     string     // why this package cannot honour the pod at all
 
 	pinned []string // the only node names it can match; nil when not so limited
@@ -64,6 +65,7 @@ func newClass(pod *v1.Pod, d demand) *class {
 		demand:      d,
 		required:    nodeaffinity.GetRequiredNodeAffinity(pod),
 		tolerations: pod.Spec.Tolerations,
+		bestEffort:  pod.Status.QOSClass == v1.PodQOSBestEffort,
 		refused:     Unsupported(pod),
 		pinned:      pinnedNodes(pod),
 	}
@@ -94,6 +96,9 @@ func appendKey(key []byte, pod *v1.Pod, d *demand) []byte {
 	for _, p := range d.ports {
 		key = append(append(append(key, p.protocol...), p.address...), ':')
 		key = append(strconv.AppendInt(key, int64(p.port), 36), ' ')
+	}
+	if pod.Status.QOSClass == v1.PodQOSBestEffort {
+		key = append(key, 'b')
 	}
 	key = appendMap(append(key, 's'), pod.Spec.NodeSelector)
 	for i := range pod.Spec.Tolerations {

@@ -13,6 +13,10 @@ const (
 	passed filter = iota
 	failedUnschedulable
 	failedNotReady
+	failedDiskPressure
+	failedMemoryPressure
+	failedPIDPressure
+	failedNetwork
 	failedTaints
 	failedNodeAffinity
 	failedPorts
@@ -35,6 +39,10 @@ const (
 var text = map[filter]string{
 	failedUnschedulable:        "node(s) were unschedulable",
 	failedNotReady:             "node(s) were not ready",
+	failedDiskPressure:         "node(s) had disk pressure",
+	failedMemoryPressure:       "node(s) had memory pressure",
+	failedPIDPressure:          "node(s) had pid pressure",
+	failedNetwork:              "node(s) had unavailable network",
 	failedTaints:               "node(s) had untolerated taint(s)",
 	failedNodeAffinity:         "node(s) didn't match Pod's node affinity/selector",
 	failedPorts:                "node(s) didn't have free ports for the requested pod ports",
@@ -99,6 +107,9 @@ func (c *class) judgeHard(object *v1.Node) filter {
 	if taint := unready(object); taint != nil && !c.tolerates(taint) {
 		return failedNotReady
 	}
+	if failed := c.judgeConditions(object); failed != passed {
+		return failed
+	}
 	for i := range object.Spec.Taints {
 		taint := &object.Spec.Taints[i]
 		if taint.Effect != v1.TaintEffectPreferNoSchedule && !c.tolerates(taint) {
@@ -126,6 +137,58 @@ func unready(object *v1.Node) *v1.Taint {
 		}
 	}
 	return nil
+}
+
+// trouble is what upstream's node controller makes a taint NoSchedule of, while
+// the condition is true. Here too the condition is enough.
+var trouble = []struct {
+	condition v1.NodeConditionType
+	taint     string
+	failed    filter
+}{
+	{v1.NodeDiskPressure, v1.TaintNodeDiskPressure, failedDiskPressure},
+	{v1.NodeMemoryPressure, v1.TaintNodeMemoryPressure, failedMemoryPressure},
+	{v1.NodePIDPressure, v1.TaintNodePIDPressure, failedPIDPressure},
+	{v1.NodeNetworkUnavailable, v1.TaintNodeNetworkUnavailable, failedNetwork},
+}
+
+// judgeConditions leaves a node alone that would evict the pod again. Only pods
+// of the QoS class BestEffort are kept from one that is short of memory: the
+// others are taken to tolerate that, as upstream's admission does.
+func (c *class) judgeConditions(object *v1.Node) filter {
+	for i := range trouble {
+		t := &trouble[i]
+		if !conditionHolds(object, t.condition) || t.failed == failedMemoryPressure && !c.bestEffort {
+			continue
+		}
+		if !c.tolerates(&v1.Taint{Key: t.taint, Effect: v1.TaintEffectNoSchedule}) {
+			return t.failed
+		}
+	}
+	return passed
+}
+
+func conditionHolds(object *v1.Node, kind v1.NodeConditionType) bool {
+	for i := range object.Status.Conditions {
+		if c := &object.Status.Conditions[i]; c.Type == kind {
+			return c.Status == v1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// EqualConditions reports whether two nodes look alike to placement by what
+// their hosts say of their state.
+func EqualConditions(a, b *v1.Node) bool {
+	if Ready(a) != Ready(b) {
+		return false
+	}
+	for i := range trouble {
+		if conditionHolds(a, trouble[i].condition) != conditionHolds(b, trouble[i].condition) {
+			return false
+		}
+	}
+	return true
 }
 
 // Ready reports whether pods may be put on a node by its Ready condition.

@@ -71,6 +71,8 @@ type nodeArgument struct {
 	Cordon bool
 	// Ready is the status of the Ready condition; empty for none.
 	Ready v1.ConditionStatus `json:"ready"`
+	// Holds are the other conditions that are true.
+	Holds []v1.NodeConditionType
 }
 
 type podArgument struct {
@@ -160,6 +162,9 @@ func (a nodeArgument) node(name string) *v1.Node {
 	if a.Ready != "" {
 		node.Status.Conditions = []v1.NodeCondition{{Type: v1.NodeReady, Status: a.Ready}}
 	}
+	for _, kind := range a.Holds {
+		node.Status.Conditions = append(node.Status.Conditions, v1.NodeCondition{Type: kind, Status: v1.ConditionTrue})
+	}
 	return node
 }
 
@@ -173,6 +178,9 @@ func (a podArgument) pod(name string) *v1.Pod {
 	}
 	if len(pod.Spec.Containers) == 0 {
 		pod.Spec.Containers = []v1.Container{{Name: "c", Resources: v1.ResourceRequirements{Requests: a.Req}}}
+	}
+	if len(a.Req) == 0 {
+		pod.Status.QOSClass = v1.PodQOSBestEffort
 	}
 	if a.Owner != "" {
 		controller := true

@@ -97,7 +97,7 @@ func (s *Snapshot) eligible(c *class, term *spreadTerm, object *v1.Node) bool {
 	}
 	if term.honourTaints {
 		failed := c.judgeHard(object)
-		return failed != failedTaints && failed != failedUnschedulable && failed != failedNotReady
+		return failed == passed || failed > failedTaints
 	}
 	return true
 }

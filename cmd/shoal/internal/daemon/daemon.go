@@ -45,6 +45,7 @@ import (
 	"shoal/netdp/announce/elect"
 	nethosts "shoal/netdp/hosts"
 	"shoal/netdp/policy"
+	"shoal/sched"
 	"shoal/store"
 )
 
@@ -274,7 +275,7 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	client := func(name string) (kubernetes.Interface, error) {
 		return kubernetes.NewForConfig(p.server.ClientConfig(name))
 	}
-	informers := p.server.Informers()
+	informers := sched.Lasting(ctx, p.server.Informers())
 	schedClient, err := client("shoal-scheduler")
 	if err != nil {
 		return fmt.Errorf("make scheduler client: %w", err)
