@@ -31,11 +31,12 @@ type Server struct {
 	names *Names
 	host  string
 	log   *slog.Logger
+	stuck time.Duration // stuckAfter, shorter in a test
 }
 
 // NewServer serves the flows of the host of that name.
 func NewServer(dp Datapath, names *Names, host string, log *slog.Logger) *Server {
-	return &Server{dp: dp, names: names, host: host, log: log}
+	return &Server{dp: dp, names: names, host: host, log: log, stuck: stuckAfter}
 }
 
 // ServeHTTP implements http.Handler.
@@ -45,7 +46,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	lines := newLines(w)
+	lines := newLines(w, s.stuck)
 	send := func(rec netdp.FlowRecord, more bool) error {
 		flow := s.flow(rec)
 		if want.matches(&flow) {
@@ -154,23 +155,32 @@ type lines struct {
 	buffer  *bufio.Writer
 	encode  *json.Encoder
 	control *http.ResponseController
+	within  time.Duration
 }
 
-func newLines(w http.ResponseWriter) *lines {
-	l := &lines{buffer: bufio.NewWriter(w), control: http.NewResponseController(w)}
+func newLines(w http.ResponseWriter, within time.Duration) *lines {
+	l := &lines{buffer: bufio.NewWriter(w), control: http.NewResponseController(w), within: within}
 	l.encode = json.NewEncoder(l.buffer)
 	return l
 }
 
 func (l *lines) write(flow *v1.Flow) error {
-	_ = l.control.SetWriteDeadline(time.Now().Add(stuckAfter)) // a writer without deadlines has none
+	defer l.deadline()()
 	return l.encode.Encode(flow)
 }
 
 func (l *lines) flush() error {
-	_ = l.control.SetWriteDeadline(time.Now().Add(stuckAfter))
+	defer l.deadline()()
 	if err := l.buffer.Flush(); err != nil {
 		return err
 	}
 	return l.control.Flush()
+}
+
+// deadline bounds what follows until the returned function is called: HTTP/2
+// ends a stream at a deadline also when nothing is being written. A writer that
+// has no deadlines has none.
+func (l *lines) deadline() (lift func()) {
+	_ = l.control.SetWriteDeadline(time.Now().Add(l.within))
+	return func() { _ = l.control.SetWriteDeadline(time.Time{}) }
 }

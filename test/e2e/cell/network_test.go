@@ -125,7 +125,41 @@ func TestPodsAcrossPeers(t *testing.T) {
 			t.Errorf("kubectl exec: %q", out)
 		}
 	})
+	t.Run("flows and services of another host", func(t *testing.T) { lookFromAfar(t, ns, pods) })
 	t.Run("kubernetes service", func(t *testing.T) { ownAPIFirst(t, ns) })
+}
+
+// lookFromAfar asks one peer for what another host's kernel holds and dropped.
+func lookFromAfar(t *testing.T, ns string, pods []corev1.Pod) {
+	empty, err := peers[3].kube.CoreV1().Services(ns).Create(t.Context(), &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "empty"},
+		Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": "nobody"}, Ports: []corev1.ServicePort{{Port: 80}}},
+	}, metav1.CreateOptions{})
+	ok(t, err)
+	eventually(t, "a refusal on lab-5 is seen through lab-2", func() error {
+		if _, err := peers[1].exec(t, ns, "on-lab-5", "hello", "get", "http://"+empty.Spec.ClusterIP, "1"); err == nil {
+			return errors.New("a service that nobody answers was reached")
+		}
+		text := peers[2].shoal(t, "flows", "--dropped", "--host", "lab-5", "-n", ns)
+		for _, word := range []string{"lab-5  dropped", ns + "/on-lab-5", "service " + ns + "/empty:80/TCP", "no-backend"} {
+			if !strings.Contains(text, word) {
+				return fmt.Errorf("%q is not in %q", word, text)
+			}
+		}
+		return nil
+	})
+	eventually(t, "lab-4 holds all backends", func() error {
+		text := peers[2].shoal(t, "services", "net", "-n", ns, "--backends", "--host", "lab-4")
+		for i := range pods {
+			if name := ns + "/" + pods[i].Name; !strings.Contains(text, name) {
+				return fmt.Errorf("%s is not among\n%s", name, text)
+			}
+		}
+		if strings.Contains(text, "*") {
+			return fmt.Errorf("kernel and store differ:\n%s", text)
+		}
+		return nil
+	})
 }
 
 // balances waits until pods of all hosts have answered what calls asks.
