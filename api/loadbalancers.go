@@ -42,7 +42,7 @@ func (s *Server) addLoadBalancers(start func(string, func(context.Context)), sha
 	}
 	controller, err := loadbalancer.New(loadbalancer.Options{
 		Self: o.NodeName, Members: o.Members, Client: client, Objects: objects, Claims: owned, Logger: s.log,
-		Ranges: []netip.Prefix{o.ServiceCIDR, PodRange},
+		Ranges: cellRanges(o),
 		Warn: func(ctx context.Context, about corev1.ObjectReference, reason, message string) error {
 			return postEvent(ctx, client, about, reason, message)
 		},
@@ -58,6 +58,16 @@ func (s *Server) addLoadBalancers(start func(string, func(context.Context)), sha
 		}
 	})
 	return nil
+}
+
+// cellRanges are what the cell gives out itself, to pods and as cluster IPs. Those
+// of IPv6 are all of one range.
+func cellRanges(o Options) []netip.Prefix {
+	ranges := []netip.Prefix{o.ServiceCIDR, PodRange}
+	if o.ServiceCIDR6.IsValid() {
+		ranges = append(ranges, netip.PrefixFrom(o.ServiceCIDR6.Addr(), ipv6CellBits).Masked())
+	}
+	return ranges
 }
 
 // ensurePools has the API server know the kind AddressPool. A split or a full

@@ -113,7 +113,7 @@ func (c *Controller) take(svc *corev1.Service, choices []choice, refused *refusa
 	var first *refusal
 	for _, one := range choices {
 		a := one.keep
-		if !a.IsValid() && one.draw != nil {
+		if !a.IsValid() && c.hasFree(one) {
 			if !c.chosen(key{service: serviceKey(svc)}) {
 				return nil, nil, errNotChosen
 			}
@@ -132,6 +132,19 @@ func (c *Controller) take(svc *corev1.Service, choices []choice, refused *refusa
 		refused = first
 	}
 	return have, refused, nil
+}
+
+// hasFree tells whether there is an address to draw, as far as heard of.
+func (c *Controller) hasFree(one choice) bool {
+	if one.draw == nil {
+		return false
+	}
+	for a := range one.draw {
+		if !c.o.Claims.Has(a) {
+			return true
+		}
+	}
+	return false
 }
 
 // draw claims the first free address of a choice; the zero address if none is.

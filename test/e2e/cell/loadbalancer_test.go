@@ -90,6 +90,20 @@ func TestLocalLoadBalancer(t *testing.T) {
 		front(t, ns, p)
 	}
 	peers[1].runs(t, ns, "front", len(backends))
+	for _, p := range all() {
+		eventually(t, p.name+" says which networks it is in", func() error {
+			node, err := peers[1].kube.CoreV1().Nodes().Get(t.Context(), p.name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			for _, link := range strings.Split(node.Annotations[v1alpha1.Links], ",") {
+				if n, err := netip.ParsePrefix(link); err == nil && n.Contains(address) {
+					return nil
+				}
+			}
+			return fmt.Errorf("its annotations are %v", node.Annotations)
+		})
+	}
 	healthy := func(with ...*peer) {
 		t.Helper()
 		for _, p := range all() {
