@@ -134,7 +134,15 @@ func New(o Options) *Controller {
 		return keys[0], nil
 	}))
 	c.follow(core.Pods().Informer(), c.enqueue(c.podKey))
-	c.follow(core.Nodes().Informer(), func(any) { c.lookAgain() })
+	c.follow(core.Nodes().Informer(), cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { c.lookAgain() },
+		UpdateFunc: func(old, obj any) {
+			if nodeMatters(old, obj) {
+				c.lookAgain()
+			}
+		},
+		DeleteFunc: func(any) { c.lookAgain() },
+	})
 	return c
 }
 
@@ -164,8 +172,8 @@ func sliceService(obj any) ([]string, error) {
 }
 
 // enqueue is a handler that has the keys of objects worked on.
-func (c *Controller) enqueue(keyOf func(any) (string, error)) func(any) {
-	return func(obj any) {
+func (c *Controller) enqueue(keyOf func(any) (string, error)) cache.ResourceEventHandler {
+	changed := func(obj any) {
 		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 			obj = gone.Obj
 		}
@@ -173,17 +181,18 @@ func (c *Controller) enqueue(keyOf func(any) (string, error)) func(any) {
 			c.queue.Add(key)
 		}
 	}
-}
-
-func (c *Controller) follow(informer cache.SharedIndexInformer, changed func(any)) {
-	reg, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	return cache.ResourceEventHandlerFuncs{
 		AddFunc: changed,
 		UpdateFunc: func(old, obj any) {
 			changed(old) // a slice may have changed its service
 			changed(obj)
 		},
 		DeleteFunc: changed,
-	})
+	}
+}
+
+func (c *Controller) follow(informer cache.SharedIndexInformer, handler cache.ResourceEventHandler) {
+	reg, err := informer.AddEventHandler(handler)
 	if err != nil {
 		c.log.Error("follow objects", "error", err) // only after the informer was stopped
 		return

@@ -29,6 +29,14 @@ func (c *Controller) watchHosts(ctx context.Context) {
 	}
 }
 
+// nodeMatters leaves out what Nodes say of themselves all the time.
+func nodeMatters(old, obj any) bool {
+	before, ok1 := old.(*corev1.Node)
+	after, ok2 := obj.(*corev1.Node)
+	return !ok1 || !ok2 || calledFailed(before) != calledFailed(after) ||
+		before.Labels[corev1.LabelTopologyZone] != after.Labels[corev1.LabelTopologyZone]
+}
+
 func (c *Controller) lookAgain() {
 	select {
 	case c.look <- struct{}{}:
