@@ -105,7 +105,10 @@ func TestMissingConfigMap(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Name: "needs"},
 		Spec: v1.PodSpec{
 			NodeName: h.name, TerminationGracePeriodSeconds: new(int64),
-			Containers: []v1.Container{{Name: "main", Image: "box", ImagePullPolicy: v1.PullIfNotPresent, Command: []string{"sh", "-c", sleeper}}},
+			Containers: []v1.Container{{
+				Name: "main", Image: "box", ImagePullPolicy: v1.PullIfNotPresent, Command: []string{"sh", "-c", sleeper},
+				VolumeMounts: []v1.VolumeMount{{Name: "conf", MountPath: "/conf"}},
+			}},
 			Volumes: []v1.Volume{{Name: "conf", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{
 				LocalObjectReference: v1.LocalObjectReference{Name: "needed-conf"}}}}},
 		},

@@ -113,6 +113,9 @@ func (w *worker) start(ctx context.Context, pod *v1.Pod, s *slot) error {
 		if err := w.makeLogDir(pod, s); err != nil {
 			return &startError{reason: reasonCreateError, err: err}
 		}
+		if err := w.makeVolumes(ctx, pod, s); err != nil {
+			return &startError{reason: reasonConfigError, err: err}
+		}
 	}
 	p := s.prepared
 	s.prepared = nil

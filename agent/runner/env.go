@@ -10,12 +10,12 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation"
-	"k8s.io/kubernetes/pkg/api/v1/resource"
 	"k8s.io/kubernetes/pkg/fieldpath"
 
 	"shoal/agent/expand"
 	"shoal/agent/oci"
 	"shoal/agent/secretspec"
+	"shoal/agent/volume"
 )
 
 // environment is the container's environment in its final order: services,
@@ -184,7 +184,7 @@ func (w *worker) envValue(ctx context.Context, pod *v1.Pod, c *v1.Container, v v
 		value, err := w.fieldValue(pod, from.FieldRef.FieldPath)
 		return oci.EnvVar{Value: value}, true, err
 	case from.ResourceFieldRef != nil:
-		value, err := w.resourceValue(pod, c, from.ResourceFieldRef)
+		value, err := volume.ResourceField(from.ResourceFieldRef, pod, c, w.r.Volumes.NodeAllocatable())
 		return oci.EnvVar{Value: value}, true, err
 	case from.ConfigMapKeyRef != nil:
 		value, set, err := w.configMapKey(ctx, pod, from.ConfigMapKeyRef)
@@ -211,13 +211,6 @@ func (w *worker) fieldValue(pod *v1.Pod, path string) (string, error) {
 		return strings.Join(w.podIPs(), ","), nil
 	}
 	return fieldpath.ExtractFieldPathAsString(pod, path)
-}
-
-func (w *worker) resourceValue(pod *v1.Pod, c *v1.Container, ref *v1.ResourceFieldSelector) (string, error) {
-	if ref.ContainerName != "" && ref.ContainerName != c.Name {
-		return resource.ExtractResourceValueByContainerName(ref, pod, ref.ContainerName)
-	}
-	return resource.ExtractContainerResourceValue(ref, c)
 }
 
 func (w *worker) configMapKey(ctx context.Context, pod *v1.Pod, ref *v1.ConfigMapKeySelector) (string, bool, error) {

@@ -1,10 +1,24 @@
 package runner
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"strconv"
+
+	v1 "k8s.io/api/core/v1"
 )
+
+// makeVolumes makes what an ephemeral container mounts and no container did
+// before it came.
+func (w *worker) makeVolumes(ctx context.Context, pod *v1.Pod, s *slot) error {
+	for _, m := range s.spec.VolumeMounts {
+		if _, ok := w.r.Volumes.Mounted(pod.UID, m.Name); !ok {
+			return w.r.Volumes.Setup(ctx, pod)
+		}
+	}
+	return nil
+}
 
 // processesOf is the process namespace of a running container of the pod, for
 // an ephemeral one that looks at it.

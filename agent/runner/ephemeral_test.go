@@ -25,10 +25,14 @@ func debugged(p *v1.Pod, name, script, target string) *v1.Pod {
 // restart of the daemon.
 func TestEphemeral(t *testing.T) {
 	b := newBed(t)
-	p := pod("looked-at", sleeper)
+	p := pod("looked-at", sleeper, func(p *v1.Pod) {
+		// The main container has none of it, so it is made for the first that does.
+		p.Spec.Volumes = []v1.Volume{{Name: "spare", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}}}
+	})
 	b.runner.Set(p)
 	b.phase(p, v1.PodRunning)
-	p = debugged(p, "once", "echo seen; exit 3", "")
+	p = debugged(p, "once", "echo seen > /spare/x && exit 3", "")
+	p.Spec.EphemeralContainers[0].VolumeMounts = []v1.VolumeMount{{Name: "spare", MountPath: "/spare"}}
 	b.runner.Set(p)
 	once := b.container(p, "once", "ended", func(c v1.ContainerStatus) bool { return c.State.Terminated != nil })
 	if once.State.Terminated.ExitCode != 3 || once.Ready || once.Started != nil || once.RestartCount != 0 {

@@ -105,6 +105,7 @@ func environmentPod(b *bed) {
 			{Name: "IP", ValueFrom: &v1.EnvVarSource{FieldRef: &v1.ObjectFieldSelector{FieldPath: "status.podIP"}}},
 			{Name: "NAME", ValueFrom: &v1.EnvVarSource{FieldRef: &v1.ObjectFieldSelector{FieldPath: "metadata.name"}}},
 			{Name: "MEM", ValueFrom: &v1.EnvVarSource{ResourceFieldRef: &v1.ResourceFieldSelector{Resource: "limits.memory"}}},
+			{Name: "CPUS", ValueFrom: &v1.EnvVarSource{ResourceFieldRef: &v1.ResourceFieldSelector{Resource: "limits.cpu"}}},
 		}
 		p.Spec.SecurityContext = &v1.PodSecurityContext{RunAsUser: ptr(int64(1234)), SupplementalGroups: []int64{55}}
 		p.Spec.HostAliases = []v1.HostAlias{{IP: "192.0.2.9", Hostnames: []string{"alias"}}}
@@ -114,7 +115,7 @@ func environmentPod(b *bed) {
 	b.remove1(p, func(out string) {
 		for _, want := range []string{
 			"A=a", "B=ab$(MISSING)", "CM=from-cm", "SEC=from-secret", "P_ALL=yes", "FROM_IMAGE=yes", "NAME=env",
-			"MEM=67108864", "KUBERNETES_SERVICE_HOST=10.0.0.1", "HOSTNAME=env", "IP=" + b.last(p.UID).PodIP,
+			"MEM=67108864", "CPUS=7", "KUBERNETES_SERVICE_HOST=10.0.0.1", "HOSTNAME=env", "IP=" + b.last(p.UID).PodIP,
 			" F web\n", " F 1234 55 77\n", " F /tmp\n", " F env\n", "192.0.2.9\talias", b.last(p.UID).PodIP + "\tenv", "args a-x $(A)",
 		} {
 			if !strings.Contains(out, want) {
@@ -208,6 +209,7 @@ func volumesPod(b *bed) {
 			{Name: "host", VolumeSource: v1.VolumeSource{HostPath: &v1.HostPathVolumeSource{Path: host, Type: ptr(v1.HostPathDirectory)}}},
 			{Name: "down", VolumeSource: v1.VolumeSource{DownwardAPI: &v1.DownwardAPIVolumeSource{Items: []v1.DownwardAPIVolumeFile{{Path: "name", FieldRef: &v1.ObjectFieldSelector{FieldPath: "metadata.labels['l']"}}}}}},
 			{Name: "tok", VolumeSource: v1.VolumeSource{Projected: &v1.ProjectedVolumeSource{Sources: []v1.VolumeProjection{{ServiceAccountToken: &v1.ServiceAccountTokenProjection{Path: "token"}}}}}},
+			{Name: "unmounted", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{LocalObjectReference: v1.LocalObjectReference{Name: "none"}}}},
 		}
 		p.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{
 			{Name: "conf", MountPath: "/conf"}, {Name: "sec", MountPath: "/secret", ReadOnly: true}, {Name: "empty", MountPath: "/empty"},
@@ -418,6 +420,7 @@ func imagePods(b *bed) {
 func unsupportedPod(b *bed) {
 	p := pod("nfs", sleeper, func(p *v1.Pod) {
 		p.Spec.Volumes = []v1.Volume{{Name: "n", VolumeSource: v1.VolumeSource{NFS: &v1.NFSVolumeSource{Server: "x", Path: "/"}}}}
+		p.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "n", MountPath: "/n"}}
 	})
 	b.runner.Set(p)
 	c := b.container(p, "main", "unsupported", waitingFor("CreateContainerConfigError"))

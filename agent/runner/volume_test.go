@@ -125,6 +125,7 @@ func unmountablePods(b *bed) {
 	}
 	gone := pod("mount-gone", sleeper, func(p *v1.Pod) {
 		p.Spec.Volumes = []v1.Volume{hostDir("v", filepath.Join(private, "x"))}
+		p.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "v", MountPath: "/v"}}
 		p.Spec.Volumes[0].HostPath.Type = ptr(v1.HostPathDirectory)
 	})
 	b.runner.Set(gone)

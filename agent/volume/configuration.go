@@ -13,7 +13,6 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
-	"k8s.io/kubernetes/pkg/api/v1/resource"
 	"k8s.io/kubernetes/pkg/fieldpath"
 	"k8s.io/kubernetes/pkg/volume/configmap"
 	"k8s.io/kubernetes/pkg/volume/secret"
@@ -176,7 +175,7 @@ func (c *configuration) downwardValue(pod *v1.Pod, item *v1.DownwardAPIVolumeFil
 	case item.FieldRef != nil:
 		return fieldpath.ExtractFieldPathAsString(pod, item.FieldRef.FieldPath)
 	case item.ResourceFieldRef != nil:
-		return resource.ExtractResourceValueByContainerNameAndNodeAllocatable(item.ResourceFieldRef, pod, item.ResourceFieldRef.ContainerName, c.allocatable())
+		return ResourceField(item.ResourceFieldRef, pod, nil, c.allocatable())
 	}
 	return "", nil
 }

@@ -121,11 +121,15 @@ func mountsBelow(t *testing.T, dir string) []string {
 	return out
 }
 
+// testPod is a pod whose one container mounts all of the volumes.
 func testPod(uid string, volumes ...v1.Volume) *v1.Pod {
 	p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "ns", UID: types.UID(uid)}}
 	p.Spec.ServiceAccountName = "sa"
 	p.Spec.Volumes = volumes
 	p.Spec.Containers = []v1.Container{{Name: "c"}}
+	for _, vol := range volumes {
+		p.Spec.Containers[0].VolumeMounts = append(p.Spec.Containers[0].VolumeMounts, v1.VolumeMount{Name: vol.Name, MountPath: "/" + vol.Name})
+	}
 	return p
 }
 

@@ -92,16 +92,10 @@ func Open(dataDir string, source Source) (*Volumes, error) {
 		dir: filepath.Join(dataDir, "pods"), secrets: filepath.Join(dataDir, "secrets"), source: source,
 		pods: map[types.UID]*podVolumes{},
 	}
-	allocatable := func() v1.ResourceList {
-		if v.Allocatable == nil {
-			return nil
-		}
-		return v.Allocatable()
-	}
-	config := &configuration{source: source, allocatable: allocatable, certificates: func() Certificates { return v.Certificates }}
+	config := &configuration{source: source, allocatable: v.NodeAllocatable, certificates: func() Certificates { return v.Certificates }}
 	v.config = config
 	v.drivers = map[Kind]Driver{
-		KindEmptyDir: emptyDir{allocatable}, KindHostPath: hostPath{},
+		KindEmptyDir: emptyDir{v.NodeAllocatable}, KindHostPath: hostPath{},
 		KindConfigMap: config, KindSecret: config, KindDownward: config, KindProjected: config,
 	}
 	for _, d := range []string{v.dir, v.secrets} {
@@ -133,10 +127,10 @@ func (v *Volumes) Close() error {
 	return nil
 }
 
-// Check names the first volume whose type is not supported. Which kind of
+// Check names the first volume in use whose type is not supported. Which kind of
 // persistent volume a claim is bound to is seen only by Setup.
 func (v *Volumes) Check(pod *v1.Pod) error {
-	for i := range pod.Spec.Volumes {
+	for _, i := range used(pod) {
 		vol := &pod.Spec.Volumes[i]
 		if claimOf(pod, vol) == "" && v.drivers[kindOf(vol)] == nil {
 			return fmt.Errorf("spec.volumes[%d] (%s): this volume type is %w here; use emptyDir, hostPath, configMap, secret, downwardAPI, projected, image or persistentVolumeClaim", i, vol.Name, ErrUnsupported)
@@ -153,22 +147,23 @@ func (v *Volumes) Check(pod *v1.Pod) error {
 	return nil
 }
 
-// Setup makes all of the pod's volumes, with their content. What went wrong is
-// a MountError for each volume that failed, joined.
+// Setup makes the volumes that the pod's containers use, with their content.
+// What went wrong is a MountError for each volume that failed, joined.
 func (v *Volumes) Setup(ctx context.Context, pod *v1.Pod) error {
 	if err := v.Check(pod); err != nil {
 		return err
 	}
-	n := len(pod.Spec.Volumes)
+	use := used(pod)
+	n := len(use)
 	if n == 0 {
 		return nil
 	}
 	made, errs := make([]Mounted, n), make([]error, n)
 	var wg sync.WaitGroup
 	for i := 1; i < n; i++ {
-		wg.Go(func() { made[i], errs[i] = v.setup(ctx, pod, &pod.Spec.Volumes[i]) })
+		wg.Go(func() { made[i], errs[i] = v.setup(ctx, pod, &pod.Spec.Volumes[use[i]]) })
 	}
-	made[0], errs[0] = v.setup(ctx, pod, &pod.Spec.Volumes[0])
+	made[0], errs[0] = v.setup(ctx, pod, &pod.Spec.Volumes[use[0]])
 	wg.Wait()
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -179,7 +174,7 @@ func (v *Volumes) Setup(ctx context.Context, pod *v1.Pod) error {
 	}
 	for i := range made {
 		if errs[i] == nil {
-			p.mounted[pod.Spec.Volumes[i].Name] = made[i]
+			p.mounted[pod.Spec.Volumes[use[i]].Name] = made[i]
 		}
 	}
 	return errors.Join(errs...)

@@ -231,6 +231,7 @@ func TestHugePages(t *testing.T) {
 	}
 	v, _ := open(t, &objects{})
 	requests("hugepages-2Mi")
+	pod.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "huge", MountPath: "/huge"}}
 	pod.Spec.Volumes = []v1.Volume{{Name: "huge", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: "HugePages-2Mi"}}}}
 	if err := v.Setup(t.Context(), pod); err != nil {
 		teardown(t, v, pod)
@@ -353,7 +354,7 @@ func TestConfiguration(t *testing.T) {
 			{Path: "memory", ResourceFieldRef: &v1.ResourceFieldSelector{ContainerName: "c", Resource: "limits.memory", Divisor: resource.MustParse("1Mi")}},
 		}}}})
 	v.Allocatable = func() v1.ResourceList { return v1.ResourceList{v1.ResourceMemory: resource.MustParse("64Mi")} }
-	pod.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "cfg", MountPath: "/etc/x"}, {Name: "later", MountPath: "/etc/x/nested"}}
+	pod.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "cfg", MountPath: "/etc/x"}, {Name: "later", MountPath: "/etc/x/nested"}, {Name: "down", MountPath: "/down"}}
 	setup(t, v, pod)
 	at := func(name, path string) string { return filepath.Join(mounted(t, v, pod, name).Path, path) }
 	checkOwner(t, at("cfg", "sub/x"), 0, 0o400)

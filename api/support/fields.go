@@ -2,6 +2,7 @@ package support
 
 import (
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/kubernetes/pkg/apis/apps"
@@ -72,7 +73,7 @@ func pod(path string, s *api.PodSpec) []string {
 	placement(n, s)
 	n.when(len(s.ResourceClaims) > 0, "resourceClaims", refused)
 	for i, v := range s.Volumes {
-		n.when(!volumeWorks(&v.VolumeSource), fmt.Sprintf("volumes[%d]", i), "this volume type is "+refused)
+		n.when(!volumeWorks(&v.VolumeSource) && mounted(s, v.Name), fmt.Sprintf("volumes[%d]", i), "this volume type is "+refused)
 	}
 	containers(n, "initContainers", s.InitContainers, s)
 	containers(n, "containers", s.Containers, s)
@@ -89,6 +90,14 @@ func placement(n *notes, s *api.PodSpec) {
 	for i, c := range s.TopologySpreadConstraints {
 		n.when(c.WhenUnsatisfiable == api.ScheduleAnyway, fmt.Sprintf("topologySpreadConstraints[%d].whenUnsatisfiable", i), "ScheduleAnyway is "+notScored)
 	}
+}
+
+// mounted says that a container has the volume: one that none has is never made.
+func mounted(s *api.PodSpec, volume string) bool {
+	return slices.ContainsFunc(slices.Concat(s.InitContainers, s.Containers), func(c api.Container) bool {
+		return slices.ContainsFunc(c.VolumeMounts, func(m api.VolumeMount) bool { return m.Name == volume }) ||
+			slices.ContainsFunc(c.VolumeDevices, func(d api.VolumeDevice) bool { return d.Name == volume })
+	})
 }
 
 func volumeWorks(v *api.VolumeSource) bool {

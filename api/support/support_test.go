@@ -14,8 +14,11 @@ import (
 
 func TestWarningsNameTheField(t *testing.T) {
 	bad := api.PodSpec{
-		Volumes:    []api.Volume{{Name: "ok", VolumeSource: api.VolumeSource{EmptyDir: &api.EmptyDirVolumeSource{}}}, {Name: "share", VolumeSource: api.VolumeSource{NFS: &api.NFSVolumeSource{}}}},
-		Containers: []api.Container{{Ports: []api.ContainerPort{{HostPort: 80, Protocol: api.ProtocolSCTP}, {HostPort: 80, Protocol: api.ProtocolTCP}}}},
+		Volumes: []api.Volume{{Name: "ok", VolumeSource: api.VolumeSource{EmptyDir: &api.EmptyDirVolumeSource{}}}, {Name: "share", VolumeSource: api.VolumeSource{NFS: &api.NFSVolumeSource{}}}},
+		Containers: []api.Container{{
+			Ports:        []api.ContainerPort{{HostPort: 80, Protocol: api.ProtocolSCTP}, {HostPort: 80, Protocol: api.ProtocolTCP}},
+			VolumeMounts: []api.VolumeMount{{Name: "share"}},
+		}},
 	}
 	for _, test := range []struct {
 		name   string
@@ -24,6 +27,7 @@ func TestWarningsNameTheField(t *testing.T) {
 	}{
 		{"a plain pod", &api.Pod{Spec: api.PodSpec{Containers: []api.Container{{Name: "c"}}}}, nil},
 		{"a pod", &api.Pod{Spec: bad}, []string{"spec.volumes[1]", "spec.containers[0].ports[0].hostPort"}},
+		{"a volume that nobody mounts", &api.Pod{Spec: api.PodSpec{Volumes: bad.Volumes, Containers: []api.Container{{Name: "c"}}}}, nil},
 		{"a template", &apps.Deployment{Spec: apps.DeploymentSpec{Template: api.PodTemplateSpec{Spec: bad}}}, []string{"spec.template.spec.volumes[1]"}},
 		{"a controller without a template", &api.ReplicationController{}, nil},
 		{"a plain service", &api.Service{Spec: api.ServiceSpec{Type: api.ServiceTypeNodePort, SessionAffinity: api.ServiceAffinityNone}}, nil},
