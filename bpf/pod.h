@@ -58,11 +58,11 @@ int pod_egress(struct __sk_buff *skb)
 	self = bpf_map_lookup_elem(&pods, p.src);
 	if (!self || self->ifindex != skb->ifindex)
 		return drop(skb, stays_on_link(&p) ? DROP_LINK_LOCAL : DROP_SPOOFED_SOURCE);
-	if (is_followed())
-		record_pod(skb);
 	reason = policy_forbids(skb, 1);
 	if (reason)
 		return drop(skb, reason);
+	if (is_followed())
+		record_pod(skb);
 	peer = bpf_map_lookup_elem(&pods, p.dst);
 	if (!peer)
 		return VERDICT_PASS;

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -155,5 +156,32 @@ func TestFloodOfDrops(t *testing.T) {
 	l.must(err)
 	if len(again) > len(same)+1 {
 		t.Errorf("the same packet a hundred times made %d entries", len(again)-len(same))
+	}
+}
+
+// IPv6 packets are counted and remembered with their own addresses.
+func TestDropsOfIPv6(t *testing.T) {
+	l := dualLab(t)
+	d := l.openUntilEnd()
+	l.pod6(d, "one")
+	link := l.linkIndex(d, hostLinkName("one"))
+	spoofed := frame{src: "[2001:db8:9::1]:1000", dst: "[2001:db8:9::2]:443", proto: UDP}
+	local := frame{src: "[fe80::1]:1000", dst: "[ff02::16]:443", proto: UDP}
+	for range 2 {
+		l.runProgram(d, bpf.DatapathProgPodEgress, link, spoofed.bytes())
+	}
+	l.runProgram(d, bpf.DatapathProgPodEgress, link, local.bytes())
+	recent, err := d.RecentFlows()
+	l.must(err)
+	for _, want := range []struct {
+		frame
+		reason string
+		count  uint64
+	}{{spoofed, "spoofed-source", 2}, {local, "link-local", 1}} {
+		if !slices.ContainsFunc(recent, func(r FlowRecord) bool {
+			return r.Src.String() == want.src && r.Dst.String() == want.dst && r.Proto == UDP && r.Reason == want.reason && r.Count == want.count
+		}) {
+			t.Errorf("%s > %s %s is not in %+v", want.src, want.dst, want.reason, recent)
+		}
 	}
 }

@@ -6,17 +6,26 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 
 	"shoal/bpf"
 )
 
-// repairInterval is how long something that somebody took away stays unnoticed.
-// A round asks the kernel some dozens of questions, and two for each pod.
-const repairInterval = 5 * time.Second
+const (
+	// repairInterval is how long something that somebody took away stays
+	// unnoticed. A round asks the kernel some dozens of questions.
+	repairInterval = 5 * time.Second
+	// podRounds: filters of pods are looked at when the kernel said that some
+	// filter has changed, and every so many rounds in case it could not say so:
+	// that is four questions for each pod.
+	podRounds = 60
+)
 
 // Repair is one thing of the datapath that was found missing and was put back,
 // or could not be.
@@ -38,17 +47,26 @@ func (r Repair) String() string {
 // they belong, puts back what is missing and tells of it, until ctx ends. The
 // same failure is told once.
 func (d *Datapath) KeepAttached(ctx context.Context, tell func(Repair)) error {
-	tick := time.NewTicker(repairInterval)
+	return d.keepAttached(ctx, repairInterval, tell)
+}
+
+func (d *Datapath) keepAttached(ctx context.Context, every time.Duration, tell func(Repair)) error {
+	changed, ended, err := d.watchFilters(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { <-ended }()
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	failed := map[string]string{}
-	for {
+	for round := 0; ; round++ {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
 		now := map[string]string{}
-		for _, r := range d.Repair() {
+		for _, r := range d.repair(changed.Swap(false) || round%podRounds == 0) {
 			if r.Err != nil {
 				now[r.What] = r.Err.Error()
 				if failed[r.What] == now[r.What] {
@@ -61,8 +79,38 @@ func (d *Datapath) KeepAttached(ctx context.Context, tell func(Repair)) error {
 	}
 }
 
-// Repair does one round of KeepAttached.
-func (d *Datapath) Repair() []Repair {
+// watchFilters sets what it returns first when a filter or qdisc changes anywhere
+// on the host, until ctx ends; the channel closes then.
+func (d *Datapath) watchFilters(ctx context.Context) (*atomic.Bool, <-chan struct{}, error) {
+	var changed atomic.Bool
+	ended := make(chan struct{})
+	var socket *nl.NetlinkSocket
+	err := d.host.do(func() (err error) { // the socket stays in the namespace it is made in
+		socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_TC)
+		return err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("watch filters: %w", err)
+	}
+	stop := context.AfterFunc(ctx, socket.Close)
+	go func() {
+		defer close(ended)
+		defer stop()
+		for {
+			_, _, err := socket.Receive()
+			if err != nil && !errors.Is(err, unix.ENOBUFS) { // some were missed: all is looked at
+				return // it was closed; podRounds is left
+			}
+			changed.Store(true)
+		}
+	}()
+	return &changed, ended, nil
+}
+
+// Repair does one round of KeepAttached, pods included.
+func (d *Datapath) Repair() []Repair { return d.repair(true) }
+
+func (d *Datapath) repair(pods bool) []Repair {
 	d.attaching.Lock()
 	defer d.attaching.Unlock()
 	if d.postponed {
@@ -75,7 +123,9 @@ func (d *Datapath) Repair() []Repair {
 		r.uplinks()
 	}
 	r.tunnel()
-	r.pods()
+	if pods {
+		r.pods()
+	}
 	for _, found := range r.found {
 		d.repaired.count(found)
 	}

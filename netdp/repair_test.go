@@ -1,12 +1,15 @@
 package netdp
 
 import (
+	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/vishvananda/netlink"
@@ -178,4 +181,45 @@ func (l *lab) deleteClsact(d *Datapath, device string) {
 	l.must(d.nl.QdiscDel(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: dev.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
 	}}))
+}
+
+// BenchmarkRepair is one round in which no filter has changed.
+func BenchmarkRepair(b *testing.B) {
+	const pods = 50
+	l := newLab(b)
+	d := l.openUntilEnd()
+	l.must(d.SyncComplete())
+	for i := range pods {
+		l.pod(d, fmt.Sprint("pod-", i))
+	}
+	for b.Loop() {
+		if found := d.repair(false); len(found) != 0 {
+			b.Fatalf("found %v", found)
+		}
+	}
+}
+
+// A pod's filter that is deleted is noticed without looking at all pods each
+// time: the kernel says so.
+func TestKeepAttached(t *testing.T) {
+	l, d := repairLab(t, false, (*lab).openUntilEnd)
+	ctx, cancel := context.WithCancel(t.Context())
+	told, done := make(chan Repair, 10), make(chan error, 1)
+	go func() { done <- d.keepAttached(ctx, time.Millisecond, func(r Repair) { told <- r }) }()
+	time.Sleep(50 * time.Millisecond) // past the first round, which looks at pods anyway
+	l.deleteClsact(d, hostLinkName("client"))
+	for range 2 {
+		if r := <-told; r.Err != nil || !strings.HasSuffix(r.What, "of pod default/client was detached") {
+			t.Errorf("told of %v", r)
+		}
+	}
+	l.must(d.links[d.pins.link(bpf.DatapathProgSockConnect4)].Detach())
+	if r := <-told; r.Err != nil || r.What != "program sock_connect4 was detached" {
+		t.Errorf("told of %v", r)
+	}
+	cancel()
+	l.must(<-done)
+	if !l.servicesAnswer() {
+		t.Error("services do not answer")
+	}
 }
