@@ -121,8 +121,9 @@ void shoal_log_emit(struct stream *s, const char *msg, size_t len, char tag)
 	memcpy(buf + n, msg, len);
 	buf[n + len] = '\n';
 	write_all(buf, n + len + 1);
-	// Lines are kept whole, unless one has no end.
-	if (shoal_log.size >= (tag == 'F' ? 1 : 2) * shoal_log.max_bytes)
+	// A line in parts may lie in two files: kept whole, one without end would
+	// have no bound.
+	if (shoal_log.size >= shoal_log.max_bytes)
 		rotate();
 }
 
