@@ -17,6 +17,10 @@ const (
 	killedPoll   = 5 * time.Millisecond
 )
 
+// Kill ends whatever runs in a container's group, below the pod's, and waits for it
+// within a limit.
+func (t *Tree) Kill(pod, container string) { killAll(t.dirs(filepath.Join(pod, container))) }
+
 // killAll kills whatever runs below dirs and waits until it has ended.
 func killAll(dirs []string) {
 	for deadline := time.Now().Add(killedWithin); time.Now().Before(deadline); time.Sleep(killedPoll) {

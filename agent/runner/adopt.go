@@ -13,7 +13,9 @@ import (
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,17 +35,9 @@ func (r *Runner) discover(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list containers: %w", err)
 	}
-	running, err := r.Client.TaskService().List(ctx, &tasks.ListTasksRequest{})
+	processes, err := r.processesOf(ctx, records)
 	if err != nil {
-		return fmt.Errorf("list tasks: %w", errgrpc.ToNative(err))
-	}
-	byID := map[string]*task.Process{}
-	for _, p := range running.Tasks {
-		id := p.ContainerID
-		if id == "" {
-			id = p.ID
-		}
-		byID[id] = p
+		return err
 	}
 	known := map[string]bool{}
 	for _, record := range records {
@@ -69,11 +63,50 @@ func (r *Runner) discover(ctx context.Context) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, record := range records {
+	for i, record := range records {
 		uid := types.UID(record.Labels[labelPodUID])
-		r.found[uid] = append(r.found[uid], found{record, byID[record.ID]})
+		r.found[uid] = append(r.found[uid], found{record, processes[i]})
 	}
 	return nil
+}
+
+// statesAtOnce is how many shims are asked at a time how their containers are.
+const statesAtOnce = 64
+
+// processesOf asks for the records' tasks, nil for one that has none. Listing
+// them would have containerd ask one shim after another, and wait 2 s for each
+// that hangs. Such a one's container may well run, so its state is unknown.
+func (r *Runner) processesOf(ctx context.Context, records []containers.Container) ([]*task.Process, error) {
+	out := make([]*task.Process, len(records))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(statesAtOnce)
+	for i := range records {
+		g.Go(func() (err error) {
+			if out[i], err = r.processOf(ctx, records[i].ID); err != nil {
+				return fmt.Errorf("ask for the task of container %s: %w", records[i].ID, err)
+			}
+			return nil
+		})
+	}
+	return out, g.Wait()
+}
+
+func (r *Runner) processOf(ctx context.Context, id string) (*task.Process, error) {
+	got, err := r.Client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id})
+	switch err = errgrpc.ToNative(err); {
+	case err == nil:
+		return got.Process, nil
+	case errdefs.IsNotFound(err):
+		return nil, nil
+	case errdefs.IsDeadlineExceeded(err) && ctx.Err() == nil:
+		return &task.Process{ID: id, Status: task.Status_UNKNOWN}, nil
+	case errdefs.IsUnavailable(err) && ctx.Err() == nil:
+		// Of the shim, if containerd answers: then there is none any more.
+		if _, down := r.Client.Version(ctx); down == nil {
+			return nil, nil
+		}
+	}
+	return nil, err
 }
 
 func (f found) attempt() int32 {

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -25,6 +26,8 @@ type ending struct {
 	hookRunning bool
 	signalledAt time.Time // zero before the stop signal
 	killedAt    time.Time // zero before SIGKILL
+	// forcing: its group is being killed; forced: that was told.
+	forcing, forced bool
 }
 
 // killAt is when SIGKILL is due, once the stop signal was sent.
@@ -71,6 +74,9 @@ func (w *worker) endings(pod *v1.Pod, mayTerm func(*slot) bool) time.Time {
 			w.signal(pod, s, s.current.stopSig)
 		}
 		if !now().Before(e.killAt()) {
+			if !e.killedAt.IsZero() {
+				w.force(pod, s)
+			}
 			e.killedAt = now()
 			w.signal(pod, s, unix.SIGKILL)
 		}
@@ -113,7 +119,9 @@ func (w *worker) signal(pod *v1.Pod, s *slot, sig unix.Signal) {
 		}
 	}
 	w.jobs.Go(func() {
-		_, err := w.r.Client.TaskService().Kill(w.r.ctx, &tasks.KillRequest{ContainerID: inst.id, Signal: uint32(sig), All: all})
+		ctx, cancel := context.WithTimeout(w.r.ctx, killRepeat)
+		defer cancel()
+		_, err := w.r.Client.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: inst.id, Signal: uint32(sig), All: all})
 		if err = errgrpc.ToNative(err); err != nil && w.r.ctx.Err() == nil {
 			w.log.Warn("container could not be signalled", "container", inst.id, "signal", sig.String(), "error", err)
 		}

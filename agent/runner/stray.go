@@ -71,6 +71,15 @@ func (r *Runner) endStrays(ctx context.Context, before time.Duration) {
 }
 
 func (r *Runner) strays(before time.Duration) []strayShim {
+	return r.shims(func(s strayShim, gone bool) bool {
+		began, err := startOf(s.pid)
+		return gone && err == nil && began < before && !s.named()
+	})
+}
+
+// shims gives those shims of our containerd and namespace that want has. It is
+// told whether the bundle is gone in which the shim began.
+func (r *Runner) shims(want func(s strayShim, gone bool) bool) []strayShim {
 	conn, ok := r.Client.Conn().(interface{ Target() string })
 	if !ok {
 		return nil
@@ -83,7 +92,7 @@ func (r *Runner) strays(before time.Duration) []strayShim {
 	var out []strayShim
 	for _, file := range files {
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		s, address, ok := shimOf(pid, r.Namespace)
+		s, address, gone, ok := shimOf(pid, r.Namespace)
 		if !ok {
 			continue
 		}
@@ -91,31 +100,31 @@ func (r *Runner) strays(before time.Duration) []strayShim {
 		if theirs, err := os.Stat(procFile(pid, "root", address)); err != nil || !os.SameFile(socket, theirs) {
 			continue
 		}
-		if began, err := startOf(pid); err == nil && began < before && !s.named() {
+		if want(s, gone) {
 			out = append(out, s)
 		}
 	}
 	return out
 }
 
-// shimOf tells if the process is a shim of the namespace whose bundle is gone,
-// and the address of its containerd.
-func shimOf(pid int, namespace string) (s strayShim, address string, ok bool) {
+// shimOf tells if the process is a shim of the namespace, the address of its
+// containerd, and whether the bundle it began in is gone.
+func shimOf(pid int, namespace string) (s strayShim, address string, gone, ok bool) {
 	text, err := os.ReadFile(procFile(pid, "cmdline"))
 	if err != nil {
-		return s, "", false
+		return s, "", false, false
 	}
 	args := strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00")
 	if !strings.HasPrefix(filepath.Base(args[0]), "containerd-shim-") || argAfter(args, "-namespace") != namespace {
-		return s, "", false
+		return s, "", false, false
 	}
 	bundle, err := os.Readlink(procFile(pid, "cwd"))
 	if err != nil {
-		return s, "", false
+		return s, "", false, false
 	}
-	bundle, gone := strings.CutSuffix(bundle, deletedMark)
+	bundle, gone = strings.CutSuffix(bundle, deletedMark)
 	s = strayShim{pid: pid, state: filepath.Dir(bundle)}
-	return s, argAfter(args, "-address"), gone && filepath.Base(s.state) == namespace
+	return s, argAfter(args, "-address"), gone, filepath.Base(s.state) == namespace
 }
 
 func argAfter(args []string, flag string) string {
@@ -137,13 +146,16 @@ func (s strayShim) named() bool {
 	if err != nil {
 		return true
 	}
-	for _, bundle := range bundles {
-		// containerd 1.x writes the first, 2.x the second.
-		for _, name := range []string{"address", "bootstrap.json"} {
-			text, _ := os.ReadFile(procFile(s.pid, "root", s.state, bundle.Name(), name))
-			if slices.ContainsFunc(sockets, func(socket string) bool { return strings.Contains(string(text), socket) }) {
-				return true
-			}
+	return slices.ContainsFunc(bundles, func(bundle os.DirEntry) bool { return s.at(bundle.Name(), sockets) })
+}
+
+// at reports whether the container's bundle has one of the sockets as its shim's.
+func (s strayShim) at(container string, sockets []string) bool {
+	// containerd 1.x writes the first, 2.x the second.
+	for _, name := range []string{"address", "bootstrap.json"} {
+		text, _ := os.ReadFile(procFile(s.pid, "root", s.state, container, name))
+		if slices.ContainsFunc(sockets, func(socket string) bool { return strings.Contains(string(text), socket) }) {
+			return true
 		}
 	}
 	return false
@@ -203,11 +215,40 @@ func (s strayShim) end() error {
 			below = append(below, fd)
 		}
 	}
-	errs := []error{unlessEnded(unix.PidfdSendSignal(own, unix.SIGKILL, nil, 0))}
+	var errs []error
+	// Before it ends: the path may be that of the pod's next shim right after.
+	for _, path := range s.ownSockets() {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	errs = append(errs, unlessEnded(unix.PidfdSendSignal(own, unix.SIGKILL, nil, 0)))
 	for _, fd := range below {
 		errs = append(errs, unlessEnded(unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)))
 	}
 	return errors.Join(errs...)
+}
+
+// ownSockets are the files of the sockets that the shim listens at, as far as they
+// are the same ones for us: nobody takes them away after it. The kernel lists a
+// path with those who listen there and those who were accepted, never with who
+// has connected to another's.
+func (s strayShim) ownSockets() []string {
+	open, err := s.sockets()
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, path := range open {
+		theirs, err := os.Lstat(procFile(s.pid, "root", path))
+		if err != nil || theirs.Mode().Type() != os.ModeSocket || !filepath.IsAbs(path) {
+			continue
+		}
+		if ours, err := os.Lstat(path); err == nil && os.SameFile(ours, theirs) && !slices.Contains(out, path) {
+			out = append(out, path)
+		}
+	}
+	return out
 }
 
 // unlessEnded takes it for no error that a process has ended.

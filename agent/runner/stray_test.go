@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -86,6 +87,18 @@ func TestForgottenShimEnds(t *testing.T) {
 	b.phase(p, "Running")
 	b.stop()
 	bundle, forgotten := b.shim("forgotten")
+	socketOf := func(bundle string) string {
+		address, err := os.ReadFile(filepath.Join(bundle, "address"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := strings.TrimPrefix(string(address), "unix://")
+		if _, err := os.Stat(path); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	socket := socketOf(bundle)
 	forget(t, bundle)
 	bundle, serves := b.shim("serves")
 	address, err := os.ReadFile(filepath.Join(bundle, "address"))
@@ -100,9 +113,18 @@ func TestForgottenShimEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	forget(t, bundle)
-	_, known := b.shim("known")
+	bundle, known := b.shim("known")
+	others := []string{socketOf(other), socketOf(bundle)}
 	b.start()
 	waitFor(t, "the forgotten shim to end", func() bool { return dead(forgotten) })
+	if _, err := os.Stat(socket); !os.IsNotExist(err) {
+		t.Errorf("the socket of a shim that was ended: %v", err)
+	}
+	for _, path := range others {
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("the socket of another: %v", err)
+		}
+	}
 	for name, pid := range map[string]int{"serves another": serves, "is known": known} {
 		if dead(pid) {
 			t.Errorf("a shim that %s was ended", name)
