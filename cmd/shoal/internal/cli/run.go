@@ -54,7 +54,7 @@ func (*RunCmd) Help() string {
 // Run creates the deployment and prints its name.
 func (r *RunCmd) Run(ctx context.Context, streams genericiooptions.IOStreams) error {
 	if r.Stdin || r.TTY || r.Rm {
-		return r.attached(streams)
+		return r.attached(ctx, streams)
 	}
 	namespace, err := r.namespace(streams)
 	if err != nil {

@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
@@ -13,12 +15,26 @@ import (
 	"shoal/cmd/shoal/internal/kubectl"
 )
 
-// attached runs one pod as kubectl does, and stays until it has ended.
-func (r *RunCmd) attached(streams genericiooptions.IOStreams) error {
+// attached runs one pod as kubectl does, and stays until it has ended. Why the pod
+// waits is told meanwhile, which kubectl does not.
+func (r *RunCmd) attached(ctx context.Context, streams genericiooptions.IOStreams) error {
 	args, err := r.podArgs()
 	if err != nil {
 		return err
 	}
+	namespace, err := r.namespace(streams)
+	if err != nil {
+		return err
+	}
+	_, client, err := r.client(streams)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	var telling sync.WaitGroup
+	telling.Go(func() { tellWaiting(ctx, client, namespace, r.Name, streams.ErrOut) })
+	defer telling.Wait()
+	defer stop()
 	flags := r.flags(streams)
 	flags.Namespace = &r.Namespace
 	return kubectl.RunPod(flags, streams, args)
