@@ -45,6 +45,8 @@ var countedMaps = []string{
 	bpf.DatapathMapPods, bpf.DatapathMapFlows, bpf.DatapathMapNats, bpf.DatapathMapRanges, bpf.DatapathMapInside,
 	bpf.DatapathMapFragments, bpf.DatapathMapTunnelPeers, bpf.DatapathMapRecorded,
 	bpf.DatapathMapAffinities, bpf.DatapathMapSources, bpf.DatapathMapCallers,
+	bpf.DatapathMapPolicyConns, bpf.DatapathMapPolicySubjects, bpf.DatapathMapPolicyPeers,
+	bpf.DatapathMapPolicyRules, bpf.DatapathMapPolicyBlocks, bpf.DatapathMapPolicyPorts,
 }
 
 // fills is what was counted last.

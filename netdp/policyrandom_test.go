@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -66,7 +68,8 @@ func (r *policyRandom) selector() *metav1.LabelSelector {
 
 var randomRanges = []string{
 	"0.0.0.0/0", "10.0.0.0/8", "10.64.0.0/10", "10.64.7.0/24", "10.64.7.0/29", "10.64.7.4/30", "10.64.8.0/24",
-	"10.64.8.2/32", "203.0.113.0/24", "203.0.113.0/28", "203.0.113.7/32", "198.51.100.0/25", "::/0", "fd00::/8",
+	"10.64.8.2/32", "203.0.113.0/24", "203.0.113.0/28", "203.0.113.7/32", "198.51.100.0/25",
+	"::/0", "fd00::/8", "fd00:64:7::/64", "fd00:64:7::/125", "fd00:64:8::/64", "fd00:64:8::2/128", "2001:db8::/32", "2001:db8::/96",
 }
 
 func (r *policyRandom) block() *networkingv1.IPBlock {
@@ -140,7 +143,7 @@ func (r *policyRandom) policy(i int) *networkingv1.NetworkPolicy {
 	return p
 }
 
-func (r *policyRandom) pod(name, addr string) *corev1.Pod {
+func (r *policyRandom) pod(name string, addrs ...string) *corev1.Pod {
 	pod := podObject(pick(r, "n1", "n2", "n3"), name, r.labels())
 	if r.chance(60) {
 		pod.Spec.Containers[0].Ports = []corev1.ContainerPort{
@@ -148,7 +151,9 @@ func (r *policyRandom) pod(name, addr string) *corev1.Pod {
 			{Name: "dns", Protocol: pick(r, corev1.ProtocolUDP, corev1.ProtocolTCP), ContainerPort: 1000},
 		}
 	}
-	pod.Status.PodIPs = []corev1.PodIP{{IP: addr}}
+	for _, addr := range addrs {
+		pod.Status.PodIPs = append(pod.Status.PodIPs, corev1.PodIP{IP: addr})
+	}
 	return pod
 }
 
@@ -198,18 +203,20 @@ func TestPolicyRandom(t *testing.T) {
 	}
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	l := newLab(t)
+	l := dualLab(t)
 	d := l.openUntilEnd()
 	r := &policyRandom{rand.New(rand.NewPCG(seed, 1))}
 	c := &randomCell{policyRandom: r, naive: naiveCell{namespaces: map[string]map[string]string{}},
-		outside: []string{"203.0.113.7", "203.0.113.9", "203.0.113.200", "198.51.100.1", "10.64.7.250", "8.8.8.8"}}
+		outside: []string{"203.0.113.7", "203.0.113.9", "203.0.113.200", "198.51.100.1", "10.64.7.250", "8.8.8.8",
+			"2001:db8::7", "2001:db8::1:7", "fd00:64:8::77", "fd00:1::1"}}
 	x := policy.NewIndex()
 	for i := range 6 {
 		name := fmt.Sprint("local-", i)
 		_, ip := l.pod(d, name)
-		c.local = append(c.local, c.pod(name, ip.String()))
-		x.Attach(tables.LocalPod{UID: name, Namespace: c.local[i].Namespace, Name: name, Addrs: []netip.Addr{ip}})
-		c.remote = append(c.remote, c.pod(fmt.Sprint("remote-", i), fmt.Sprint("10.64.8.", i+1)))
+		ip6 := d.pods.byUID[name].record.Address6
+		c.local = append(c.local, c.pod(name, ip.String(), ip6.String()))
+		x.Attach(tables.LocalPod{UID: name, Namespace: c.local[i].Namespace, Name: name, Addrs: []netip.Addr{ip, ip6}})
+		c.remote = append(c.remote, c.pod(fmt.Sprint("remote-", i), fmt.Sprint("10.64.8.", i+1), fmt.Sprint("fd00:64:8::", i+1)))
 	}
 	for _, pod := range slices.Concat(c.local, c.remote) {
 		x.SetPod(policy.PodOf(pod))
@@ -236,26 +243,33 @@ func TestPolicyRandom(t *testing.T) {
 	}
 }
 
-func (c *randomCell) end() naiveEnd {
+// end is somebody, by an address of family 0 or 1.
+func (c *randomCell) end(family int) naiveEnd {
 	switch c.IntN(3) {
 	case 0:
 		pod := pick(c.policyRandom, c.remote...)
-		return naiveEnd{pod, pod.Status.PodIPs[0].IP}
+		return naiveEnd{pod, pod.Status.PodIPs[family].IP}
 	case 1:
-		return naiveEnd{nil, pick(c.policyRandom, c.outside...)}
+		for {
+			addr := pick(c.policyRandom, c.outside...)
+			if strings.Contains(addr, ":") == (family == 1) {
+				return naiveEnd{nil, addr}
+			}
+		}
 	}
-	return c.localEnd()
+	return c.localEnd(family)
 }
 
-func (c *randomCell) localEnd() naiveEnd {
+func (c *randomCell) localEnd(family int) naiveEnd {
 	pod := pick(c.policyRandom, c.local...)
-	return naiveEnd{pod, pod.Status.PodIPs[0].IP}
+	return naiveEnd{pod, pod.Status.PodIPs[family].IP}
 }
 
 // compareOne makes up a connection with an end on this host. What another host
 // enforces is not asked here.
 func (l *lab) compareOne(d *Datapath, c *randomCell, round, i int) bool {
-	from, to := c.localEnd(), c.end()
+	family := c.IntN(2)
+	from, to := c.localEnd(family), c.end(family)
 	if c.chance(50) {
 		from, to = to, from
 	}
@@ -267,7 +281,7 @@ func (l *lab) compareOne(d *Datapath, c *randomCell, round, i int) bool {
 	here := func(e naiveEnd) bool { return slices.Contains(c.local, e.pod) }
 	want := (!here(from) || c.naive.side(networkingv1.PolicyTypeEgress, from, to, to, proto, port)) &&
 		(!here(to) || c.naive.side(networkingv1.PolicyTypeIngress, to, from, to, proto, port))
-	in := frame{src: fmt.Sprintf("%s:%d", from.addr, 20000+round*calls100+i), dst: fmt.Sprintf("%s:%d", to.addr, port),
+	in := frame{src: endpoint(from.addr, 20000+round*calls100+i), dst: endpoint(to.addr, int(port)),
 		proto: map[corev1.Protocol]Proto{"TCP": TCP, "UDP": UDP, "SCTP": protoSCTP}[proto], flags: flagSYN}
 	var verdict uint32
 	if here(from) {
@@ -284,6 +298,8 @@ func (l *lab) compareOne(d *Datapath, c *randomCell, round, i int) bool {
 	}
 	return want
 }
+
+func endpoint(addr string, port int) string { return net.JoinHostPort(addr, strconv.Itoa(port)) }
 
 const calls100 = 100 // more than one round has
 
