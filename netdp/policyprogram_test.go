@@ -112,3 +112,63 @@ func TestPolicyProgram(t *testing.T) {
 		}
 	}
 }
+
+// Answers pass, of echoes too, and errors about what is allowed; when less is
+// allowed, the same packets do not.
+func TestPolicyAnswers(t *testing.T) {
+	l := newLab(t)
+	d := l.openUntilEnd()
+	_, ip := l.pod(d, "one")
+	remote := netip.MustParseAddr("10.64.9.9")
+	table := policyTable(ip, map[netip.Addr]tables.ID{ip: 99, remote: 100})
+	table.Rules.Blocks[tables.BlockKey{Set: 1002, Range: netip.MustParsePrefix("203.0.113.0/24")}] = tables.AllProfile
+	l.must(d.SetPolicy(table))
+	uplink, link := l.linkIndex(d, labUplink), l.linkIndex(d, hostLinkName("one"))
+	pod, peer := ip.String(), remote.String()
+	const world = "203.0.113.5"
+	out := func(what string, packet []byte, passes bool) {
+		t.Helper()
+		if verdict, _ := l.runProgram(d, bpf.DatapathProgPodEgress, link, packet); (verdict != verdictDrop) != passes {
+			t.Errorf("%s: verdict %d, passes should be %t", what, verdict, passes)
+		}
+	}
+	in := func(what string, packet []byte, passes bool) {
+		t.Helper()
+		if verdict := l.runToPod(d, "one", uplink, packet); (verdict != verdictDrop) != passes {
+			t.Errorf("%s: verdict %d, passes should be %t", what, verdict, passes)
+		}
+	}
+	call := frame{src: pod + ":5000", dst: peer + ":443", proto: TCP, flags: flagSYN}
+	answer := frame{src: peer + ":443", dst: pod + ":5000", proto: TCP, flags: flagSYN | flagACK}
+	in("an answer to nothing", answer.bytes(), false)
+	out("a call", call.bytes(), true)
+	in("its answer", answer.bytes(), true)
+	begun := answer
+	begun.flags = flagSYN
+	in("a call by the answer's ports", begun.bytes(), false)
+	in("an error about the call", tooLarge(world, call.bytes()), true)
+	other := call
+	other.src = pod + ":5001"
+	in("an error about another call", tooLarge(world, other.bytes()), false)
+	called := frame{src: peer + ":6000", dst: pod + ":80", proto: TCP, flags: flagSYN}
+	in("a call of the peer", called.bytes(), true)
+	out("its answer", frame{src: pod + ":80", dst: peer + ":6000", proto: TCP, flags: flagSYN | flagACK}.bytes(), true)
+	out("an error about it", tooLarge(pod, called.bytes()), true)
+	ping := frame{src: pod + ":77", dst: world + ":0", proto: UDP}
+	pong := frame{src: world + ":0", dst: pod + ":77", proto: UDP}
+	in("an echo's answer to nothing", echo(pong, true), false)
+	out("an echo", echo(ping, false), true)
+	in("its answer", echo(pong, true), true)
+	out("an echo to a peer of some ports", echo(frame{src: pod + ":78", dst: peer + ":0", proto: UDP}, false), false)
+
+	table.Rules.Peers[tables.RuleKey{Set: 1002, Peer: 100}] = tables.NoProfile // the set is the same
+	l.must(d.SetPolicy(table))
+	in("an answer that is allowed no longer", answer.bytes(), false)
+	in("an echo's, which still is", echo(pong, true), true)
+	delete(table.Rules.Blocks, tables.BlockKey{Set: 1002, Range: netip.MustParsePrefix("203.0.113.0/24")})
+	l.must(d.SetPolicy(table))
+	in("an echo's that is not either", echo(pong, true), false)
+	out("the answer to the peer, which is", frame{src: pod + ":80", dst: peer + ":6000", proto: TCP, flags: flagACK}.bytes(), true)
+	l.must(d.SetPolicy(tables.Change{Peers: map[netip.Addr]tables.ID{remote: 101}}))
+	out("the answer to what is no longer that peer", frame{src: pod + ":80", dst: peer + ":6000", proto: TCP, flags: flagACK}.bytes(), false)
+}

@@ -264,3 +264,45 @@ func TestIDsThatMeet(t *testing.T) {
 		t.Error("two texts have one number")
 	}
 }
+
+// A port's name for a range of addresses depends on which pods are in it.
+func TestNamedPortsOfBlocks(t *testing.T) {
+	x := NewIndex()
+	p := testPolicy("out", "web", "")
+	name := intstr.FromString("http")
+	p.Spec.Egress = []networkingv1.NetworkPolicyEgressRule{{
+		To:    []networkingv1.NetworkPolicyPeer{{IPBlock: &networkingv1.IPBlock{CIDR: "10.64.8.0/24"}}},
+		Ports: []networkingv1.NetworkPolicyPort{{Port: &name}},
+	}}
+	must(t, x.SetPolicy(p))
+	web, db := testPod("web", "web", "10.64.7.2"), testPod("db", "db", "10.64.8.2")
+	db.Ports = []NamedPort{{"http", 6, 8080}}
+	x.SetPod(web)
+	x.SetPod(db)
+	x.Attach(tables.LocalPod{UID: "web", Namespace: "default", Name: "web", Addrs: web.Addrs})
+	hasPort := func(c tables.Change, prefix string) bool {
+		t.Helper()
+		if c.Rules == nil {
+			t.Fatal("the rules are not made anew")
+		}
+		for k, profile := range c.Rules.Blocks {
+			if k.Range == netip.MustParsePrefix(prefix) && profile != tables.NoProfile {
+				return true
+			}
+		}
+		return false
+	}
+	if c := x.Flush(true); !hasPort(c, "10.64.8.2/32") {
+		t.Errorf("%+v", c.Rules)
+	}
+	db.Addrs = []netip.Addr{netip.MustParseAddr("10.64.8.3")}
+	x.SetPod(db)
+	if c := x.Flush(false); !hasPort(c, "10.64.8.3/32") || hasPort(c, "10.64.8.2/32") {
+		t.Errorf("after it moved: %+v", c.Rules)
+	}
+	db.Addrs = []netip.Addr{netip.MustParseAddr("10.64.9.3")}
+	x.SetPod(db)
+	if c := x.Flush(false); hasPort(c, "10.64.9.3/32") || hasPort(c, "10.64.8.3/32") {
+		t.Errorf("outside the range: %+v", c.Rules)
+	}
+}
