@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// maxRange bounds the addresses of one range that are handed out by themselves.
-// Those above it can still be wished for.
+// maxRange bounds the addresses of one range that are handed out by themselves:
+// far more than there are services. Those above it can still be wished for.
 const maxRange = 1 << 32
 
 // Range is addresses of one family, both ends included.
