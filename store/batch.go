@@ -88,6 +88,14 @@ func (p *pending) size() int {
 	return n
 }
 
+// writes is how many changes there may be.
+func (b *batch) writes() (n int) {
+	for _, p := range b.pending {
+		n += max(1, len(p.deltas))
+	}
+	return n
+}
+
 func (b *batch) refuse(err error) {
 	for _, p := range b.pending {
 		p.done <- outcome{err: err}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -59,6 +60,8 @@ type pending struct {
 	actor Actor
 	// answer is what the writer gets.
 	answer Entry
+	// partly is why the rest of what this is a part of was refused.
+	partly error
 	done   chan outcome
 }
 
@@ -199,8 +202,13 @@ func (db *DB) refuseQueue() {
 // then shows it to readers and watchers, and answers.
 func (db *DB) commit(b *batch) {
 	if err := db.space.check(b.bytes); err != nil {
-		b.refuse(err)
-		return
+		if !b.keepFreeing(db.opts.Frees, err) {
+			return
+		}
+		if !db.space.checkFreeing(b.bytes, b.writes()) {
+			b.refuse(err)
+			return
+		}
 	}
 	// A refusal may rest on a write of this very batch, so it is answered when
 	// that write is there to be seen.
@@ -223,7 +231,7 @@ func (db *DB) commit(b *batch) {
 	}
 	for _, p := range b.pending {
 		if !refused[p] {
-			p.done <- outcome{entry: p.answer, err: err}
+			p.done <- outcome{entry: p.answer, err: cmp.Or(err, p.partly)}
 		}
 	}
 }

@@ -44,6 +44,14 @@ type Options struct {
 	Keys [][]byte
 	// MinFreeBytes of disk are kept free by refusing writes. Default 128 MiB.
 	MinFreeBytes uint64
+	// Short is called by Open with the bytes that are free when they are fewer
+	// than MinFreeBytes, before anything is given up to make room: who fills the
+	// disk can be held up first.
+	Short func(free uint64)
+	// Frees tells a value whose writing makes room, as of an object that is being
+	// deleted: it is taken, like a deletion, while other writes are refused for
+	// want of space. It may be called from any goroutine.
+	Frees func(key string, value []byte) bool
 }
 
 const (
@@ -129,7 +137,7 @@ func Open(ctx context.Context, o Options) (_ *DB, err error) {
 			err = errors.Join(err, db.release())
 		}
 	}()
-	if db.space, err = newSpaceGuard(o.Dir, o.MinFreeBytes, o.Logger); err != nil {
+	if db.space, err = newSpaceGuard(o.Dir, o.MinFreeBytes, o.Logger, o.Short); err != nil {
 		return nil, err
 	}
 	if db.keys, err = openKeyring(o.Dir, o.Keys); err != nil {
@@ -233,7 +241,7 @@ func (db *DB) Compacted() Version { return Version(db.compacted.Load()) }
 
 // recover finds out who we are and where we stopped.
 func (db *DB) recover() (err error) {
-	disk := &badgerDisk{badger: db.badger, syncs: func() { db.counts.syncs.Add(1) }}
+	disk := &badgerDisk{badger: db.badger, syncs: func() { db.counts.syncs.Add(1) }, wrote: db.space.wrote}
 	db.replica, err = OpenReplica(disk, ReplicaOptions{
 		Clock: db.opts.Clock, Versions: db.opts.Versions, Tag: db.opts.Tag,
 		Joining: db.opts.Joining, Fields: db.opts.Fields, Displaced: db.opts.Displaced, Logger: db.log,

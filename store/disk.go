@@ -45,6 +45,8 @@ type badgerDisk struct {
 	badger *badger.DB
 	// syncs counts commits.
 	syncs func()
+	// wrote is told what a commit takes in the memtable, before it is written.
+	wrote func(bytes int)
 }
 
 // Newest implements Disk.
@@ -93,8 +95,10 @@ func (d *badgerDisk) Scan(prefix string, visit func(Stored) bool) error {
 func (d *badgerDisk) Commit(writes []Write) error {
 	wb := d.badger.NewManagedWriteBatch()
 	defer wb.Cancel()
+	bytes := 0
 	for i := range writes {
 		w := &writes[i]
+		bytes += len(w.Key) + len(w.Value) + entryOverheadBytes
 		var err error
 		if w.Erase {
 			err = wb.DeleteAt([]byte(w.Key), uint64(w.Version))
@@ -105,6 +109,7 @@ func (d *badgerDisk) Commit(writes []Write) error {
 			return err
 		}
 	}
+	d.wrote(bytes)
 	d.syncs()
 	return wb.Flush()
 }

@@ -49,11 +49,17 @@ type NoSpaceError struct {
 	FreeBytes, NeedBytes uint64
 	// Cause is the failure met, where it was not the free space measured.
 	Cause error
+	// Opening: the database could not even be opened.
+	Opening bool
 }
 
 func (e *NoSpaceError) Error() string {
 	if e.Cause != nil {
 		return fmt.Sprintf("write to %s: %v; free some space, writes resume by themselves", e.Dir, e.Cause)
+	}
+	if e.Opening {
+		return fmt.Sprintf("open %s: %d MiB are free on its file system, and opening takes %d MiB; free some space there, then start again",
+			e.Dir, e.FreeBytes>>20, e.NeedBytes>>20)
 	}
 	return fmt.Sprintf("write to %s: only %d MiB free, %d MiB are kept in reserve; free some space, writes resume by themselves",
 		e.Dir, e.FreeBytes>>20, e.NeedBytes>>20)

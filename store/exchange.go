@@ -74,18 +74,22 @@ func (db *DB) Snapshot(ctx context.Context, yield func(Delta) error) (vector.Vec
 // have taken in a part when it fails; all of it can be done again. Deltas from
 // the future are held back and not noted as held.
 func (db *DB) Merge(ctx context.Context, deltas []Delta) error {
+	var full error
 	for len(deltas) > 0 {
 		n, bytes := 0, 0
 		for n < len(deltas) && n < mergeDeltas && (n == 0 || bytes < mergeBytes) {
 			bytes += len(deltas[n].Record.Value)
 			n++
 		}
-		if _, err := db.submit(ctx, &pending{kind: merging, deltas: deltas[:n:n], done: make(chan outcome, 1)}); err != nil {
+		_, err := db.submit(ctx, &pending{kind: merging, deltas: deltas[:n:n], done: make(chan outcome, 1)})
+		if noSpace := (*NoSpaceError)(nil); errors.As(err, &noSpace) {
+			full = err // what frees space may come behind
+		} else if err != nil {
 			return err
 		}
 		deltas = deltas[n:]
 	}
-	return nil
+	return full
 }
 
 // Adopt notes all dots of v as held. The states that cover them must have been

@@ -35,6 +35,13 @@ type spaceGuard struct {
 	// then by the committer alone.
 	next   *os.File
 	nextID int
+	// used is at least what the current memtable has taken, and last what the last
+	// commit took of it; allocated: its log has its blocks. They are used by Open
+	// and then by the committer alone.
+	used, last int
+	allocated  bool
+	// nextAllocated is the same of next.
+	nextAllocated bool
 
 	// mu guards the ballast file against the committer and the maintenance.
 	mu sync.Mutex
@@ -53,13 +60,25 @@ const (
 	logBytes = memTableBytes + memTableBytes/4
 )
 
-// newSpaceGuard prepares dir for opening; opened must be called afterwards.
-func newSpaceGuard(dir string, minFree uint64, log *slog.Logger) (*spaceGuard, error) {
+// newSpaceGuard prepares dir for opening; opened must be called afterwards. short
+// is Options.Short.
+func newSpaceGuard(dir string, minFree uint64, log *slog.Logger, short func(free uint64)) (*spaceGuard, error) {
 	g := &spaceGuard{dir: dir, minFree: minFree, log: log}
 	if err := g.removeEmptyLogs(); err != nil {
 		return nil, err
 	}
-	return g, g.makeWay()
+	free, err := g.free()
+	if err != nil {
+		return nil, err
+	}
+	if free < minFree && short != nil {
+		short(free)
+	}
+	err = g.makeWay()
+	if full := (*NoSpaceError)(nil); errors.As(err, &full) {
+		full.Opening = true
+	}
+	return g, err
 }
 
 // makeWay sees to the space that opening or closing takes, at the cost of the
@@ -154,9 +173,10 @@ func (g *spaceGuard) opened() error {
 		return fmt.Errorf("allocate log: %w", err)
 	}
 	defer current.Close()
-	if err := allocate(current, logBytes); err != nil && !cannotAllocate(err) && !errors.Is(err, syscall.ENOSPC) {
+	if err = allocate(current, logBytes); err != nil && !cannotAllocate(err) && !errors.Is(err, syscall.ENOSPC) {
 		return fmt.Errorf("allocate log: %w", err)
 	}
+	g.allocated, g.used = err == nil, memTableUsedAtOpen
 	g.restoreBallast()
 	return nil
 }
@@ -192,30 +212,42 @@ func (g *spaceGuard) refuse(err error) error {
 // allocateNext makes sure that the file badger will rotate to has its blocks.
 // Badger takes a file of size zero for a new one.
 func (g *spaceGuard) allocateNext() error {
-	if g.next != nil {
-		waiting, err := unused(g.next)
-		if err != nil {
-			return fmt.Errorf("allocate log: %w", err)
-		}
-		if waiting {
-			return nil
-		}
-		// Badger has moved on to it.
-		g.next.Close()
-		g.next = nil
-		g.nextID++
+	if waiting, err := g.nextWaits(); err != nil || waiting {
+		return err
 	}
 	file, err := os.OpenFile(g.logPath(g.nextID), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("allocate log: %w", err)
 	}
-	if err := allocate(file, logBytes); err != nil && !cannotAllocate(err) {
+	err = allocate(file, logBytes)
+	g.nextAllocated = err == nil
+	if err != nil && !cannotAllocate(err) {
 		file.Close()
 		os.Remove(g.logPath(g.nextID))
 		return fmt.Errorf("allocate log: %w", err)
 	}
 	g.next = file
 	return syncDir(g.dir)
+}
+
+// nextWaits reports whether the file allocated ahead still waits for badger, and
+// takes note when badger has moved on to it.
+func (g *spaceGuard) nextWaits() (bool, error) {
+	if g.next == nil {
+		return false, nil
+	}
+	waiting, err := unused(g.next)
+	if err != nil {
+		return false, fmt.Errorf("allocate log: %w", err)
+	}
+	if waiting {
+		return true, nil
+	}
+	g.next.Close()
+	g.next = nil
+	g.nextID++
+	g.used, g.allocated = g.last, g.nextAllocated
+	return false, nil
 }
 
 // unused reports whether badger has not taken file: it gives it a size at once,

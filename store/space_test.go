@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -122,6 +123,79 @@ func TestRestartOnFullDisk(t *testing.T) {
 	refuseWrite(t, db)
 	release()
 	mustUpdate(t, db, Update{Key: "/b"})
+}
+
+// TestHeldUpBeforeTheBallastGoes: who eats every byte that becomes free is told
+// before the ballast does, and the database opens. Without that it does not.
+func TestHeldUpBeforeTheBallastGoes(t *testing.T) {
+	for _, held := range []bool{true, false} {
+		disk := smallDisk(t)
+		o := Options{Dir: filepath.Join(disk, "data"), MinFreeBytes: testMinFree}
+		db := openTest(t, o)
+		mustUpdate(t, db, Update{Key: "/a", Value: bytes.Repeat([]byte("v"), 200_000)})
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		fill(t, disk, 0)
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		eater, err := os.OpenFile(filepath.Join(disk, "eater"), os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			defer close(stopped)
+			defer eater.Close()
+			for block := make([]byte, 1<<20); ; {
+				select {
+				case <-stop:
+					return
+				default:
+					_, _ = eater.Write(block) // no space is what it waits for the end of
+				}
+			}
+		}()
+		asked := 0
+		if held {
+			o.Short = func(uint64) { asked++; close(stop); <-stopped }
+		} else {
+			// The eater runs on until all is gone: the ballast's bytes are its.
+			o.Short = func(uint64) {
+				asked++
+				if err := os.Remove(filepath.Join(o.Dir, ballastFile)); err != nil {
+					t.Error(err)
+				}
+				for free := uint64(1); free > 0; {
+					var st syscall.Statfs_t
+					if err := syscall.Statfs(disk, &st); err != nil {
+						t.Fatal(err)
+					}
+					free = st.Bavail
+				}
+			}
+		}
+		db, err = Open(t.Context(), o)
+		if !held {
+			close(stop)
+			<-stopped
+		}
+		if asked != 1 {
+			t.Errorf("held %t: told %d times", held, asked)
+		}
+		full := (*NoSpaceError)(nil)
+		switch {
+		case held && err != nil:
+			t.Errorf("open with the eater held up: %v", err)
+		case held:
+			if e, _, err := db.Get("/a", Latest); err != nil || len(e.Value) != 200_000 {
+				t.Errorf("read: %d bytes, %v", len(e.Value), err)
+			}
+			if err := db.Close(); err != nil {
+				t.Error(err)
+			}
+		case !errors.As(err, &full) || !strings.Contains(err.Error(), "free some space there, then start again"):
+			t.Errorf("open with the eater at work: %v", err)
+		}
+	}
 }
 
 // TestOpenWithoutSpace: no ballast and no space gives an error that says so.
