@@ -98,7 +98,10 @@ type Options struct {
 	ListenAddr      string      // host:port of the kubelet API; default :10250
 	TLS             *tls.Config // must ask for client certificates and verify those given
 	Version         string      // shown as the node's kubelet version
-	Logger          *slog.Logger
+	// Looked is called once, when the host was first looked at for what to evict,
+	// just before the first pod is; it may be nil.
+	Looked func()
+	Logger *slog.Logger
 
 	// Shutdown is how long pods get when the machine shuts down, by priority;
 	// ShutdownBus is a D-Bus address in place of the system's.
@@ -189,6 +192,7 @@ type Agent struct {
 	shutdown *shutdown.Manager
 	devices  *devices.Plugins // nil: there are none
 	synced   atomic.Bool      // every pod of this host is known
+	known    atomic.Bool      // the same, before what is left of others was removed
 }
 
 // New checks what the host offers and prepares an Agent. It listens, so that
@@ -358,6 +362,8 @@ func (a *Agent) watch(ctx context.Context) error {
 			return
 		}
 		a.statics.allKnown()
+		a.known.Store(true)
+		a.monitor.Poke()
 		if err := a.runner.Synced(ctx); err != nil && ctx.Err() == nil {
 			a.log.Error("leftovers of earlier pods could not all be removed", "error", err)
 		}

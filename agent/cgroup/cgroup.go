@@ -89,7 +89,7 @@ func (t *Tree) addMount(fields []string) {
 		t.mounts = append(t.mounts, dir)
 		for _, o := range strings.Split(fields[3], ",") {
 			switch o {
-			case "cpu", "memory", "pids", "cpuacct", "blkio", "hugetlb":
+			case "cpu", "memory", "pids", "cpuacct", "blkio", "hugetlb", "freezer":
 				t.byController[o] = dir
 			}
 		}

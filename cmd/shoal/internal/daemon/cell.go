@@ -138,9 +138,10 @@ func (p *peer) openStore(ctx context.Context) error {
 		p.db, err = p.config.openStore(ctx, store.Options{
 			Tag: p.identity.Tag, Logger: p.log.With("part", "store"), Clock: p.clock,
 			Fields: fields.New(clientscheme.Scheme), Published: p.spread, Displaced: p.displaced,
-			Joining: p.identity.Joined,
+			Joining: p.identity.Joined, Short: p.holdPods,
+			Frees: func(_ string, value []byte) bool { return fields.Deleting(value) },
 		})
-		return err
+		return withTakers(ctx, err, p.config.DataDir, podLogDir)
 	})
 }
 

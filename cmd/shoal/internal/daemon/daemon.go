@@ -137,12 +137,14 @@ type peer struct {
 	agent      *agent.Agent
 	announcer  *elect.Controller
 
+	held      *time.Timer        // pods stand still until then; nil if they were never held
 	quit      context.CancelFunc // ends the daemon
 	departure atomic.Pointer[departure]
 }
 
 func (p *peer) run(ctx context.Context, ready func(), drain <-chan struct{}) (err error) {
 	defer func() { err = errors.Join(err, p.close()) }()
+	defer p.noLongerHold()
 	if err := p.open(ctx); err != nil {
 		return err
 	}
@@ -413,6 +415,7 @@ func (p *peer) newAgent(config *rest.Config, resolver *clusterDNS, handlers map[
 		TLS:                 tlsConfig,
 		Images:              p.config.images(peers),
 		Version:             componentversion.Get().GitVersion,
+		Looked:              p.releasePods,
 		Logger:              p.log.With("part", "agent"),
 	})
 	if err != nil {

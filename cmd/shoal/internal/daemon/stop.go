@@ -102,10 +102,13 @@ func (p *peer) clear(ctx context.Context) (err error) {
 	} else if id != nil {
 		p.identity = *id
 	}
+	// Pods that stand still do not end.
+	defer p.noLongerHold()
 	// The store tells the pod range, which the datapath's routes go by.
-	if p.db, err = c.openStore(ctx, store.Options{Tag: p.identity.Tag, Logger: p.log.With("part", "store")}); err != nil {
-		return err
+	if p.db, err = c.openStore(ctx, store.Options{Tag: p.identity.Tag, Logger: p.log.With("part", "store"), Short: p.holdPods}); err != nil {
+		return withTakers(ctx, err, c.DataDir, podLogDir)
 	}
+	p.releasePods()
 	if p.podCIDR, err = api.ClaimPodCIDR(ctx, p.db, c.Name); err != nil {
 		return err
 	}
