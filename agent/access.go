@@ -9,6 +9,7 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 
+	"shoal/agent/logwriter"
 	"shoal/agent/runner"
 )
 
@@ -102,6 +103,9 @@ func (a *Agent) session(w http.ResponseWriter, r *http.Request, late bool) (*v1.
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return nil, ref, nil, false
 	}
+	if late && ref.Console != "" && !logwriter.HasConsole(ref.Console) {
+		ref.Running = false // it ended just now
+	}
 	if _, read := a.readAt(ref); !ref.Running && !(late && read) {
 		http.Error(w, notRunning(pod, ref), http.StatusBadRequest)
 		return nil, ref, nil, false
@@ -125,7 +129,7 @@ func (a *Agent) serveAttach(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	remotecommand.ServeAttach(w, r, &streams{a: a, ref: ref, logs: runner.LogPath(a.o.LogDir, pod, ref.Name, ref.Attempt)}, "", "", ref.ID, opts,
+	remotecommand.ServeAttach(w, r, &streams{a: a, pod: pod, ref: ref, logs: runner.LogPath(a.o.LogDir, pod, ref.Name, ref.Attempt)}, "", "", ref.ID, opts,
 		streamIdle, streamCreate, remotecommand.SupportedStreamingProtocols)
 }
 

@@ -15,6 +15,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/remotecommand"
+
+	"shoal/agent/logwriter"
 )
 
 // screen is what a client of attach or exec has been shown.
@@ -184,6 +186,19 @@ func TestAttach(t *testing.T) {
 		h.delete("filter")
 	}
 	h.delete("shell")
+
+	// One that ends just as a client comes has no console any more.
+	h.interactive("gone", true, false, "sh", "-c", sleeper)
+	ref, _ := h.agent.runner.Container(h.running("gone").UID, "main")
+	if err := logwriter.StopConsole(ref.Console); err != nil {
+		t.Fatal(err)
+	}
+	s = h.attach("gone", true, true)
+	const want = `container "main" in pod "gone" is not running: it has ended`
+	if err := <-s.done; err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "Internal") {
+		t.Errorf("attach without a console: %v, want %s", err, want)
+	}
+	h.delete("gone")
 }
 
 // TestAttachAfterLogs: kubectl shows the log before it attaches; what it has shown

@@ -9,6 +9,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	volumeutil "k8s.io/kubernetes/pkg/volume/util"
+
+	"shoal/agent/volume"
 )
 
 // Claim reads a claim and the persistent volume it is bound to. What is wrong
@@ -23,7 +25,7 @@ func (s *source) Claim(ctx context.Context, namespace, name string) (*v1.Persist
 	case claim.DeletionTimestamp != nil && !slices.Contains(claim.Finalizers, volumeutil.PVCProtectionFinalizer):
 		return nil, nil, errors.New("PVC is being deleted")
 	case claim.Status.Phase != v1.ClaimBound:
-		return nil, nil, errors.New("PVC is not bound")
+		return nil, nil, volume.ErrNotBound
 	case claim.Spec.VolumeName == "":
 		return nil, nil, errors.New("PVC has empty pvc.Spec.VolumeName")
 	}

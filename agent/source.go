@@ -114,14 +114,15 @@ func whenRelated[T any](ctx context.Context, read func() (T, error)) (T, error) 
 	}
 }
 
-// noPod reports whether the API says that there is no such pod.
+// noPod reports whether the API says that there is no such pod. Its storage
+// names the resource, "pods", and NodeRestriction's lister the kind, "pod".
 func noPod(err error) bool {
 	var status apierrors.APIStatus
 	if !apierrors.IsNotFound(err) || !errors.As(err, &status) {
 		return false
 	}
 	details := status.Status().Details
-	return details != nil && details.Kind == "pods"
+	return details != nil && (details.Kind == "pods" || details.Kind == "pod")
 }
 
 // ServiceEnv is the classic discovery environment: every service of the

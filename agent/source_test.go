@@ -16,6 +16,7 @@ func TestWhenRelated(t *testing.T) {
 	}{
 		"not allowed":      {apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "s", nil), true},
 		"no pod":           {apierrors.NewNotFound(schema.GroupResource{Resource: "pods"}, "p"), true},
+		"no pod in a list": {apierrors.NewNotFound(schema.GroupResource{Resource: "pod"}, "p"), true},
 		"no secret":        {apierrors.NewNotFound(schema.GroupResource{Resource: "secrets"}, "s"), false},
 		"no such account":  {apierrors.NewNotFound(schema.GroupResource{Resource: "serviceaccounts"}, "a"), false},
 		"a server at work": {apierrors.NewTooManyRequests("later", 1), false},

@@ -12,16 +12,19 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/cri-client/pkg/logs"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	utilexec "k8s.io/utils/exec"
 
+	"shoal/agent/logwriter"
 	"shoal/agent/runner"
 )
 
 // streams carries exec, attach and port-forward of one request.
 type streams struct {
 	a     *Agent
+	pod   *v1.Pod    // for attach
 	ref   runner.Ref // for attach
 	logs  string     // log file to follow, for attach without a console
 	netns string     // for port-forward; empty is the host's
@@ -133,7 +136,11 @@ func (s *streams) AttachContainer(ctx context.Context, _, _, id string, in io.Re
 	if s.ref.Console != "" {
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
-		return s.a.runner.Attach(ctx, runner.AttachRequest{Ref: s.ref, In: in, Out: out, Err: errOut, Resize: sizes(ctx, resize)})
+		err := s.a.runner.Attach(ctx, runner.AttachRequest{Ref: s.ref, In: in, Out: out, Err: errOut, Resize: sizes(ctx, resize)})
+		if errors.Is(err, logwriter.ErrNoConsole) {
+			return errors.New(notRunning(s.pod, s.ref))
+		}
+		return err
 	}
 	none := int64(0)
 	opts := &logs.LogOptions{TailLines: &none, Follow: true}

@@ -14,6 +14,7 @@ import (
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
 	"k8s.io/kubernetes/pkg/controlplane/reconcilers"
+	kubefeatures "k8s.io/kubernetes/pkg/features"
 
 	"shoal/api/hosts"
 	"shoal/api/pki"
@@ -74,12 +75,14 @@ const (
 
 // setFeatures turns off what only makes sense with several API servers over
 // one etcd: identity leases cost a write every ten seconds and peers know each
-// other by gossip. ShardedListAndWatch is what slices are cut with.
+// other by gossip. ShardedListAndWatch is what slices are cut with, and
+// ContainerStopSignals (KEP-4960) what hosts have.
 func setFeatures() error {
 	return utilfeature.DefaultMutableFeatureGate.SetFromMap(map[string]bool{
 		string(features.APIServerIdentity):                   false,
 		string(features.UnknownVersionInteroperabilityProxy): false,
 		string(features.ShardedListAndWatch):                 true,
+		string(kubefeatures.ContainerStopSignals):            true,
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +28,13 @@ const (
 
 // ErrNoConsole is returned where a container's console is not there any more.
 var ErrNoConsole = errors.New("the container's console is gone")
+
+// HasConsole reports whether there is a console in dir to attach to: it goes
+// with its container.
+func HasConsole(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "sock"))
+	return err == nil
+}
 
 // dial connects to the console of a directory. Paths of sockets are limited
 // to 107 bytes, so it goes by a descriptor of the directory.

@@ -228,6 +228,9 @@ func TestStopConsole(t *testing.T) {
 	if err := StopConsole(b.c.Dir); err != nil {
 		t.Errorf("stopped twice: %v", err)
 	}
+	if HasConsole(b.c.Dir) {
+		t.Error("a console that ended is there")
+	}
 	if err := Attach(t.Context(), b.c.Dir, Client{}); !errors.Is(err, ErrNoConsole) {
 		t.Errorf("attach to none: %v", err)
 	}

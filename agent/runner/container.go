@@ -127,7 +127,7 @@ func (w *worker) start(ctx context.Context, pod *v1.Pod, s *slot) error {
 	}
 	inst := &instance{
 		id: p.id, attempt: s.attempt(), pidfd: -1, asked: s.spec.Image,
-		imageID: s.image.ID, imageName: s.image.Name, stopSig: stopSignal(s.image.Config.StopSignal),
+		imageID: s.image.ID, imageName: s.image.Name, stopSig: stopSignalOf(s.spec, s.image.Config.StopSignal),
 		resources: s.spec.Resources, limits: cgroup.ForContainer(pod, s.spec),
 	}
 	if w.box.users != nil {
@@ -198,19 +198,6 @@ func (w *worker) dropEnded() {
 		inst.cleaned = true
 		w.jobs.Go(func() { w.deleteTask(w.r.ctx, inst) })
 	}
-}
-
-func stopSignal(name string) unix.Signal {
-	if n, err := strconv.Atoi(name); err == nil && n > 0 {
-		return unix.Signal(n)
-	}
-	if sig := unix.SignalNum(name); sig != 0 {
-		return sig
-	}
-	if sig := unix.SignalNum("SIG" + name); sig != 0 {
-		return sig
-	}
-	return unix.SIGTERM
 }
 
 // createRecord writes the container and its specification to containerd.
@@ -289,7 +276,7 @@ func (w *worker) runTask(ctx context.Context, pod *v1.Pod, s *slot, record *cont
 		ContainerID: record.ID, Rootfs: rootfs, Stdin: streams.in, Stdout: streams.out, Stderr: streams.err, Terminal: s.spec.TTY,
 	})
 	if err != nil {
-		return w.explain(ctx, fmt.Errorf("create task: %w", err))
+		return w.explain(ctx, pod, s.spec, fmt.Errorf("create task: %w", err))
 	}
 	inst.pid = int(created.Pid)
 	// Taken before the process can end, so the number cannot be another's.
@@ -298,7 +285,7 @@ func (w *worker) runTask(ctx context.Context, pod *v1.Pod, s *slot, record *cont
 	}
 	if _, err := service.Start(ctx, &tasks.StartRequest{ContainerID: record.ID}); err != nil {
 		inst.closeFD()
-		return fmt.Errorf("start task: %w", errgrpc.ToNative(err))
+		return w.explain(ctx, pod, s.spec, fmt.Errorf("start task: %w", errgrpc.ToNative(err)))
 	}
 	inst.startedAt = now()
 	return nil

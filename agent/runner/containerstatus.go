@@ -22,6 +22,7 @@ func (w *worker) containerStatus(pod *v1.Pod, s *slot) v1.ContainerStatus {
 	cs.LastTerminationState.Terminated = s.last
 	if i := s.current; i != nil {
 		cs.ContainerID, cs.Image, cs.ImageID, cs.User = containerID(i.id), i.imageName, i.imageID, i.user
+		cs.StopSignal = signalName(i.stopSig)
 	}
 	switch {
 	case s.done && s.current == nil:

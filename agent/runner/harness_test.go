@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,9 +44,13 @@ type objects struct {
 	secrets    map[string]*v1.Secret
 	handlers   map[string]string    // of runtime classes
 	pv         *v1.PersistentVolume // every claim is bound to it
+	asked      atomic.Int32         // for the config map "soon", which the fourth question finds
 }
 
 func (o *objects) ConfigMap(_ context.Context, namespace, name string) (*v1.ConfigMap, error) {
+	if name == "soon" && o.asked.Add(1) <= 3 {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "configmaps"}, name)
+	}
 	if c := o.configMaps[namespace+"/"+name]; c != nil {
 		return c, nil
 	}

@@ -50,6 +50,9 @@ func TestRunner(t *testing.T) {
 		"rejected by admission":          rejectedPod,
 		"last words":                     lastWordsPod,
 		"sidecars stop last":             sidecarPod,
+		"too little memory to start":     starvedPod,
+		"what comes in a moment":         soonPod,
+		"a stop signal of its own":       stopSignalPod,
 	} {
 		t.Run(name, func(t *testing.T) { test(b.with(t)) })
 	}

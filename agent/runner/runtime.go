@@ -97,7 +97,10 @@ func (w *worker) keepsNoSecrets(ctx context.Context, r runtimes.Runtime) error {
 }
 
 // explain adds to the error of a runtime what is known to be behind it.
-func (w *worker) explain(ctx context.Context, err error) error {
+func (w *worker) explain(ctx context.Context, pod *v1.Pod, c *v1.Container, err error) error {
+	if little := tooLittleMemory(pod, c, err); little != nil {
+		return little
+	}
 	if w.box.runtime == nil || w.r.Cgroups.Unified() {
 		return err
 	}

@@ -22,6 +22,7 @@ type sandbox struct {
 	netns    string
 	ips      []netip.Addr
 	failures int
+	unsaid   time.Time         // since when it lacks what may come in a moment; zero if never
 	runtime  *runtimes.Runtime // of the pod's containers; nil until found
 	users    *users            // nil for the host's
 }
@@ -45,6 +46,9 @@ func (w *worker) prepare(ctx context.Context, pod *v1.Pod) (time.Time, bool) {
 	}
 	if ctx.Err() != nil || w.startable.Err() != nil {
 		return time.Time{}, false
+	}
+	if w.passes(err) {
+		return now().Add(passingRetry), false
 	}
 	w.box.failures++
 	if !w.mountFailed(pod, err) {

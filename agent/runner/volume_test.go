@@ -243,3 +243,26 @@ func vanishedPod(b *bed) {
 	}
 	b.remove(p)
 }
+
+// soonPod mounts what is there a little later than the pod: nobody is told.
+func soonPod(b *bed) {
+	b.objects.asked.Store(0)
+	b.objects.configMaps["test/soon"] = &v1.ConfigMap{Data: map[string]string{"k": "v"}}
+	p := pod("soon", sleeper, func(p *v1.Pod) {
+		p.Spec.Volumes = []v1.Volume{{Name: "c", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{LocalObjectReference: v1.LocalObjectReference{Name: "soon"}}}}}
+		p.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "c", MountPath: "/c"}}
+	})
+	b.runner.Set(p)
+	b.phase(p, v1.PodRunning)
+	if n := b.objects.asked.Load(); n < 4 {
+		b.t.Errorf("asked %d times", n)
+	}
+	b.record.mu.Lock()
+	for _, e := range b.events {
+		if strings.HasPrefix(e, p.Name+" FailedMount: ") {
+			b.t.Errorf("event %q", e)
+		}
+	}
+	b.record.mu.Unlock()
+	b.remove(p)
+}

@@ -3,10 +3,27 @@ package volume
 import (
 	"errors"
 	"fmt"
+	"slices"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // ErrUnsupported is wrapped by errors about fields shoal does not have.
 var ErrUnsupported = errors.New("not supported")
+
+// ErrNotBound is wrapped by the error about a claim that is bound to no volume
+// yet, in the kubelet's words.
+var ErrNotBound = errors.New("PVC is not bound")
+
+// Passing reports whether every cause of err may be gone in a moment: another
+// peer wrote something, and this host's API has it after the pod that needs it.
+func Passing(err error) bool {
+	if all, ok := err.(interface{ Unwrap() []error }); ok {
+		return !slices.ContainsFunc(all.Unwrap(), func(e error) bool { return !Passing(e) })
+	}
+	failed := (*MountError)(nil)
+	return errors.As(err, &failed) && (errors.Is(err, ErrNotBound) || apierrors.IsNotFound(err) || apierrors.IsForbidden(err))
+}
 
 // MountError is a volume that could not be made, in the kubelet's words. The
 // runner reports it as FailedMount.
