@@ -104,6 +104,31 @@ func killLeader(t *testing.T, work string) {
 	nothingTwice(t, other.runs(t, ns, "after", 3))
 }
 
+// TestLeadAgain: a peer that has led before places pods when it leads again. The
+// first peer has, while it was the only one.
+func TestLeadAgain(t *testing.T) {
+	whole(t)
+	p := peers[1]
+	ns := space(t, p)
+	ok(t, cell.Cut(within(t), p.number))
+	pods := p.kube.CoreV1().Pods(ns)
+	_, err := pods.Create(t.Context(), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "alone"},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{hello()}},
+	}, metav1.CreateOptions{})
+	ok(t, err)
+	took := eventually(t, "the peer that was cut off places a pod", func() error {
+		pod, err := pods.Get(t.Context(), "alone", metav1.GetOptions{})
+		if err == nil && pod.Spec.NodeName == "" {
+			err = errors.New("it is not placed")
+		}
+		return err
+	})
+	t.Logf("placed %s after the cut", took)
+	ok(t, cell.Heal(within(t)))
+	whole(t)
+}
+
 // TestEndpointsLeaveWithTheirHost: nobody is sent to a pod of a host that was
 // called failed, and it is called again when its host is back.
 func TestEndpointsLeaveWithTheirHost(t *testing.T) {
