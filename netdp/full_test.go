@@ -112,3 +112,47 @@ func TestFullMaps(t *testing.T) {
 		})
 	}
 }
+
+// A service for whose growth there is no room loses the backends that left, and
+// gains as many as fit; one that changes its addresses at the limit loses the old.
+func TestChangesWithoutRoom(t *testing.T) {
+	l := newLab(t)
+	l.opts.Limits = MapLimits{Services: 64, Frontends: 4, Backends: 64, Slots: 16, MaglevChunks: 64}
+	d := l.openUntilEnd()
+	backend := func(i int) Backend {
+		return Backend{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 64, 7, byte(100 + i)}), 80)}
+	}
+	face := func(i int) Frontend { return Frontend{Addr: netip.AddrFrom4([4]byte{10, 0, 9, byte(i)}), Port: 80} }
+	grows := Service{Key: "default/grows:80/TCP", Proto: TCP, Frontends: []Frontend{face(1)}, Backends: []Backend{backend(0), backend(1)}}
+	l.must(d.SetService(grows))
+	filler := Service{Key: "default/filler:80/TCP", Proto: TCP, Frontends: []Frontend{face(2), face(3)}}
+	for i := range 8 {
+		filler.Backends = append(filler.Backends, backend(10+i))
+	}
+	l.must(d.SetService(filler))
+
+	grows.Backends = []Backend{backend(1), backend(2), backend(3), backend(4), backend(5)}
+	if err := d.SetService(grows); !errors.Is(err, ErrFull) {
+		t.Fatalf("grown without room: %v", err)
+	}
+	got := strings.Join(kernelServices(t, d), "\n")
+	if strings.Contains(got, "10.64.7.100") || !strings.Contains(got, "10.64.7.101") || !strings.Contains(got, "10.64.7.102") {
+		t.Errorf("one backend left, one stayed, and there is room for another:\n%s", got)
+	}
+	filler.Frontends = []Frontend{face(5), face(6), face(7)}
+	if err := d.SetService(filler); !errors.Is(err, ErrFull) {
+		t.Fatalf("other addresses without room: %v", err)
+	}
+	if got := strings.Join(kernelServices(t, d), "\n"); strings.Contains(got, "10.0.9.2:") || strings.Contains(got, "10.0.9.3:") {
+		t.Errorf("addresses that are no longer the service's:\n%s", got)
+	}
+	l.must(d.SetService(filler)) // what went made room
+	l.must(d.DeleteService(filler.Key))
+	l.must(d.SetService(grows))
+	got = strings.Join(kernelServices(t, d), "\n")
+	for i := 1; i <= 5; i++ {
+		if !strings.Contains(got, fmt.Sprintf("10.64.7.%d", 100+i)) {
+			t.Errorf("with room again:\n%s", got)
+		}
+	}
+}

@@ -247,10 +247,18 @@ func (t *table) setBackends(live *liveService, want []Backend) (gone bool, err e
 	if err := t.writeBackends(live, c, begins); err != nil {
 		return false, errors.Join(err, t.dropBackends(c.fresh))
 	}
-	if err := t.setSlots(live, arrange(live.slots, c.members)); err != nil {
-		if errors.Is(err, ErrFull) { // no slot was changed
-			err = errors.Join(err, t.dropBackends(c.fresh))
+	slots := arrange(live.slots, c.members)
+	err = t.setSlots(live, slots)
+	switch {
+	case errors.Is(err, ErrFull) && live.order >= 0: // no slot was changed
+		// As many as fit, those that stay first: who has left goes all the same.
+		c.full = errors.Join(c.full, err)
+		if err := t.setSlots(live, slots[:1<<live.order]); err != nil {
+			return false, err
 		}
+	case errors.Is(err, ErrFull):
+		return false, errors.Join(err, t.dropBackends(c.fresh))
+	case err != nil:
 		return false, err
 	}
 	if err := t.writeBackends(live, c, ends); err != nil {
@@ -459,11 +467,15 @@ func (t *table) setFrontends(live *liveService, s Service) error {
 			filtered: f.Filtered, own: slices.Contains(t.nodeIPs, f.Addr),
 		})
 	}
+	var full error // what goes makes room for the next try
 	for _, f := range want {
 		if slices.Contains(live.faces, f) && t.frontends[f.key] == live {
 			continue
 		}
-		if err := t.maps.putFrontend(f, live.id); err != nil {
+		if err := t.maps.putFrontend(f, live.id); errors.Is(err, ErrFull) {
+			full = err
+			continue
+		} else if err != nil {
 			return err
 		}
 		t.frontends[f.key] = live
@@ -476,12 +488,12 @@ func (t *table) setFrontends(live *liveService, s Service) error {
 			continue
 		}
 		if err := t.maps.deleteFrontend(f.key); err != nil {
-			return err
+			return errors.Join(err, full)
 		}
 		delete(t.frontends, f.key)
 	}
-	live.faces = want
-	return nil
+	live.faces = slices.DeleteFunc(want, func(f face) bool { return t.frontends[f.key] != live })
+	return full
 }
 
 // remove takes a service away: first nobody finds it, then it goes.

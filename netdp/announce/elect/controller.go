@@ -132,22 +132,26 @@ func (c *Controller) Run(ctx context.Context) error {
 	if !cache.WaitForCacheSync(ctx.Done(), c.services.HasSynced, c.synced) {
 		return nil
 	}
+	due := time.Now() // when all services are looked at, however often some are
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	renew := false
 	for {
-		next := refresh
-		if err := c.set(ctx, renew); err != nil && ctx.Err() == nil {
+		if err := c.set(ctx, renew); err == nil {
+			renew = false
+		} else if ctx.Err() == nil {
 			c.o.Logger.Warn("announce addresses of services, will retry", "error", err)
-			next = retry
+			if again := time.Now().Add(retry); again.Before(due) {
+				due = again
+			}
 		}
-		renew = false
-		timer.Reset(next)
+		timer.Reset(time.Until(due))
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-c.wake:
 		case <-timer.C:
+			due = time.Now().Add(refresh)
 			c.look("")
 		case <-c.o.Changed:
 			// Who answered until now may be back from the other side of a split, and
