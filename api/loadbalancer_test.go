@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -199,6 +200,34 @@ func TestLoadBalancerAddresses(t *testing.T) {
 	if s, err := services.Get(t.Context(), "lb-other", metav1.GetOptions{}); err != nil || len(s.Status.LoadBalancer.Ingress) > 0 || len(s.Status.Conditions) > 0 {
 		t.Errorf("a service of another class has %+v (%v)", s.Status, err)
 	}
+}
+
+// TestLoadBalancerKeepsAddressOfEndingService: an address that hosts still forward and announce
+// is nobody else's.
+func TestLoadBalancerKeepsAddressOfEndingService(t *testing.T) {
+	makePool(t, "ending", "192.0.2.160")
+	services := peer.Client.CoreV1().Services("default")
+	makeService(t, balanced("lb-ending", "ending", func(s *corev1.Service) { s.Finalizers = []string{"example.org/held"} }))
+	t.Cleanup(func() { // a failed test leaves nothing behind
+		_, err := services.Patch(context.Background(), "lb-ending", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			t.Error(err)
+		}
+	})
+	becomes(t, "lb-ending", "192.0.2.160", loadbalancer.ReasonAssigned)
+	if err := services.Delete(t.Context(), "lb-ending", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	makeService(t, balanced("lb-next", "ending"))
+	becomes(t, "lb-next", "", loadbalancer.ReasonEmpty)
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if owner := claimsBelow(t, addressClaims+"192.0.2.160")["192.0.2.160"]; !strings.Contains(owner, "default/lb-ending ") {
+			t.Fatalf("the claim of a service that a finalizer holds is %q", owner)
+		}
+	}
+	becomes(t, "lb-ending", "192.0.2.160", loadbalancer.ReasonAssigned)
+	change(t, "lb-ending", func(s *corev1.Service) { s.Finalizers = nil })
+	becomes(t, "lb-next", "192.0.2.160", loadbalancer.ReasonAssigned)
 }
 
 func change(t *testing.T, name string, edit func(*corev1.Service)) {

@@ -51,14 +51,17 @@ func (c *Controller) assign(ctx context.Context, svc *corev1.Service, held []net
 	if err != nil && !errors.As(err, &refused) {
 		return err
 	}
-	have, refused, err := c.take(svc, choices, refused)
+	if svc.DeletionTimestamp != nil {
+		endChoices(choices)
+	}
+	have, refused, err := c.take(ctx, svc, choices, refused)
 	if errors.Is(err, errNotChosen) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if refused != nil {
+	if refused != nil && svc.DeletionTimestamp == nil {
 		c.waiting[name] = struct{}{}
 	} else {
 		delete(c.waiting, name)
@@ -67,6 +70,16 @@ func (c *Controller) assign(ctx context.Context, svc *corev1.Service, held []net
 		return err
 	}
 	return c.freeReplaced(svc, held, have)
+}
+
+// endChoices is for a service that is being deleted: it keeps what it has, and
+// what its status has it may claim again, but nothing new.
+func endChoices(choices []choice) {
+	for i, one := range choices {
+		if !one.keep.IsValid() && one.draw != nil {
+			choices[i].none = refuse(ReasonEnding, "the service is being deleted and gets no new address")
+		}
+	}
 }
 
 // lost finds an address of the service that is claimed by another one. While
@@ -98,29 +111,33 @@ func (c *Controller) cell(svc *corev1.Service) cell {
 	if ns, err := c.namespaces.Get(svc.Namespace); err == nil {
 		namespace = ns.Labels
 	}
+	hosts := c.hosts()
 	return cell{pools: c.pools.all(), namespace: namespace, owner: func(a netip.Addr) (string, bool) {
 		claim, held := c.o.Claims.Claim(a)
 		return claim.Owner, held
-	}, used: c.used()}
+	}, used: c.used(hosts), own: c.o.Ranges, taken: len(c.o.Claims.All()) + len(hosts)}
 }
 
 var errNotChosen = errors.New("another peer acts for this service")
 
 // take claims what the choices lack. One family that is refused does not keep
 // the other from its address; a service that only prefers two does without.
-func (c *Controller) take(svc *corev1.Service, choices []choice, refused *refusal) (have []netip.Addr, _ *refusal, _ error) {
+func (c *Controller) take(ctx context.Context, svc *corev1.Service, choices []choice, refused *refusal) (have []netip.Addr, _ *refusal, _ error) {
 	_, oneIsEnough := families(svc)
 	var first *refusal
 	for _, one := range choices {
 		a := one.keep
-		if !a.IsValid() && c.hasFree(one) {
+		if !a.IsValid() && c.hasFree(ctx, one) {
 			if !c.chosen(key{service: serviceKey(svc)}) {
 				return nil, nil, errNotChosen
 			}
 			var err error
-			if a, err = c.draw(svc, one); err != nil {
+			if a, err = c.draw(ctx, svc, one); err != nil {
 				return nil, nil, err
 			}
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, nil, fmt.Errorf("choose an address for service %s: %w", serviceKey(svc), err)
 		}
 		if a.IsValid() {
 			have = append(have, a)
@@ -134,12 +151,16 @@ func (c *Controller) take(svc *corev1.Service, choices []choice, refused *refusa
 	return have, refused, nil
 }
 
-// hasFree tells whether there is an address to draw, as far as heard of.
-func (c *Controller) hasFree(one choice) bool {
+// hasFree tells whether there is an address to draw, as far as heard of, and
+// until ctx ends.
+func (c *Controller) hasFree(ctx context.Context, one choice) bool {
 	if one.draw == nil {
 		return false
 	}
 	for a := range one.draw {
+		if ctx.Err() != nil {
+			return false
+		}
 		if !c.o.Claims.Has(a) {
 			return true
 		}
@@ -148,23 +169,24 @@ func (c *Controller) hasFree(one choice) bool {
 }
 
 // draw claims the first free address of a choice; the zero address if none is.
-// What the service's status has it gets again, if that is free.
-func (c *Controller) draw(svc *corev1.Service, one choice) (netip.Addr, error) {
+// What the service's status has it gets again, if that is free; one that is
+// being deleted gets nothing else.
+func (c *Controller) draw(ctx context.Context, svc *corev1.Service, one choice) (netip.Addr, error) {
 	for _, a := range addressesOf(svc) {
-		if familyOf(a) != one.family || c.o.Claims.Has(a) {
+		if familyOf(a) != one.family || c.o.Claims.Has(a) || !one.may(a) {
 			continue
 		}
-		for of := range one.draw {
-			if of != a {
-				continue
-			}
-			if taken, err := c.o.Claims.Take(a, owner(svc)); err != nil || taken {
-				return a, err
-			}
-			break
+		if taken, err := c.o.Claims.Take(a, owner(svc)); err != nil || taken {
+			return a, err
 		}
 	}
+	if svc.DeletionTimestamp != nil {
+		return netip.Addr{}, nil
+	}
 	for a := range one.draw {
+		if err := ctx.Err(); err != nil {
+			return netip.Addr{}, fmt.Errorf("draw an address for service %s: %w", serviceKey(svc), err)
+		}
 		if c.o.Claims.Has(a) {
 			continue
 		}
@@ -283,7 +305,7 @@ func (c *Controller) freeReplaced(svc *corev1.Service, held, have []netip.Addr) 
 // type or class changed. The API server empties the status of other types; an
 // address of ours that is still there is in stale.
 func (c *Controller) withdraw(ctx context.Context, svc *corev1.Service, stale []netip.Addr) error {
-	if !hasCondition(svc) || svc.DeletionTimestamp != nil {
+	if !hasCondition(svc) {
 		return nil
 	}
 	if !c.chosen(key{service: serviceKey(svc)}) {

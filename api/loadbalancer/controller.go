@@ -66,12 +66,18 @@ type Controller struct {
 	queue workqueue.TypedRateLimitingInterface[key]
 
 	mu    sync.Mutex
-	ended map[types.UID]struct{} // services seen deleted while claims name them; guarded by mu
+	ended map[types.UID]struct{} // services seen deleted that claims name; guarded by mu
 
 	// Only the goroutine of Run uses these.
-	waiting   map[string]struct{}      // services without what they should have
-	orphans   map[netip.Addr]time.Time // claims of no service, since when
-	displaced map[string]time.Time     // services whose address another claimed
+	waiting   map[string]struct{}   // services without what they should have
+	orphans   map[netip.Addr]orphan // claims of no service
+	displaced map[string]time.Time  // services whose address another claimed
+}
+
+// orphan is who claimed an address, and since when that service is not seen.
+type orphan struct {
+	owner string
+	since time.Time
 }
 
 // key is what there is to look at: a service, or a pool's counts, or (with no
@@ -93,7 +99,7 @@ func New(o Options, shared informers.SharedInformerFactory) (*Controller, error)
 		o: o, services: services.Informer().GetIndexer(), namespaces: namespaces.Lister(), nodes: shared.Core().V1().Nodes().Lister(),
 		queue:   workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[key]()),
 		ended:   map[types.UID]struct{}{},
-		waiting: map[string]struct{}{}, orphans: map[netip.Addr]time.Time{}, displaced: map[string]time.Time{},
+		waiting: map[string]struct{}{}, orphans: map[netip.Addr]orphan{}, displaced: map[string]time.Time{},
 	}
 	c.pools = newPoolWatch(o.Objects, c.poolsChanged)
 	if err := services.Informer().AddIndexers(indexers); err != nil {
@@ -187,10 +193,38 @@ func (c *Controller) serviceDeleted(obj any) {
 	if !ok || s.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		return
 	}
-	c.mu.Lock()
-	c.ended[s.UID] = struct{}{}
-	c.mu.Unlock()
+	for _, claim := range c.o.Claims.All() {
+		if claim.Owner == owner(s) {
+			c.mu.Lock()
+			c.ended[s.UID] = struct{}{}
+			c.mu.Unlock()
+			break
+		}
+	}
 	c.queue.Add(key{service: serviceKey(s)})
+}
+
+// forget drops what is remembered about claims that are gone, by whomever they
+// were freed.
+func (c *Controller) forget(all map[netip.Addr]claims.Claim) {
+	for a, was := range c.orphans {
+		if claim, held := all[a]; !held || claim.Owner != was.owner {
+			delete(c.orphans, a)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.ended) == 0 {
+		return
+	}
+	named := map[types.UID]struct{}{}
+	for _, claim := range all {
+		named[uidOf(claim.Owner)] = struct{}{}
+	}
+	maps.DeleteFunc(c.ended, func(uid types.UID, _ struct{}) bool {
+		_, is := named[uid]
+		return !is
+	})
 }
 
 func (c *Controller) namespaceUpdated(old, obj any) {
@@ -289,6 +323,7 @@ func (c *Controller) look(ctx context.Context, k key) error {
 	case k.service != "":
 		return c.sync(ctx, k.service)
 	}
+	c.forget(c.o.Claims.All())
 	for name := range c.waiting {
 		c.queue.Add(key{service: name})
 	}
@@ -322,8 +357,10 @@ func (c *Controller) service(name string) *corev1.Service {
 // sync sees to one service: what it has, and what is claimed in its name.
 func (c *Controller) sync(ctx context.Context, name string) error {
 	svc := c.service(name)
+	all := c.o.Claims.All()
+	c.forget(all)
 	var held, stale []netip.Addr
-	for a, claim := range c.o.Claims.All() {
+	for a, claim := range all {
 		if nameOf(claim.Owner) != name {
 			continue
 		}
@@ -345,7 +382,12 @@ func (c *Controller) sync(ctx context.Context, name string) error {
 	}
 	if !isOurs(svc) {
 		delete(c.waiting, name)
+		delete(c.displaced, name)
 		return c.withdraw(ctx, svc, stale)
+	}
+	if svc.DeletionTimestamp != nil && len(held) == 0 && len(addressesOf(svc)) == 0 {
+		delete(c.waiting, name)
+		return nil
 	}
 	return c.assign(ctx, svc, held)
 }
@@ -359,15 +401,15 @@ func (c *Controller) release(name string, stale []netip.Addr) error {
 			delete(c.orphans, a)
 			continue
 		}
-		since, known := c.orphans[a]
-		if !known {
-			since = time.Now()
-			c.orphans[a] = since
+		seen, known := c.orphans[a]
+		if !known || seen.owner != claim.Owner {
+			seen = orphan{claim.Owner, time.Now()}
+			c.orphans[a] = seen
 		}
 		c.mu.Lock()
 		_, ended := c.ended[uidOf(claim.Owner)]
 		c.mu.Unlock()
-		if left := settle - time.Since(since); !ended && left > 0 {
+		if left := settle - time.Since(seen.since); !ended && left > 0 {
 			c.queue.AddAfter(key{service: name}, left)
 			continue
 		}
@@ -378,9 +420,6 @@ func (c *Controller) release(name string, stale []netip.Addr) error {
 			return err
 		}
 		delete(c.orphans, a)
-		c.mu.Lock()
-		delete(c.ended, uidOf(claim.Owner))
-		c.mu.Unlock()
 		c.o.Logger.Info("a load-balancer address is free again", "address", a, "service", name)
 		c.queue.Add(key{})
 		c.countPools()

@@ -23,6 +23,8 @@ const (
 	ReasonNotInPool = "AddressNotInPool"
 	// ReasonInUse: a host, or the cell itself, has the address it wants.
 	ReasonInUse = "AddressInUse"
+	// ReasonEnding: the service is being deleted, so it gets no new address.
+	ReasonEnding = "ServiceEnding"
 	// ReasonBadWish: what it wants cannot be read.
 	ReasonBadWish = "WantedAddressInvalid"
 )
@@ -46,7 +48,14 @@ type cell struct {
 	// used tells what else has an address that a pool has by mistake: a host, or
 	// the cell's own ranges; empty if nothing does.
 	used func(netip.Addr) string
+	// own are the cell's own ranges, of which nothing is drawn.
+	own []netip.Prefix
+	// taken counts the addresses that cannot be had: of claims and of hosts.
+	taken int
 }
+
+// spareTries is for addresses that are claimed while others are being tried.
+const spareTries = 1024
 
 // choice is what is to become of one family of a service.
 type choice struct {
@@ -55,6 +64,8 @@ type choice struct {
 	keep netip.Addr
 	// draw yields the addresses to try else, in order.
 	draw iter.Seq[netip.Addr]
+	// may tells what could be drawn; set where draw is.
+	may func(netip.Addr) bool
 	// none is why when all of draw are taken.
 	none *refusal
 }
@@ -104,6 +115,7 @@ func (o *choice) wanted(wanted netip.Addr, held []netip.Addr, pools []Pool, c ce
 		return
 	}
 	o.draw = slices.Values([]netip.Addr{wanted})
+	o.may = func(a netip.Addr) bool { return a == wanted }
 	owner, _ := c.owner(wanted)
 	if owner == "" {
 		owner = "another service"
@@ -131,13 +143,31 @@ func (o *choice) any(svc *corev1.Service, w wish, held []netip.Addr, pools []Poo
 		return
 	}
 	var names []string
-	for _, p := range pools {
+	ranges := 0
+	for i, p := range pools {
 		names = append(names, p.Name)
+		pools[i] = p.outside(c.own)
+		ranges += len(pools[i].Ranges)
+	}
+	if !slices.ContainsFunc(pools, func(p Pool) bool { return p.has(o.family) }) {
+		o.none = refuse(ReasonEmpty, "all %s addresses of AddressPool %s are in the cell's own ranges, of pods and cluster IPs; "+
+			"add a range outside of them", o.family, list(names))
+		return
 	}
 	o.none = refuse(ReasonEmpty, "all %s addresses of AddressPool %s are taken; add a range, or delete services of type LoadBalancer", o.family, list(names))
+	o.may = func(a netip.Addr) bool {
+		return familyOf(a) == o.family && c.used(a) == "" && slices.ContainsFunc(pools, func(p Pool) bool { return p.contains(a) })
+	}
+	// Each address that cannot be had comes at most once of each range.
+	tries := (c.taken + spareTries) * ranges
 	o.draw = func(yield func(netip.Addr) bool) {
+		left := tries
 		for _, p := range pools {
 			for a := range p.drawn(o.family, string(svc.UID)) {
+				if left == 0 {
+					return
+				}
+				left--
 				if c.used(a) == "" && !yield(a) {
 					return
 				}

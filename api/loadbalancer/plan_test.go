@@ -160,7 +160,7 @@ func TestWhatIsOurs(t *testing.T) {
 		{func(s *corev1.Service) { s.Spec.LoadBalancerClass = ptr(v1alpha1.Class) }, true},
 		{func(s *corev1.Service) { s.Spec.LoadBalancerClass = ptr("example.org/other") }, false},
 		{func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeNodePort }, false},
-		{func(s *corev1.Service) { s.DeletionTimestamp = ptr(metav1.Now()) }, false},
+		{func(s *corev1.Service) { s.DeletionTimestamp = ptr(metav1.Now()) }, true}, // until it is gone
 	} {
 		if s := service(test.edit); isOurs(s) != test.want {
 			t.Errorf("%+v: ours is %t", s.Spec, !test.want)

@@ -69,6 +69,39 @@ func (p Pool) contains(a netip.Addr) bool {
 	return slices.ContainsFunc(p.Ranges, func(r Range) bool { return r.Contains(a) })
 }
 
+// outside is the pool without the cell's own ranges, whatever their size.
+func (p Pool) outside(own []netip.Prefix) Pool {
+	for _, prefix := range own {
+		var left []Range
+		for _, r := range p.Ranges {
+			left = append(left, r.without(prefix)...)
+		}
+		p.Ranges = left
+	}
+	return p
+}
+
+// overlaps says which ranges of the pool reach into the cell's own; empty if
+// none does.
+func (p Pool) overlaps(own []netip.Prefix) string {
+	const most = 3 // are told, the others counted
+	var all []string
+	for _, r := range p.Ranges {
+		for _, prefix := range own {
+			if !slices.Equal(r.without(prefix), []Range{r}) {
+				all = append(all, fmt.Sprintf("%s-%s overlaps the cell's own range %s", r.First, r.Last, prefix))
+			}
+		}
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	if more := len(all) - most; more > 0 {
+		all = append(all[:most], fmt.Sprintf("%d more do", more))
+	}
+	return list(all) + "; services get no address of it, take it out of spec.addresses"
+}
+
 // has reports whether the pool has addresses of a family.
 func (p Pool) has(family corev1.IPFamily) bool {
 	return slices.ContainsFunc(p.Ranges, func(r Range) bool { return familyOf(r.First) == family })

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -139,19 +140,23 @@ func (c *Controller) count(ctx context.Context, name string) error {
 
 func (c *Controller) statusOf(o *v1alpha1.AddressPool, p Pool) {
 	var total uint64
-	for _, r := range p.Ranges {
+	usable := p.outside(c.o.Ranges)
+	for _, r := range usable.Ranges {
 		total += r.Size()
 	}
 	o.Status.Assigned = 0
 	for a := range c.o.Claims.All() {
-		if p.contains(a) {
+		if usable.contains(a) {
 			o.Status.Assigned++
 		}
 	}
 	o.Status.Free = int64(min(total, math.MaxInt64)) - o.Status.Assigned
 	said := metav1.Condition{Type: v1alpha1.Usable, Status: metav1.ConditionTrue, Reason: "Read", ObservedGeneration: o.Generation}
+	if overlap := p.overlaps(c.o.Ranges); overlap != "" {
+		said.Status, said.Reason, said.Message = metav1.ConditionFalse, "InCellRange", overlap
+	}
 	if err := c.pools.problem(p.Name); err != nil {
-		said.Status, said.Reason, said.Message = metav1.ConditionFalse, "NotAllRead", err.Error()
+		said.Status, said.Reason, said.Message = metav1.ConditionFalse, "NotAllRead", strings.TrimSpace(err.Error()+"\n"+said.Message)
 	}
 	meta.SetStatusCondition(&o.Status.Conditions, said)
 }

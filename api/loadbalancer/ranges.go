@@ -85,6 +85,22 @@ func (r Range) Contains(a netip.Addr) bool {
 	return a.Is4() == r.First.Is4() && !a.Less(r.First) && !r.Last.Less(a)
 }
 
+// without is what of the range is not in p: none, one or two ranges.
+func (r Range) without(p netip.Prefix) []Range {
+	first, last := p.Masked().Addr(), lastOf(p)
+	if first.Is4() != r.First.Is4() || r.Last.Less(first) || last.Less(r.First) {
+		return []Range{r}
+	}
+	var out []Range
+	if r.First.Less(first) {
+		out = append(out, Range{r.First, first.Prev()})
+	}
+	if last.Less(r.Last) {
+		out = append(out, Range{last.Next(), r.Last})
+	}
+	return out
+}
+
 // Size is how many addresses the range has, at most maxRange.
 func (r Range) Size() uint64 {
 	firstHigh, firstLow := words(r.First)

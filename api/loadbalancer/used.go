@@ -8,9 +8,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// used returns what tells whose an address is that no service may have, though a
-// pool has it: a host would lose its own.
-func (c *Controller) used() func(netip.Addr) string {
+// hosts are the addresses of hosts, with the hosts' names.
+func (c *Controller) hosts() map[netip.Addr]string {
 	hosts := map[netip.Addr]string{}
 	nodes, _ := c.nodes.List(labels.Everything()) // from memory
 	for _, n := range nodes {
@@ -18,6 +17,12 @@ func (c *Controller) used() func(netip.Addr) string {
 			hosts[a] = n.Name
 		}
 	}
+	return hosts
+}
+
+// used returns what tells whose an address is that no service may have, though a
+// pool has it: a host would lose its own.
+func (c *Controller) used(hosts map[netip.Addr]string) func(netip.Addr) string {
 	return func(a netip.Addr) string {
 		if name, ok := hosts[a]; ok {
 			return "an address of host " + name

@@ -30,9 +30,11 @@ type wish struct {
 	pool      string
 }
 
-// isOurs reports whether a service is to get addresses from pools.
+// isOurs reports whether a service has its addresses from pools. One that is
+// being deleted has them until the object is gone: while a finalizer holds it,
+// its status is there, and hosts forward and announce what that has.
 func isOurs(svc *corev1.Service) bool {
-	return svc.DeletionTimestamp == nil && svc.Spec.Type == corev1.ServiceTypeLoadBalancer &&
+	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer &&
 		(svc.Spec.LoadBalancerClass == nil || *svc.Spec.LoadBalancerClass == v1alpha1.Class)
 }
 
