@@ -10,14 +10,16 @@ import (
 )
 
 // makeVolumes makes what an ephemeral container mounts and no container did
-// before it came.
+// before it came. The others stay as they are: their content is the refresh's,
+// and what they are filled from may be gone.
 func (w *worker) makeVolumes(ctx context.Context, pod *v1.Pod, s *slot) error {
+	names := make([]string, 0, len(s.spec.VolumeMounts))
 	for _, m := range s.spec.VolumeMounts {
-		if _, ok := w.r.Volumes.Mounted(pod.UID, m.Name); !ok {
-			return w.r.Volumes.Setup(ctx, pod)
-		}
+		names = append(names, m.Name)
 	}
-	return nil
+	err := w.r.Volumes.SetupMissing(ctx, pod, names)
+	w.refresh.due = earlier(w.refresh.due, w.r.Volumes.RefreshAt(pod.UID))
+	return err
 }
 
 // processesOf is the process namespace of a running container of the pod, for

@@ -53,6 +53,7 @@ func TestRunner(t *testing.T) {
 		"too little memory to start":     starvedPod,
 		"what comes in a moment":         soonPod,
 		"a stop signal of its own":       stopSignalPod,
+		"looked at without its objects":  bareLook,
 	} {
 		t.Run(name, func(t *testing.T) { test(b.with(t)) })
 	}

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -153,7 +154,25 @@ func (v *Volumes) Setup(ctx context.Context, pod *v1.Pod) error {
 	if err := v.Check(pod); err != nil {
 		return err
 	}
-	use := used(pod)
+	return v.setupAll(ctx, pod, used(pod))
+}
+
+// SetupMissing makes those of the named volumes that are not Mounted, for a
+// container that came to a pod that runs. Errors are as Setup's.
+func (v *Volumes) SetupMissing(ctx context.Context, pod *v1.Pod, names []string) error {
+	if err := v.Check(pod); err != nil {
+		return err
+	}
+	missing := slices.DeleteFunc(used(pod), func(i int) bool {
+		name := pod.Spec.Volumes[i].Name
+		_, made := v.Mounted(pod.UID, name)
+		return made || !slices.Contains(names, name)
+	})
+	return v.setupAll(ctx, pod, missing)
+}
+
+// setupAll sets up the pod's volumes of these indices.
+func (v *Volumes) setupAll(ctx context.Context, pod *v1.Pod, use []int) error {
 	n := len(use)
 	if n == 0 {
 		return nil
