@@ -37,6 +37,8 @@ type Tree struct {
 	root string
 	// meminfo is /proc/meminfo, but for tests of a fake hierarchy.
 	meminfo string
+	// self is /proc/self/cgroup, but for the same tests.
+	self string
 	// KeepRoot leaves root itself to who made it; set it before use.
 	KeepRoot bool
 
@@ -56,7 +58,7 @@ func Open(root string) (*Tree, error) {
 		return nil, fmt.Errorf("find control groups: %w", err)
 	}
 	defer f.Close()
-	t := &Tree{root: filepath.Join("/", root), meminfo: "/proc/meminfo", byController: map[string]string{}, qosMade: map[v1.PodQOSClass]bool{}, burstable: map[string]uint64{}}
+	t := &Tree{root: filepath.Join("/", root), meminfo: "/proc/meminfo", self: "/proc/self/cgroup", byController: map[string]string{}, qosMade: map[v1.PodQOSClass]bool{}, burstable: map[string]uint64{}}
 	scan := bufio.NewScanner(f)
 	for scan.Scan() {
 		t.addMount(strings.Fields(scan.Text()))

@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 )
@@ -18,19 +17,19 @@ func TestFreeze(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file, _, _ := tree.freezer(true)
-	if os.Getuid() != 0 || file == "" {
+	mount := tree.freezer().mount
+	if os.Getuid() != 0 || mount == "" {
 		t.Skip("needs root and a freezer")
 	}
 	if err := tree.Freeze(); err != nil {
 		t.Errorf("without pods: %v", err)
 	}
-	group := filepath.Join(filepath.Dir(file), "podx", "container")
+	group := filepath.Join(mount, tree.root, "podx", "container")
 	if err := os.MkdirAll(group, 0o755); err != nil {
 		t.Skipf("cannot make control groups: %v", err)
 	}
 	defer func() {
-		for dir := group; filepath.Base(dir) != filepath.Base(filepath.Dir(filepath.Dir(file))); dir = filepath.Dir(dir) {
+		for dir := group; dir != mount; dir = filepath.Dir(dir) {
 			_ = os.Remove(dir)
 		}
 	}()
@@ -82,30 +81,62 @@ func TestFreeze(t *testing.T) {
 	}
 }
 
-// TestFreezeUnified writes to a cgroup v2 tree in a plain directory.
+// TestFreezeUnified writes to a cgroup v2 tree in a plain directory: only groups
+// of pods are frozen, and none if the caller is in one.
 func TestFreezeUnified(t *testing.T) {
 	dir := t.TempDir()
-	tree := &Tree{unified: dir, root: "/shoal"}
-	if err := os.Mkdir(filepath.Join(dir, "shoal"), 0o755); err != nil {
-		t.Fatal(err)
+	self := filepath.Join(dir, "self")
+	tree := &Tree{unified: dir, root: "/n/host", self: self}
+	if err := tree.Thaw(); err != nil {
+		t.Errorf("without a root: %v", err)
 	}
-	for name, text := range map[string]string{"cgroup.freeze": "0", "cgroup.events": "populated 1\nfrozen 1\n"} {
-		if err := os.WriteFile(filepath.Join(dir, "shoal", name), []byte(text), 0o644); err != nil {
+	pods := []string{"burstable", "besteffort", "podx"}
+	others := []string{"", "daemon", "podx/container"}
+	freezeFile := func(group string) string { return filepath.Join(dir, "n/host", group, "cgroup.freeze") }
+	for _, group := range append(pods, others...) {
+		if err := os.MkdirAll(filepath.Dir(freezeFile(group)), 0o755); err != nil {
 			t.Fatal(err)
 		}
-	}
-	for _, want := range []string{"1", "0"} {
-		change := tree.Thaw
-		if want == "1" {
-			change = tree.Freeze
+		for name, text := range map[string]string{"cgroup.freeze": "0", "cgroup.events": "populated 1\nfrozen 1\n"} {
+			if err := os.WriteFile(filepath.Join(dir, "n/host", group, name), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if err := change(); err != nil {
+	}
+	are := func(groups []string, want string) {
+		t.Helper()
+		for _, group := range groups {
+			if got, err := os.ReadFile(freezeFile(group)); err != nil || string(got) != want {
+				t.Errorf("cgroup.freeze of %q is %q, %v; want %q", group, got, err, want)
+			}
+		}
+	}
+	for own, refused := range map[string]bool{
+		"/": false, "/n/host": false, "/n/host/daemon": false, "/n/host/podxy": false, "/../..": false,
+		"/n/host/podx": true, "/n/host/podx/container": true, "/n/host/burstable/pody/c": true,
+	} {
+		if err := os.WriteFile(self, []byte("4:memory:/n/host/podx\n0::"+own+"\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := os.ReadFile(filepath.Join(dir, "shoal", "cgroup.freeze")); err != nil || strings.TrimSpace(string(got)) != want {
-			t.Errorf("cgroup.freeze is %q, %v; want %q", got, err, want)
+		if err := tree.Freeze(); (err != nil) != refused {
+			t.Errorf("in %s: %v", own, err)
 		}
+		are(others, "0")
+		if refused {
+			are(pods, "0")
+			continue
+		}
+		are(pods, "1")
+		if err := tree.Thaw(); err != nil {
+			t.Fatal(err)
+		}
+		are(pods, "0")
 	}
+	tree.self = filepath.Join(dir, "none")
+	if tree.Freeze() == nil {
+		t.Error("frozen without knowing where the caller is")
+	}
+	are(pods, "0")
 	if (&Tree{unified: dir, root: "/"}).Freeze() == nil {
 		t.Error("the whole host can be frozen")
 	}

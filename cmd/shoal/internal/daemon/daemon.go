@@ -137,7 +137,7 @@ type peer struct {
 	agent      *agent.Agent
 	announcer  *elect.Controller
 
-	held      *time.Timer        // pods stand still until then; nil if they were never held
+	held      hold
 	quit      context.CancelFunc // ends the daemon
 	departure atomic.Pointer[departure]
 }
@@ -145,6 +145,7 @@ type peer struct {
 func (p *peer) run(ctx context.Context, ready func(), drain <-chan struct{}) (err error) {
 	defer func() { err = errors.Join(err, p.close()) }()
 	defer p.noLongerHold()
+	p.releasePods() // a daemon that was killed may have held them
 	if err := p.open(ctx); err != nil {
 		return err
 	}

@@ -24,43 +24,82 @@ const (
 	// heldLongest bounds how long pods stand still when the disk is full at a
 	// start, whatever hangs in it.
 	heldLongest = time.Minute
+	// releaseRetry is the wait after pods could not be let go on.
+	releaseRetry = 5 * time.Second
 	// countedWithin bounds the search for what takes the space.
 	countedWithin = 3 * time.Second
 	// takersTold is how many of the largest are named.
 	takersTold = 3
 )
 
+// hold is whether pods stand still.
+type hold struct {
+	mu    sync.Mutex
+	until *time.Timer // releases them; nil: none stands still. Guarded by mu
+	over  bool        // the daemon ends; guarded by mu
+}
+
 // holdPods has pods stand still: one of them may fill the disk, and would take
 // what the store gives up in order to open, before anybody can evict it.
 func (p *peer) holdPods(free uint64) {
+	p.held.mu.Lock()
+	defer p.held.mu.Unlock()
 	pods, err := p.podGroups()
 	if err == nil {
 		err = pods.Freeze()
 	}
 	if err != nil {
 		p.log.Warn("the disk is nearly full, and pods that may be filling it cannot be held up", "freeMiB", free>>20, "error", err)
+		p.release() // those that it came to
 		return
 	}
 	p.log.Warn("the disk is nearly full: pods stand still until the first look for what to evict", "dir", p.config.DataDir, "freeMiB", free>>20, "atMost", heldLongest)
-	p.held = time.AfterFunc(heldLongest, p.releasePods)
+	p.releaseIn(heldLongest)
 }
 
 // releasePods lets pods go on: those that holdPods held, and those that a daemon
-// did which was killed.
+// did which was killed. If that fails, it is tried again until it succeeds or
+// the daemon ends.
 func (p *peer) releasePods() {
+	p.held.mu.Lock()
+	defer p.held.mu.Unlock()
+	p.release()
+}
+
+// release is called with p.held.mu held, and so is releaseIn.
+func (p *peer) release() {
 	pods, err := p.podGroups()
 	if err == nil {
 		err = pods.Thaw()
 	}
 	if err != nil {
-		p.log.Warn("let pods go on", "error", err)
+		p.log.Warn("pods that stood still cannot be let go on; trying again", "in", releaseRetry, "error", err)
+		p.releaseIn(releaseRetry)
+		return
+	}
+	if p.held.until != nil {
+		p.held.until.Stop()
+		p.held.until = nil
+	}
+}
+
+func (p *peer) releaseIn(wait time.Duration) {
+	if p.held.until != nil {
+		p.held.until.Stop()
+		p.held.until = nil
+	}
+	if !p.held.over {
+		p.held.until = time.AfterFunc(wait, p.releasePods)
 	}
 }
 
 // noLongerHold is for the end of the daemon, however early.
 func (p *peer) noLongerHold() {
-	if p.held != nil && p.held.Stop() {
-		p.releasePods()
+	p.held.mu.Lock()
+	defer p.held.mu.Unlock()
+	p.held.over = true
+	if p.held.until != nil {
+		p.release()
 	}
 }
 
