@@ -113,6 +113,13 @@ func TestPolicyProgram(t *testing.T) {
 	}
 }
 
+// toAddr sends an ICMP error to another address, whatever it quotes.
+func toAddr(packet []byte, addr string) []byte {
+	b := append([]byte(nil), packet[:ethLen+ipLen]...)
+	copy(b[ethLen+16:], netip.MustParseAddr(addr).AsSlice())
+	return finishICMP(b, packet[ethLen+ipLen:])
+}
+
 // Answers pass, of echoes too, and errors about what is allowed; when less is
 // allowed, the same packets do not.
 func TestPolicyAnswers(t *testing.T) {
@@ -122,6 +129,8 @@ func TestPolicyAnswers(t *testing.T) {
 	remote := netip.MustParseAddr("10.64.9.9")
 	table := policyTable(ip, map[netip.Addr]tables.ID{ip: 99, remote: 100})
 	table.Rules.Blocks[tables.BlockKey{Set: 1002, Range: netip.MustParsePrefix("203.0.113.0/24")}] = tables.AllProfile
+	_, friend := l.pod(d, "friend")
+	table.Subjects[friend] = table.Subjects[ip]
 	l.must(d.SetPolicy(table))
 	uplink, link := l.linkIndex(d, labUplink), l.linkIndex(d, hostLinkName("one"))
 	pod, peer := ip.String(), remote.String()
@@ -154,6 +163,12 @@ func TestPolicyAnswers(t *testing.T) {
 	in("a call of the peer", called.bytes(), true)
 	out("its answer", frame{src: pod + ":80", dst: peer + ":6000", proto: TCP, flags: flagSYN | flagACK}.bytes(), true)
 	out("an error about it", tooLarge(pod, called.bytes()), true)
+	out("an error about it to somebody else", toAddr(tooLarge(pod, called.bytes()), world), false)
+	out("an error about it to another pod", toAddr(tooLarge(pod, called.bytes()), friend.String()), false)
+	in("an error about the pod's call to another pod", toAddr(tooLarge(peer, call.bytes()), friend.String()), false)
+	link = l.linkIndex(d, hostLinkName("friend"))
+	out("an error of another pod about it", tooLarge(friend.String(), called.bytes()), false)
+	link = l.linkIndex(d, hostLinkName("one"))
 	ping := frame{src: pod + ":77", dst: world + ":0", proto: UDP}
 	pong := frame{src: world + ":0", dst: pod + ":77", proto: UDP}
 	in("an echo's answer to nothing", echo(pong, true), false)
