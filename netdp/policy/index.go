@@ -19,7 +19,7 @@ type Index struct {
 	namespaces map[string]labels.Set
 	policies   map[string]map[string]*spec // by namespace and name
 	pods       map[string]*podState        // by uid
-	mirrors    map[string]string           // uid of a static pod → of its mirror
+	mirrors    map[mirrorOf]string         // static pod → uid of its mirror
 	attached   map[string]*attachedPod     // of this host, by uid
 
 	// What identities are made of: what policies ask for.
@@ -47,6 +47,12 @@ type podState struct {
 	gone     bool // the API has it no more, but its network is still here
 }
 
+// mirrorOf is what the mirror of a static pod says it shows. The uid alone is an
+// annotation that anybody may write; a name of a namespace is had by one pod.
+type mirrorOf struct{ uid, namespace, name string }
+
+func (p *Pod) mirrorOf() mirrorOf { return mirrorOf{p.Mirror, p.Namespace, p.Name} }
+
 // attachedPod is a pod whose network is on this host.
 type attachedPod struct {
 	tables.LocalPod
@@ -69,7 +75,7 @@ type identity struct {
 func NewIndex() *Index {
 	return &Index{
 		namespaces: map[string]labels.Set{}, policies: map[string]map[string]*spec{},
-		pods: map[string]*podState{}, mirrors: map[string]string{}, attached: map[string]*attachedPod{},
+		pods: map[string]*podState{}, mirrors: map[mirrorOf]string{}, attached: map[string]*attachedPod{},
 		identities: map[string]*identity{}, numbers: ids{}, addrs: map[netip.Addr][]*podState{},
 		dirtyPods: map[string]struct{}{}, dirtyAddrs: map[netip.Addr]struct{}{}, dirtySubjects: map[string]struct{}{},
 		dirtyRules: true,
@@ -123,9 +129,12 @@ func (x *Index) SetPod(p Pod) {
 	} else if state.pod.equal(p) && !state.gone {
 		return
 	}
+	if state.pod.Mirror != p.Mirror {
+		x.forgetMirror(&state.pod)
+	}
 	state.pod, state.gone = p, false
 	if p.Mirror != "" {
-		x.mirrors[p.Mirror] = p.UID
+		x.mirrors[p.mirrorOf()] = p.UID
 		x.dirtySubjects[p.Mirror] = struct{}{}
 	}
 	x.dirtyPods[p.UID] = struct{}{}
@@ -159,8 +168,8 @@ func (x *Index) Detach(uid string) (addrs []netip.Addr) {
 	if a == nil {
 		return nil
 	}
-	delete(x.attached, uid)
 	x.touch(uid)
+	delete(x.attached, uid)
 	return a.Addrs
 }
 
@@ -176,7 +185,18 @@ func (x *Index) podOf(attachedUID string) *podState {
 	if state := x.pods[attachedUID]; state != nil {
 		return state
 	}
-	return x.pods[x.mirrors[attachedUID]]
+	a := x.attached[attachedUID]
+	if a == nil {
+		return nil
+	}
+	return x.pods[x.mirrors[mirrorOf{a.UID, a.Namespace, a.Name}]]
+}
+
+func (x *Index) forgetMirror(p *Pod) {
+	if x.mirrors[p.mirrorOf()] == p.UID {
+		delete(x.mirrors, p.mirrorOf())
+		x.dirtySubjects[p.Mirror] = struct{}{}
+	}
 }
 
 // attachedAs is the network that a pod has on this host.
@@ -184,8 +204,8 @@ func (x *Index) attachedAs(p *Pod) *attachedPod {
 	if a := x.attached[p.UID]; a != nil {
 		return a
 	}
-	if p.Mirror != "" {
-		return x.attached[p.Mirror]
+	if a := x.attached[p.Mirror]; a != nil && p.mirrorOf() == (mirrorOf{a.UID, a.Namespace, a.Name}) {
+		return a
 	}
 	return nil
 }
@@ -281,9 +301,7 @@ func (x *Index) settle(state *podState) {
 	x.claim(state, claims, local != nil)
 	if state.gone && local == nil {
 		delete(x.pods, state.pod.UID)
-		if x.mirrors[state.pod.Mirror] == state.pod.UID {
-			delete(x.mirrors, state.pod.Mirror)
-		}
+		x.forgetMirror(&state.pod)
 	}
 }
 

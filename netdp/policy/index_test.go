@@ -227,7 +227,7 @@ func TestStaticPod(t *testing.T) {
 	x.Attach(tables.LocalPod{UID: "hash", Namespace: "default", Name: "db-host", Addrs: []netip.Addr{addr}})
 	x.Flush(true)
 	mirror := testPod("mirror-uid", "db", "10.64.7.2")
-	mirror.Mirror = "hash"
+	mirror.Name, mirror.Mirror = "db-host", "hash"
 	x.SetPod(mirror)
 	if c := x.Flush(false); c.Subjects[addr].Ingress < tables.FirstID {
 		t.Errorf("%+v", c.Subjects)
@@ -236,6 +236,57 @@ func TestStaticPod(t *testing.T) {
 	x.DeletePod("mirror-uid")
 	if x.Flush(false); len(x.pods) != 0 || len(x.mirrors) != 0 || len(x.identities) != 0 {
 		t.Errorf("left: %v %v %v", x.pods, x.mirrors, x.identities)
+	}
+}
+
+// A pod that says it shows another one has no part of that one's network.
+func TestFalseMirror(t *testing.T) {
+	for _, c := range []struct {
+		name, victim string // uid
+		claims       func(*Pod)
+	}{
+		{"of another pod", "db", func(p *Pod) { p.Name = "thief" }},
+		{"of a static pod", "hash", func(p *Pod) { p.Name = "thief" }},
+		{"of a static pod, by its name in another namespace", "hash", func(p *Pod) { p.Namespace = "other" }},
+	} {
+		for _, before := range []bool{true, false} {
+			x := NewIndex()
+			must(t, x.SetPolicy(testPolicy("deny", "db", "")))
+			addr, own := netip.MustParseAddr("10.64.7.2"), netip.MustParseAddr("10.64.7.3")
+			thief := testPod("thief-uid", "free", own.String())
+			thief.Name, thief.Mirror = "db-host", c.victim
+			c.claims(&thief)
+			if before {
+				x.SetPod(thief)
+			}
+			x.Attach(tables.LocalPod{UID: c.victim, Namespace: "default", Name: "db-host", Addrs: []netip.Addr{addr}})
+			if got := x.Flush(true); got.Subjects[addr] != tables.Held {
+				t.Errorf("%s: not held but %+v", c.name, got.Subjects[addr])
+			}
+			victim := testPod("db", "db", addr.String())
+			victim.Name = "db-host"
+			if c.victim == "hash" {
+				victim.UID, victim.Mirror = "mirror-uid", "hash"
+			}
+			x.SetPod(victim)
+			x.SetPod(thief)
+			thief.Labels = map[string]string{"app": "freer"}
+			x.SetPod(thief)
+			got := x.Flush(true)
+			if got.Subjects[addr].Ingress < tables.FirstID {
+				t.Errorf("%s: the policy no longer holds: %+v", c.name, got.Subjects)
+			}
+			if got.Peers[addr] == 0 || got.Peers[own] == 0 || got.Peers[addr] == got.Peers[own] {
+				t.Errorf("%s: it is taken for the other: %+v", c.name, got.Peers)
+			}
+			if c.victim == "hash" { // no longer annotated, and nothing is left of it
+				thief.Mirror = ""
+				x.SetPod(thief)
+				if x.Flush(false); len(x.mirrors) != 1 {
+					t.Errorf("%s: left: %v", c.name, x.mirrors)
+				}
+			}
+		}
 	}
 }
 

@@ -13,7 +13,8 @@ type Pod struct {
 	UID       string
 	Namespace string
 	Name      string
-	// Mirror is the uid that the host gave the static pod this one shows.
+	// Mirror is the uid that the host gave the static pod this one shows, as an
+	// annotation claims.
 	Mirror string
 	Labels map[string]string
 	Ports  []NamedPort
