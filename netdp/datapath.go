@@ -222,7 +222,7 @@ func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
 		bpf.DatapathMapInside: maxInside, bpf.DatapathMapAffinities: maxAffinities,
 		bpf.DatapathMapSources: maxSources, bpf.DatapathMapCallers: 2 * maxPods,
 		bpf.DatapathMapServiceCounts:  d.opts.Limits.Services,
-		bpf.DatapathMapPolicySubjects: maxPods,
+		bpf.DatapathMapPolicySubjects: 2 * maxPods,
 		bpf.DatapathMapPolicyPeers:    maxPolicyPeers, bpf.DatapathMapPolicyRules: maxPolicyRules,
 		bpf.DatapathMapPolicyBlocks: maxPolicyBlocks, bpf.DatapathMapPolicyPorts: maxPolicyPorts,
 		bpf.DatapathMapPolicyConns: d.opts.MaxFlows,

@@ -42,8 +42,9 @@ const (
 	maxHosts = 16_384
 	// A host has a few addresses.
 	maxTunnelPeers = 4 * maxHosts
-	// Pods of the cell, by address. Kubernetes supports 150,000. Hash.
-	maxPolicyPeers = 262_144
+	// Pods of the cell, by address: Kubernetes supports 150,000, each with two.
+	// Hash: 8 MiB, and 96 bytes for each in use.
+	maxPolicyPeers = 320_000
 	// Identities that the rules of this host's pods name, for each set of rules.
 	// Hash: 64 bytes each when in use.
 	maxPolicyRules = 262_144

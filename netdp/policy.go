@@ -13,6 +13,11 @@ import (
 func (d *Datapath) SetPolicy(c tables.Change) error {
 	d.policyMu.Lock()
 	defer d.policyMu.Unlock()
+	return d.setPolicy(c)
+}
+
+// setPolicy is SetPolicy for who has the lock.
+func (d *Datapath) setPolicy(c tables.Change) error {
 	p := d.policy
 	if c.Rules != nil {
 		ports := make(map[tables.PortKey]struct{}, len(c.Rules.Ports))
@@ -89,6 +94,8 @@ func localPod(rec podRecord) tables.LocalPod {
 
 // holdPod keeps a pod that is about to get its link from everything but the
 // node until its policies are written. Nothing is held while nobody enforces.
+// What else there is no room for is no reason to fail: the watcher's next change
+// tries it again and tells.
 func (d *Datapath) holdPod(rec podRecord) error {
 	d.policyMu.Lock()
 	w := d.podWatcher
@@ -101,7 +108,13 @@ func (d *Datapath) holdPod(rec podRecord) error {
 	for _, addr := range pod.Addrs {
 		held.Subjects[addr] = tables.Held
 	}
-	if err := d.SetPolicy(held); err != nil {
+	d.policyMu.Lock()
+	err := d.setPolicy(held)
+	if d.policy.holds(pod.Addrs) {
+		err = nil
+	}
+	d.policyMu.Unlock()
+	if err != nil {
 		return fmt.Errorf("hold pod until its network policies are known: %w", err)
 	}
 	w.PodAttaching(pod)

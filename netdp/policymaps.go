@@ -111,6 +111,16 @@ func (p *policyMaps) putSubjects() (bool, error) {
 	return changed || len(p.subjects.have) != before, err
 }
 
+// holds tells whether the kernel has pods of these addresses held.
+func (p *policyMaps) holds(addrs []netip.Addr) bool {
+	for _, addr := range addrs {
+		if p.subjects.have[addr] != tables.Held {
+			return false
+		}
+	}
+	return true
+}
+
 // judgeAgain has every connection judged at its next packet.
 func (p *policyMaps) judgeAgain() error {
 	p.current++
