@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"slices"
 	"testing"
 	"time"
 
@@ -76,13 +75,10 @@ func BenchmarkPolicy(b *testing.B) {
 			times[i] = append(times[i], time.Since(start))
 		}
 	}
-	p50 := func(d []time.Duration) float64 {
-		slices.Sort(d)
-		return float64(d[len(d)/2])
-	}
-	b.ReportMetric(p50(times[1])/p50(times[0]), "ratio")
-	b.ReportMetric(p50(times[1])/1000, "policy-µs")
-	b.ReportMetric(p50(times[0])/1000, "none-µs")
+	none, policed := microseconds(p50(times[0])), microseconds(p50(times[1]))
+	b.ReportMetric(policed/none, "ratio")
+	b.ReportMetric(policed, "policy-µs")
+	b.ReportMetric(none, "none-µs")
 }
 
 // echo connects two pods by a server that sends back each byte.

@@ -2,205 +2,217 @@ package netdp
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// benchService is one of many: ten endpoints each.
-func benchService(n, endpoints int) Service {
-	s := Service{
-		Key: fmt.Sprint("service-", n), Proto: TCP,
-		Frontends: []Frontend{{Addr: netip.AddrFrom4([4]byte{10, 0, byte(1 + n>>8), byte(n)}), Port: 80}},
-	}
-	for i := range endpoints {
-		addr := netip.AddrFrom4([4]byte{10, 100 + byte(n>>14), byte(n >> 6), byte(n<<2) + byte(i>>6)})
-		s.Backends = append(s.Backends, Backend{Addr: netip.AddrPortFrom(addr, uint16(8000+i))})
-	}
-	return s
-}
-
-// BenchmarkConnect compares connecting through the last of many services with
-// connecting straight. Sockets that connect straight are made outside the
-// cgroup, so that no program of ours sees them; the two kinds take turns.
-func BenchmarkConnect(b *testing.B) {
+// BenchmarkServices compares ways to a server, in turns: straight, and through a
+// service of shoal's, of iptables' and of nft's, with kube-proxy's rules. Each
+// has a host of its own with the same services; "direct" is one without any. Of
+// shoal's pods, "shoal-direct" is straight, and "ratio" is by it.
+func BenchmarkServices(b *testing.B) {
 	for _, services := range []int{10, 10_000} {
-		b.Run(fmt.Sprintf("services=%d", services), func(b *testing.B) { benchmarkConnect(b, services) })
+		b.Run(fmt.Sprintf("services=%d", services), func(b *testing.B) {
+			r := newServiceRig(b, services)
+			b.Run("connect", r.connect)
+			b.Run("nodeport", r.nodePort)
+			b.Run("udp", r.udp)
+			b.Run("udp-socket", r.udpSocket)
+			b.Run("change", r.change)
+		})
 	}
 }
 
-// connectSamples is how many connections of each kind make up the medians.
-const connectSamples = 5_000
+const (
+	// connectSamples is how many connections of each way are made at a time; a
+	// process has 20,000 descriptors.
+	connectSamples = 2_500
+	// endpointsEach is how many endpoints the services have that nobody calls.
+	endpointsEach = 1
+	// requestBytes is the size of a request and of its answer.
+	requestBytes = 128
 
-func benchmarkConnect(b *testing.B, services int) {
-	l := newLab(b)
-	d := l.openUntilEnd()
-	server, ip := l.pod(d, "server")
-	client, _ := l.pod(d, "client")
-	l.acceptAndClose(server, 8080)
-	last := Service{
-		Key: "last", Proto: TCP, Frontends: []Frontend{{Addr: netip.MustParseAddr("10.0.0.10"), Port: 80}},
-		Backends: []Backend{{Addr: netip.AddrPortFrom(ip, 8080)}},
-	}
-	for n := range services - 1 {
-		l.must(d.SetService(benchService(n, 10)))
-	}
-	l.must(d.SetService(last))
-	direct := &unix.SockaddrInet4{Port: 8080, Addr: ip.As4()}
-	service := &unix.SockaddrInet4{Port: 80, Addr: [4]byte{10, 0, 0, 10}}
+	directPort, secondPort, datagramPort = 8080, 8081, 5353
+	// A caller's port may come again while a closed call through the node port is
+	// remembered, so straight requests go to a port of their own.
+	requestPort, straightRequestPort, benchNodePort = 9090, 9091, 30080
+)
 
-	var times [2][]time.Duration
+// connect makes TCP connections.
+func (r *serviceRig) connect(b *testing.B) {
+	ways := r.inside(lastFrontend, directPort, secondPort)
+	r.perSocket(b, ways, unix.SOCK_STREAM, unix.Connect)
+}
+
+// udpSocket asks and hears with a socket for each question, as resolvers do.
+func (r *serviceRig) udpSocket(b *testing.B) {
+	buf := make([]byte, requestBytes)
+	r.perSocket(b, r.inside(udpFrontend, datagramPort), unix.SOCK_DGRAM, func(fd int, to unix.Sockaddr) error {
+		if err := unix.Connect(fd, to); err != nil {
+			return err
+		}
+		return roundTrip(fd, buf)
+	})
+}
+
+// perSocket measures what can be done once with a socket.
+func (r *serviceRig) perSocket(b *testing.B, ways [serviceWays]serviceWay, kind int, do func(fd int, to unix.Sockaddr) error) {
+	onOneProcessor(b)
+	var times [serviceWays][]time.Duration
 	for b.Loop() {
-		var sockets [2][]int
-		l.outsideCgroup(func() { sockets[0] = l.sockets(client, connectSamples) })
-		sockets[1] = l.sockets(client, connectSamples)
-		for i := range connectSamples {
-			times[0] = append(times[0], connectTime(b, sockets[0][i], direct))
-			times[1] = append(times[1], connectTime(b, sockets[1][i], service))
+		fds := r.sockets(ways, kind, connectSamples)
+		for begin := 0; begin < connectSamples; begin += inARow {
+			for i, w := range ways {
+				for _, fd := range fds[i][begin : begin+inARow] {
+					to := w.next()
+					times[i] = timed(b, times[i], func() error { return do(fd, to) })
+					r.shoal.must(unix.Close(fd))
+				}
+			}
 		}
 	}
-	p50 := func(d []time.Duration) float64 {
-		slices.Sort(d)
-		return float64(d[len(d)/2])
-	}
-	b.ReportMetric(p50(times[1])/p50(times[0]), "ratio")
-	b.ReportMetric(p50(times[1])/1000, "service-µs")
-	b.ReportMetric(p50(times[0])/1000, "direct-µs")
+	r.reportTimes(b, ways, times)
 }
 
-func connectTime(b *testing.B, fd int, to unix.Sockaddr) time.Duration {
-	start := time.Now()
-	err := unix.Connect(fd, to)
-	took := time.Since(start)
-	if err != nil {
-		b.Fatal(err)
+// udp asks and hears with one socket that is not connected.
+func (r *serviceRig) udp(b *testing.B) {
+	ways := r.inside(udpFrontend, datagramPort)
+	fds := r.sockets(ways, unix.SOCK_DGRAM, 1)
+	buf := make([]byte, requestBytes)
+	onOneProcessor(b)
+	var times [serviceWays][]time.Duration
+	for b.Loop() {
+		for i, w := range ways {
+			to := w.next()
+			for range inARow {
+				times[i] = timed(b, times[i], func() error { return askAndHear(fds[i][0], to, buf) })
+			}
+		}
 	}
-	if err := unix.Close(fd); err != nil {
-		b.Fatal(err)
+	for _, fd := range fds {
+		r.shoal.must(unix.Close(fd[0]))
 	}
-	return took
+	r.reportTimes(b, ways, times)
 }
 
-// sockets makes TCP sockets in ns that leave no TIME_WAIT behind.
-func (l *lab) sockets(ns namespace, n int) []int {
-	l.t.Helper()
-	fds := make([]int, n)
-	l.must(ns.do(func() error {
-		for i := range fds {
-			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-			if err != nil {
-				return err
-			}
-			if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
-				return err
-			}
-			fds[i] = fd
+// askAndHear sends a datagram and waits for the answer, which comes from the
+// address that was asked.
+func askAndHear(fd int, to *unix.SockaddrInet4, buf []byte) error {
+	if err := unix.Sendto(fd, buf, 0, to); err != nil {
+		return fmt.Errorf("ask: %w", err)
+	}
+	for {
+		_, from, err := unix.Recvfrom(fd, buf, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("wait for the answer: %w", err)
+		}
+		if f, ok := from.(*unix.SockaddrInet4); !ok || f.Addr != to.Addr || f.Port != to.Port {
+			return fmt.Errorf("asked %v:%d, heard from %+v", to.Addr, to.Port, from)
 		}
 		return nil
-	}))
-	return fds
+	}
 }
 
-// acceptAndClose serves as little as can be.
-func (l *lab) acceptAndClose(ns namespace, port int) {
-	l.t.Helper()
-	var fd int
-	l.must(ns.do(func() (err error) {
-		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
-			return err
+const (
+	// requesters call at once.
+	requesters = 4
+	// requestWindow is how long they call one way before the next has its turn.
+	requestWindow = 100 * time.Millisecond
+	requestTurns  = 15
+	changeTurns   = 5
+)
+
+// nodePort has another machine send requests, each by a connection of its own.
+func (r *serviceRig) nodePort(b *testing.B) {
+	ways := r.outside(straightRequestPort)
+	var rates [serviceWays][]float64
+	r.shoal.outsideCgroup(func() {
+		for b.Loop() {
+			for range requestTurns {
+				for i, w := range ways {
+					rates[i] = append(rates[i], r.requestRate(b, w))
+				}
+			}
 		}
-		if err := unix.Bind(fd, &unix.SockaddrInet4{Port: port}); err != nil {
-			return err
-		}
-		return unix.Listen(fd, 1024)
-	}))
-	l.t.Cleanup(func() {
-		_ = unix.Shutdown(fd, unix.SHUT_RDWR) // wakes the accept below
 	})
-	go func() {
-		defer unix.Close(fd)
-		for {
-			c, _, err := unix.Accept(fd)
-			if err == unix.ECONNABORTED || err == unix.EINTR {
-				continue
-			}
+	var values [serviceWays]float64
+	for i := range ways {
+		values[i] = p50(rates[i])
+	}
+	r.report(b, ways, values, "requests/s")
+}
+
+// requestRate is how many requests a second are answered.
+func (r *serviceRig) requestRate(b *testing.B, w serviceWay) float64 {
+	var answered atomic.Int64
+	var callers sync.WaitGroup
+	began := time.Now()
+	for range requesters {
+		callers.Go(func() {
+			err := w.from.do(func() error {
+				to, buf := w.next(), make([]byte, requestBytes)
+				for time.Since(began) < requestWindow {
+					if err := request(to, buf); err != nil {
+						return err
+					}
+					answered.Add(1)
+				}
+				return nil
+			})
 			if err != nil {
-				return
+				b.Errorf("%s: %v", w.name, err)
 			}
-			_ = unix.Close(c)
-		}
-	}()
+		})
+	}
+	callers.Wait()
+	rate := float64(answered.Load()) / time.Since(began).Seconds()
+	if b.Failed() {
+		b.FailNow()
+	}
+	return rate
 }
 
-// BenchmarkEndpointChange adds and removes one of eleven endpoints of one of
-// 10,000 services: from the new service to the kernel's maps.
-func BenchmarkEndpointChange(b *testing.B) {
-	benchmarkChange(b, Frontend{Addr: netip.MustParseAddr("10.0.0.10"), Port: 80})
+// request connects, asks and hears from the calling thread's namespace.
+func request(to unix.Sockaddr, buf []byte) error {
+	fd, err := shortSocket(unix.SOCK_STREAM)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Connect(fd, to); err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	return roundTrip(fd, buf)
 }
 
-// BenchmarkEndpointChangeNodePort has the Maglev table on top.
-func BenchmarkEndpointChangeNodePort(b *testing.B) { benchmarkChange(b, Frontend{Port: 30080}) }
-
-func benchmarkChange(b *testing.B, frontend Frontend) {
-	l := newLab(b)
-	d := l.openUntilEnd()
-	for n := range 9_999 {
-		l.must(d.SetService(benchService(n, 10)))
-	}
-	large := benchService(9_999, 11)
-	large.Frontends = []Frontend{frontend}
-	small := large
-	small.Backends = large.Backends[:10]
-	l.must(d.SetService(large))
-	for i := 0; b.Loop(); i++ {
-		next := large
-		if i%2 == 0 {
-			next = small
-		}
-		if err := d.SetService(next); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-// BenchmarkLoad sets 10,000 services of 10 endpoints in empty maps.
-func BenchmarkLoad(b *testing.B) {
-	l := newLab(b)
-	services := make([]Service, 10_000)
-	for n := range services {
-		services[n] = benchService(n, 10)
-	}
+// change takes away and adds an endpoint of the last service. For iptables and
+// nft that is what kube-proxy writes, and the start of their tool, as there.
+func (r *serviceRig) change(b *testing.B) {
+	last := len(r.all) - 1
+	backends := r.all[last].Backends
+	var shoal, iptables, nft []time.Duration
 	for b.Loop() {
-		b.StopTimer()
-		d := l.open()
-		b.StartTimer()
-		for _, s := range services {
-			if err := d.SetService(s); err != nil {
-				b.Fatal(err)
-			}
-		}
-		b.StopTimer()
-		b.ReportMetric(float64(mapMemory(b, d))/(1<<20), "map-MiB")
-		l.must(d.Remove())
-		b.StartTimer()
-	}
-}
-
-// mapMemory is what the kernel says its maps take, in bytes.
-func mapMemory(t testing.TB, d *Datapath) (total uint64) {
-	t.Helper()
-	for name, m := range d.maps {
-		info, err := m.Info()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if n, ok := info.Memlock(); ok {
-			t.Logf("%s %d KiB", name, n>>10)
-			total += n
+		for i := range 2 * changeTurns {
+			all := slices.Clone(r.all)
+			all[last].Backends = backends[:1+i%2]
+			shoal = timed(b, shoal, func() error { return r.dp.SetService(all[last]) })
+			rules := iptablesChange(all, last)
+			iptables = timed(b, iptables, func() error { r.iptables.loadIPTables(r.iptables.host, rules); return nil })
+			rules = nftChange(all, last)
+			nft = timed(b, nft, func() error { r.nft.loadNFT(r.nft.host, rules); return nil })
 		}
 	}
-	return total
+	r.shoal.must(r.dp.SetService(r.all[last]))
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(microseconds(p50(shoal)), "shoal-µs")
+	b.ReportMetric(microseconds(p50(iptables)), "iptables-µs")
+	b.ReportMetric(microseconds(p50(nft)), "nft-µs")
 }

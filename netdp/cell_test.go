@@ -77,9 +77,9 @@ func makeCell(t testing.TB, dual bool, names []string) *cell {
 }
 
 // raise gives an interface its address and sets it up.
-func (c *cell) raise(ns namespace, device, addr string) {
-	c.t.Helper()
-	c.must(ns.do(func() error {
+func (l *lab) raise(ns namespace, device, addr string) {
+	l.t.Helper()
+	l.must(ns.do(func() error {
 		link, err := netlink.LinkByName(device)
 		if err != nil {
 			return err

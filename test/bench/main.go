@@ -43,6 +43,7 @@ var measurements = []measurement{
 	{"deployment", deploymentOfHundred},
 	{"api", apiThroughput},
 	{"connect", datapath},
+	{"hosts", betweenHosts},
 	{"dns", names},
 	{"store", storeAlone},
 	{"gossip", gossipAlone},
@@ -194,9 +195,13 @@ func report(name string, value float64, unit string, to target, reference string
 	case !to.reached(value):
 		verdict = "MISSED"
 	}
-	decimals := 0
+	fmt.Printf(lineFormat, name, strconv.FormatFloat(value, 'f', decimals(value), 64), unit, to, verdict, reference)
+}
+
+// decimals is how many are printed.
+func decimals(value float64) int {
 	if value < 20 {
-		decimals = 2
+		return 2
 	}
-	fmt.Printf(lineFormat, name, strconv.FormatFloat(value, 'f', decimals, 64), unit, to, verdict, reference)
+	return 0
 }

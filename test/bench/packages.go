@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -18,16 +19,35 @@ import (
 type packageFigure struct {
 	benchmark, metric, name, unit string
 	// per is how many of the metric's unit make one of the figure's; 0 is 1.
-	per       float64
-	to        target
+	per float64
+	to  target
+	// reference has the names of metrics in braces where their values are put.
 	reference string
 }
 
+// What the ways of others took in the same run is part of the reference.
+const beside = "iptables {iptables-ratio}, nft {nft-ratio}"
+
 var datapathFigures = []packageFigure{
-	{"BenchmarkConnect/services=10", "ratio", "connect p50, service / direct, 10 services", "x", 0, atMost(1.25), "1.5 (iptables)"},
-	{"BenchmarkConnect/services=10000", "ratio", "connect p50, service / direct, 10,000", "x", 0, atMost(1.25), "4.6–7.6 (iptables)"},
-	{"BenchmarkEndpointChange", "ns/op", "one endpoint change in the kernel's maps", "µs", 1000, atMost(10), "834,000 (iptables)"},
+	{"BenchmarkServices/services=10/connect", "ratio", "connect p50, service / direct, 10 services", "x", 0, atMost(1.2), beside},
+	{"BenchmarkServices/services=10000/connect", "ratio", "connect p50, service / direct, 10,000", "x", 0, atMost(1.2), beside},
+	{"BenchmarkServices/services=10000/connect", "iptables/shoal", "connect p50, iptables / shoal, 10,000", "x", 0, atLeast(3), ""},
+	{"BenchmarkServices/services=10000/connect", "shoal/nft", "connect p50, shoal / nft map, 10,000", "x", 0, atMost(1), ""},
+	{"BenchmarkServices/services=10000/nodeport", "ratio", "NodePort requests per second / direct, 10,000", "x", 0, atLeast(0.9), beside},
+	{"BenchmarkServices/services=10000/udp", "ratio", "UDP p50, service / direct, one socket", "x", 0, atMost(1.2), beside},
+	{"BenchmarkServices/services=10000/udp-socket", "ratio", "UDP p50, service / direct, a socket each", "x", 0, atMost(1.2), beside},
+	{"BenchmarkServices/services=10000/change", "shoal-µs", "one endpoint change, 10,000 services, p50", "µs", 0, stated, "iptables {iptables-µs}, nft {nft-µs}"},
+	{"BenchmarkEndpointChange", "ns/op", "one endpoint change in the kernel's maps", "µs", 1000, atMost(10), ""},
+	{"BenchmarkLoad", "ns/op", "10,000 services of 10 endpoints loaded cold", "ms", 1e6, atMost(500), ""},
+	{"BenchmarkLoad", "map-MiB", "memory of all maps then", "MiB", 0, atMost(122), ""},
 	{"BenchmarkPolicy", "ratio", "round trip p50, policy of 1,000 rules / none", "x", 0, atMost(1.05), ""},
+}
+
+var hostFigures = []packageFigure{
+	{"BenchmarkHosts/vxlan/bulk", "ratio", "pods by VXLAN / plain VXLAN of hosts: TCP", "x", 0, atLeast(0.9), "plain pods: {pods-ratio}"},
+	{"BenchmarkHosts/vxlan/roundtrip", "ratio", "pods by VXLAN / plain VXLAN of hosts: p50", "x", 0, atMost(1.15), "plain pods: {pods-ratio}"},
+	{"BenchmarkHosts/direct/bulk", "ratio", "pods on one link / hosts: TCP", "x", 0, stated, "plain pods: {pods-ratio}"},
+	{"BenchmarkHosts/direct/roundtrip", "ratio", "pods on one link / hosts: p50", "x", 0, stated, "plain pods: {pods-ratio}"},
 }
 
 var dnsFigures = []packageFigure{
@@ -66,9 +86,14 @@ func gossipAlone(ctx context.Context, _ *bench) error {
 	)
 }
 
-// datapath reports the figures of the datapath, from its Go benchmarks.
+// datapath reports the figures of the datapath on one host, from its Go benchmarks.
 func datapath(ctx context.Context, _ *bench) error {
-	return packageFigures(ctx, datapathFigures, "^(BenchmarkConnect|BenchmarkEndpointChange|BenchmarkPolicy)$", "./netdp")
+	return packageFigures(ctx, datapathFigures, "^(BenchmarkServices|BenchmarkEndpointChange|BenchmarkLoad|BenchmarkPolicy)$", "./netdp")
+}
+
+// betweenHosts reports those of pods on two hosts.
+func betweenHosts(ctx context.Context, _ *bench) error {
+	return packageFigures(ctx, hostFigures, "^BenchmarkHosts$", "./netdp")
 }
 
 // storeAlone reports those of the store.
@@ -87,9 +112,23 @@ func packageFigures(ctx context.Context, figures []packageFigure, pattern, pkg s
 			err = fmt.Errorf("%s printed no %s", figure.benchmark, figure.metric)
 			continue
 		}
-		report(figure.name, value/cmp.Or(figure.per, 1), figure.unit, figure.to, figure.reference)
+		report(figure.name, value/cmp.Or(figure.per, 1), figure.unit, figure.to, figure.comparison(results))
 	}
 	return err
+}
+
+var metricInBraces = regexp.MustCompile(`\{[^}]+\}`)
+
+// comparison is the reference with values for its metrics, and the load.
+func (f packageFigure) comparison(results map[string]map[string]float64) string {
+	text := metricInBraces.ReplaceAllStringFunc(f.reference, func(name string) string {
+		value, ok := results[f.benchmark][strings.Trim(name, "{}")]
+		if !ok {
+			return "not measured"
+		}
+		return strconv.FormatFloat(value, 'f', decimals(value), 64)
+	})
+	return strings.TrimPrefix(text+"; "+load(), "; ")
 }
 
 // goBenchmarks prints the Go benchmarks of the packages as they are.
