@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// benchService is one of many: ten endpoints each.
+// benchService is the n-th of many, at an address of its own.
 func benchService(n, endpoints int) Service {
 	s := Service{
 		Key: fmt.Sprint("service-", n), Proto: TCP,
