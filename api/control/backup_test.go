@@ -89,7 +89,7 @@ func TestBackupWhileWriting(t *testing.T) {
 		go func() { done <- writePairs(ctx, db, w) }()
 	}
 	pairs := 0
-	for range backups {
+	for i := 0; i < backups || pairs == 0 && i < 100*backups; i++ {
 		header, found := takeBackup(t, url)
 		if int64(len(found)) != header.Records+1 {
 			t.Errorf("header says %d records, there are %d", header.Records, len(found)-1)
