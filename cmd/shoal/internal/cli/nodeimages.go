@@ -57,18 +57,13 @@ type imageProgress struct {
 }
 
 func connectImages(config *rest.Config, names []string) ([]*nodeImages, error) {
-	client, err := rest.HTTPClientFor(config)
+	hosts, err := hostClients(config, names)
 	if err != nil {
 		return nil, err
 	}
-	server, _, err := rest.DefaultServerUrlFor(config)
-	if err != nil {
-		return nil, err
-	}
-	nodes := make([]*nodeImages, 0, len(names))
-	for _, name := range names {
-		base := server.JoinPath("api/v1/nodes", name, "proxy/shoal/v1/images")
-		nodes = append(nodes, &nodeImages{name: name, client: client, base: base})
+	nodes := make([]*nodeImages, 0, len(hosts))
+	for _, h := range hosts {
+		nodes = append(nodes, &nodeImages{name: h.name, client: h.client, base: h.base.JoinPath("shoal/v1/images")})
 	}
 	return nodes, nil
 }
