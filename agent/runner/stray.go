@@ -71,6 +71,7 @@ func (r *Runner) endStrays(ctx context.Context, before time.Duration) {
 }
 
 func (r *Runner) strays(before time.Duration) []strayShim {
+	before = before.Truncate(tick) // what began in the same tick may have begun after
 	return r.shims(func(s strayShim, gone bool) bool {
 		began, err := startOf(s.pid)
 		return gone && err == nil && began < before && !s.named()
@@ -284,8 +285,12 @@ func sinceBoot() time.Duration {
 	return time.Duration(t.Nano())
 }
 
-// startOf is when a process started, since boot: the 22nd field of proc(5)'s
-// stat, in hundredths of a second.
+// tick is the unit of the times in proc(5)'s stat: USER_HZ is 100 on all
+// architectures that Go knows.
+const tick = 10 * time.Millisecond
+
+// startOf is when a process started, since boot, rounded down to a tick: the 22nd
+// field of proc(5)'s stat.
 func startOf(pid int) (time.Duration, error) {
 	data, err := os.ReadFile(procFile(pid, "stat"))
 	if err != nil {
@@ -298,5 +303,5 @@ func startOf(pid int) (time.Duration, error) {
 		return 0, fmt.Errorf("read start of process %d: %d fields", pid, len(fields))
 	}
 	ticks, err := strconv.ParseInt(fields[at], 10, 64)
-	return time.Duration(ticks) * 10 * time.Millisecond, err
+	return time.Duration(ticks) * tick, err
 }

@@ -152,7 +152,7 @@ func TestYoungShimIsSpared(t *testing.T) {
 	if list := b.runner.strays(before); len(list) > 0 {
 		t.Errorf("a young shim is taken for a stray: %v", list)
 	}
-	if list := b.runner.strays(sinceBoot()); !slices.ContainsFunc(list, func(s strayShim) bool { return s.pid == pid }) {
+	if list := b.runner.strays(sinceBoot() + tick); !slices.ContainsFunc(list, func(s strayShim) bool { return s.pid == pid }) {
 		t.Errorf("strays: %v, want %d among them", list, pid)
 	}
 }
