@@ -1,5 +1,6 @@
 // Package joining is what admitting a host (gossip/join) asks of the API and of
-// the store: join tokens, who has a node's name, and the numbers of peers.
+// the store: join tokens, who has a node's name, the numbers of peers, and the
+// settings that hosts of a cell share.
 //
 // What always holds: a single-use token is used up by one write under the
 // version that was read, so that of several hosts one wins; a peer's number is

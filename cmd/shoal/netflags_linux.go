@@ -12,7 +12,7 @@ type NetFlags struct {
 	NoMasquerade     bool     `help:"Let pods call the world outside by their own addresses; its routers must know the ways to them."`
 	MasqueradeExcept []string `placeholder:"CIDR" help:"Ranges outside the cell that pods call by their own addresses; may be repeated."`
 
-	IPv6 string `name:"ipv6" placeholder:"RANGE" help:"The cell's /48 of IPv6 addresses for pods and services, or off; the same on every host (default: unique local addresses of the cell's own)."`
+	IPv6 string `name:"ipv6" placeholder:"RANGE" help:"The cell's /48 of IPv6 addresses for pods and services, or off; hosts that join take the cell's (default: unique local addresses of the cell's own)."`
 }
 
 func (f *NetFlags) masqueradeExcept() ([]netip.Prefix, error) {

@@ -23,6 +23,9 @@ type Joiner struct {
 	Addresses []netip.Addr
 	// CSR is the host's certificate request, in DER form.
 	CSR []byte
+	// Settings are what this host was told of what a cell has in common, by the
+	// names of flags. A cell that has another value refuses it.
+	Settings map[string]string
 
 	// Now defaults to the machine's clock, Versions to Current.
 	Now      func() time.Time
@@ -124,7 +127,7 @@ func (j Joiner) talk(ctx context.Context, conn *tls.Conn) (*Grant, error) {
 	if err := verifyNode(chain[0], chain[len(chain)-1], j.Now()); err != nil {
 		return nil, &Refusal{Code: WrongCell, Detail: err.Error()}
 	}
-	if err := writeMessage(conn, request{TokenID: j.Token.ID, Secret: j.Token.Secret, Name: j.Name, Addresses: j.Addresses, CSR: j.CSR}); err != nil {
+	if err := writeMessage(conn, request{TokenID: j.Token.ID, Secret: j.Token.Secret, Name: j.Name, Addresses: j.Addresses, CSR: j.CSR, Settings: j.Settings}); err != nil {
 		return nil, err
 	}
 	second, err := hear(conn)
@@ -134,7 +137,10 @@ func (j Joiner) talk(ctx context.Context, conn *tls.Conn) (*Grant, error) {
 	if second.Grant == nil {
 		return nil, fmt.Errorf("%w: no grant", errMessage)
 	}
-	return second.Grant, j.checkGrant(second.Grant, chain[len(chain)-1])
+	if err := j.checkGrant(second.Grant, chain[len(chain)-1]); err != nil {
+		return nil, err
+	}
+	return second.Grant, Cell{Settings: second.Grant.Settings}.refuses(j.Settings)
 }
 
 func hear(conn *tls.Conn) (answer, error) {

@@ -93,8 +93,11 @@ func start(t *testing.T, change func(*cell, *Options)) *cell {
 	}
 	o := Options{
 		Tokens: c, Names: c, Tags: c, Issuer: pki.NewIssuer(c.files), Certificate: node.Certificate, CA: c.ca,
-		Cell: func() ([][]byte, []netip.AddrPort, netip.Prefix, error) {
-			return c.ring, []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:7946")}, netip.MustParsePrefix("10.0.0.0/16"), nil
+		Cell: func(context.Context) (Cell, error) {
+			return Cell{
+				GossipKeys: c.ring, Peers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:7946")}, ServiceCIDR: netip.MustParsePrefix("10.0.0.0/16"),
+				Settings: map[string]string{"ipv6": "fd12:3456:789a::/48"},
+			}, nil
 		},
 	}
 	if change != nil {
@@ -157,7 +160,7 @@ func TestAHostWithATokenJoins(t *testing.T) {
 		if cert.VerifyHostname(j.Name) != nil || cert.VerifyHostname("192.0.2.2") != nil || cert.VerifyHostname("192.0.2.1") == nil {
 			t.Errorf("names %v, addresses %v", cert.DNSNames, cert.IPAddresses)
 		}
-		if int(g.Tag) != i+1 || !bytes.Equal(g.GossipKeys[0], c.ring[0]) || len(g.Peers) != 1 || g.ServiceCIDR.String() != "10.0.0.0/16" {
+		if int(g.Tag) != i+1 || !bytes.Equal(g.GossipKeys[0], c.ring[0]) || len(g.Peers) != 1 || g.ServiceCIDR.String() != "10.0.0.0/16" || g.Settings["ipv6"] != "fd12:3456:789a::/48" {
 			t.Errorf("%+v", g)
 		}
 		again, err := j.Join(t.Context(), c.address) // as if the first answer was lost
@@ -191,6 +194,7 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 		{name: "older joiner", cell: func(_ *cell, o *Options) { o.Versions = Versions{3, 4} }, code: JoinerTooOld, says: "upgrade shoal on this host"},
 		{name: "newer joiner", joiner: func(j *Joiner) { j.Versions = Versions{2, 3} }, code: JoinerTooNew, says: "upgrade shoal on the cell's hosts"},
 		{name: "other cell", joiner: func(j *Joiner) { j.Token.Cell = strings.Repeat("A", 43) }, code: WrongCell, says: "secret was not sent"},
+		{name: "other setting", joiner: func(j *Joiner) { j.Settings = map[string]string{"ipv6": "off"} }, code: OtherSetting, says: "the cell has --ipv6 fd12:3456:789a::/48, and this host was told off"},
 		{name: "no name", joiner: func(j *Joiner) { j.Name = "Not a name" }, code: BadRequest, says: "node name"},
 		{name: "no addresses", joiner: func(j *Joiner) { j.Addresses = nil }, code: BadRequest, says: "addresses"},
 		{name: "no request", joiner: func(j *Joiner) { j.CSR = []byte("x") }, code: BadRequest, says: "certificate request"},

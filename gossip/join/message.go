@@ -35,6 +35,8 @@ const (
 	maxRequestBytes = 16 << 10
 	// maxAddresses of one host.
 	maxAddresses = 64
+	// maxSettings of a cell; each is a flag.
+	maxSettings = 64
 	// maxPeers named in a grant; a joiner needs one that answers.
 	maxPeers = 1024
 )
@@ -62,6 +64,8 @@ type request struct {
 	Addresses []netip.Addr `json:"addresses"`
 	// CSR is a PKCS #10 request in DER form.
 	CSR []byte `json:"csr"`
+	// Settings are what the host was told of what a cell has in common, by name.
+	Settings map[string]string `json:"settings,omitempty"`
 }
 
 func (r *request) check() error {
@@ -72,6 +76,8 @@ func (r *request) check() error {
 		return fmt.Errorf("%w: a certificate request of %d bytes", errMessage, len(r.CSR))
 	case len(r.Addresses) == 0 || len(r.Addresses) > maxAddresses:
 		return fmt.Errorf("%w: %d addresses", errMessage, len(r.Addresses))
+	case len(r.Settings) > maxSettings:
+		return fmt.Errorf("%w: %d settings", errMessage, len(r.Settings))
 	}
 	for _, a := range r.Addresses {
 		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() {
@@ -93,6 +99,8 @@ type Grant struct {
 	ServiceCIDR netip.Prefix     `json:"serviceCIDR"`
 	// Tag is the new peer's number, unique in the cell.
 	Tag uint16 `json:"tag"`
+	// Settings are what all hosts of the cell have alike, by name.
+	Settings map[string]string `json:"settings,omitempty"`
 }
 
 func (g *Grant) check() error {
@@ -103,6 +111,8 @@ func (g *Grant) check() error {
 		return fmt.Errorf("%w: a grant of %d gossip keys and %d peers", errMessage, len(g.GossipKeys), len(g.Peers))
 	case g.Tag == 0 || g.Tag > 4095:
 		return fmt.Errorf("%w: peer number %d, want 1 to 4095", errMessage, g.Tag)
+	case len(g.Settings) > maxSettings:
+		return fmt.Errorf("%w: a grant with %d settings", errMessage, len(g.Settings))
 	case !g.ServiceCIDR.IsValid():
 		return fmt.Errorf("%w: a grant without a service range", errMessage)
 	}

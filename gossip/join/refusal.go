@@ -20,6 +20,7 @@ const (
 	JoinerTooOld Code = "joiner-too-old"
 	JoinerTooNew Code = "joiner-too-new"
 	TooMany      Code = "too-many-attempts"
+	OtherSetting Code = "other-setting"
 	BadRequest   Code = "bad-request"
 	Unable       Code = "unable"
 )
@@ -35,6 +36,11 @@ type Refusal struct { //nolint:errname // it is a message of the protocol first
 	Speaks Versions `json:"speaks,omitzero"`
 	// RetryAfter, for TooMany.
 	RetryAfter time.Duration `json:"retryAfter,omitempty"`
+	// Setting is the name of the flag that the cell Has another value of than the
+	// host Said, for OtherSetting.
+	Setting string `json:"setting,omitempty"`
+	Has     string `json:"has,omitempty"`
+	Said    string `json:"said,omitempty"`
 	// Detail is the peer's own words, for what has no fields.
 	Detail string `json:"detail,omitempty"`
 }
@@ -64,6 +70,8 @@ func (r *Refusal) Error() string {
 		return fmt.Sprintf("this host's shoal is too new for the cell, which speaks join protocol %s; upgrade shoal on the cell's hosts first, or install their version here", r.Speaks)
 	case TooMany:
 		return fmt.Sprintf("too many attempts to join from this address; try again in %s", r.RetryAfter.Round(time.Second))
+	case OtherSetting:
+		return fmt.Sprintf("the cell has --%s %s, and this host was told %s; all hosts of a cell must have the same: start this one without --%s to take the cell's", r.Setting, r.Has, r.Said, r.Setting)
 	case BadRequest:
 		return "the cell did not accept the request to join: " + r.Detail
 	}

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -57,13 +59,32 @@ type Options struct {
 	// Certificate returns this node's certificate, CA the cell's authority.
 	Certificate func() (*tls.Certificate, error)
 	CA          *x509.Certificate
-	// Cell fills in what a grant says of the cell: keyring, peers, service range.
-	Cell func() (keys [][]byte, peers []netip.AddrPort, services netip.Prefix, err error)
+	// Cell returns what a grant says of the cell.
+	Cell func(ctx context.Context) (Cell, error)
 
 	// Now defaults to the machine's clock, Versions to Current.
 	Now      func() time.Time
 	Versions Versions
 	Logger   *slog.Logger
+}
+
+// Cell is what a host learns of the cell it joins.
+type Cell struct {
+	// GossipKeys, Peers, ServiceCIDR and Settings are those of a Grant.
+	GossipKeys  [][]byte
+	Peers       []netip.AddrPort
+	ServiceCIDR netip.Prefix
+	Settings    map[string]string
+}
+
+// refuses returns why a host that was told these settings may not join.
+func (c Cell) refuses(told map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(told)) {
+		if has, known := c.Settings[name]; known && has != told[name] {
+			return &Refusal{Code: OtherSetting, Setting: name, Has: has, Said: told[name]}
+		}
+	}
+	return nil
 }
 
 const (
@@ -259,6 +280,13 @@ func (s *Service) admit(ctx context.Context, r *request) (*Grant, error) {
 	if err := s.checkName(ctx, r.Name); err != nil {
 		return nil, err
 	}
+	cell, err := s.o.Cell(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := cell.refuses(r.Settings); err != nil {
+		return nil, err
+	}
 	tag, err := s.o.Tags.Claim(ctx, r.Name, csr.PublicKey)
 	if errors.Is(err, ErrNameClaimed) {
 		return nil, &Refusal{Code: NameKnown, Name: r.Name}
@@ -273,7 +301,7 @@ func (s *Service) admit(ctx context.Context, r *request) (*Grant, error) {
 			return nil, &Refusal{Code: UsedToken, Name: "another host"}
 		}
 	}
-	return s.grant(r, csr.PublicKey, tag)
+	return s.grant(r, csr.PublicKey, tag, cell)
 }
 
 func (s *Service) checkToken(ctx context.Context, r *request) (token.Stored, error) {
@@ -306,7 +334,7 @@ func (s *Service) checkName(ctx context.Context, name string) error {
 	return nil
 }
 
-func (s *Service) grant(r *request, key crypto.PublicKey, tag uint16) (*Grant, error) {
+func (s *Service) grant(r *request, key crypto.PublicKey, tag uint16, cell Cell) (*Grant, error) {
 	// A host speaks to itself under its node certificate, too.
 	ips := []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
 	for _, a := range r.Addresses {
@@ -316,10 +344,9 @@ func (s *Service) grant(r *request, key crypto.PublicKey, tag uint16) (*Grant, e
 	if err != nil {
 		return nil, err
 	}
-	g := &Grant{Certificate: cert, CA: s.o.CA.Raw, Tag: tag}
-	if g.GossipKeys, g.Peers, g.ServiceCIDR, err = s.o.Cell(); err != nil {
-		return nil, err
+	g := &Grant{
+		Certificate: cert, CA: s.o.CA.Raw, Tag: tag,
+		GossipKeys: cell.GossipKeys, Peers: cell.Peers[:min(len(cell.Peers), maxPeers)], ServiceCIDR: cell.ServiceCIDR, Settings: cell.Settings,
 	}
-	g.Peers = g.Peers[:min(len(g.Peers), maxPeers)]
 	return g, g.check()
 }

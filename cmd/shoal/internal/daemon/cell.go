@@ -107,6 +107,9 @@ func (p *peer) enter(ctx context.Context) error {
 		err = p.enterFounder(ctx, id == nil)
 	}
 	if err == nil {
+		err = p.settle(ctx)
+	}
+	if err == nil {
 		err = p.node.register(ctx)
 	}
 	return err
@@ -307,7 +310,7 @@ func (p *peer) join(ctx context.Context) (*identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	joiner := join.Joiner{Token: tok, Name: c.Name, Addresses: []netip.Addr{netip.MustParseAddr(c.NodeIP)}, CSR: csr}
+	joiner := join.Joiner{Token: tok, Name: c.Name, Addresses: []netip.Addr{netip.MustParseAddr(c.NodeIP)}, CSR: csr, Settings: c.said()}
 	var grant *join.Grant
 	if err := p.progress.step("cell joined", func() (err error) {
 		grant, err = joinAny(ctx, joiner, addresses)
@@ -317,6 +320,9 @@ func (p *peer) join(ctx context.Context) (*identity, error) {
 	}
 	if grant.ServiceCIDR != api.DefaultServiceCIDR {
 		return nil, fmt.Errorf("the cell's services are in %s, this shoal's in %s; install the cell's version here", grant.ServiceCIDR, api.DefaultServiceCIDR)
+	}
+	if has, known := grant.Settings[podRangeSetting]; known && has != api.PodRange.String() {
+		return nil, fmt.Errorf("the cell's pods are in %s, this shoal's in %s; install the cell's version here", has, api.PodRange)
 	}
 	if err := pki.SaveJoined(p.pkiDir(), grant.Certificate, grant.CA, grant.GossipKeys); err != nil {
 		return nil, err
@@ -391,10 +397,14 @@ func (p *peer) memberAlive(name string) bool {
 	return name == p.config.Name || p.node.Alive(name)
 }
 
-func (p *peer) describeCell() ([][]byte, []netip.AddrPort, netip.Prefix, error) {
+func (p *peer) describeCell(ctx context.Context) (join.Cell, error) {
 	ring, err := p.ring()
 	if err != nil {
-		return nil, nil, netip.Prefix{}, err
+		return join.Cell{}, err
+	}
+	settings, err := joining.Settings{Records: api.CellRecords(p.db)}.All(ctx)
+	if err != nil {
+		return join.Cell{}, err
 	}
 	peers := []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr(p.config.NodeIP), uint16(p.config.GossipPort))}
 	for _, a := range p.node.Addresses() {
@@ -402,7 +412,7 @@ func (p *peer) describeCell() ([][]byte, []netip.AddrPort, netip.Prefix, error) 
 			peers = append(peers, a)
 		}
 	}
-	return ring, peers, api.DefaultServiceCIDR, nil
+	return join.Cell{GossipKeys: ring, Peers: peers, ServiceCIDR: api.DefaultServiceCIDR, Settings: settings}, nil
 }
 
 // keepCertificates renews this host's certificates while it runs.

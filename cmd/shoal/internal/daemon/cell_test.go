@@ -191,3 +191,53 @@ func TestAFounderGoesOnAsItself(t *testing.T) {
 		t.Errorf("%+v, was %+v", again.identity, first.identity)
 	}
 }
+
+func TestHostsOfACellHaveOneIPv6Range(t *testing.T) {
+	first := newPeer(t, Config{Name: "host1", DataDir: t.TempDir(), IPv6: "fd12:3456:789a::/48"})
+	entered(t, first)
+	defer func() { _ = first.close() }()
+	made := token.New(first.identity.Cell)
+	tokens := &tokenShelf{tokens: map[string]token.Stored{made.ID: {ID: made.ID, Secret: made.Secret, Expires: time.Now().Add(time.Hour)}}}
+	address := serveCell(t, first, tokens)
+
+	other := newPeer(t, Config{Name: "host2", DataDir: t.TempDir(), Join: address, Token: made.String(), IPv6: "off"})
+	err := errors.Join(other.enter(t.Context()), other.close())
+	if err == nil || !strings.Contains(err.Error(), "the cell has --ipv6 fd12:3456:789a::/48, and this host was told off") {
+		t.Errorf("a host without IPv6 in a cell with it: %v", err)
+	}
+	if hasState(other.config.DataDir) {
+		t.Error("a refused host has a store")
+	}
+	told := newPeer(t, Config{Name: "host2", DataDir: other.config.DataDir, Join: address, Token: made.String()})
+	entered(t, told)
+	if told.ipv6 != first.ipv6 || !told.ipv6.IsValid() {
+		t.Errorf("a host that was told nothing has %s, the cell %s", told.ipv6, first.ipv6)
+	}
+	if err := told.close(); err != nil {
+		t.Fatal(err)
+	}
+	changed := newPeer(t, Config{Name: "host2", DataDir: other.config.DataDir, IPv6: "fd77:3456:789a::/48"})
+	if err := errors.Join(changed.enter(t.Context()), changed.close()); err == nil || !strings.Contains(err.Error(), "start this one without --ipv6") {
+		t.Errorf("a member with another range than the cell's: %v", err)
+	}
+}
+
+func TestAHostAloneMayChangeItsCellsIPv6Range(t *testing.T) {
+	dir := t.TempDir()
+	for _, step := range []struct{ flag, want string }{
+		{"fd12:3456:789a::/48", "fd12:3456:789a::/48"},
+		{"", "fd12:3456:789a::/48"}, // as the cell has it, whatever the CA says
+		{"off", "invalid Prefix"},
+		{"", "invalid Prefix"},
+		{"fd77:3456:789a::/48", "fd77:3456:789a::/48"},
+	} {
+		p := newPeer(t, Config{Name: "host1", DataDir: dir, IPv6: step.flag})
+		entered(t, p)
+		if p.ipv6.String() != step.want {
+			t.Errorf("--ipv6 %q: %s, want %s", step.flag, p.ipv6, step.want)
+		}
+		if err := p.close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -70,8 +70,8 @@ type Config struct {
 	// of MasqueradeExcept always see these.
 	NoMasquerade     bool           `json:"noMasquerade,omitempty"`
 	MasqueradeExcept []netip.Prefix `json:"masqueradeExcept,omitempty"`
-	// IPv6 is the cell's range of IPv6, a /48: empty for one that comes from the
-	// cell's certificate authority, "off" for none.
+	// IPv6 is the cell's range of IPv6, a /48, "off" for none, or empty for the one
+	// the cell has; a new cell's comes from its certificate authority.
 	IPv6 string `json:"ipv6,omitempty"`
 	// GossipPort is where members hear each other; record streams and hosts
 	// that join are on the next one.

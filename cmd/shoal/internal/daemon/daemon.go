@@ -201,9 +201,6 @@ func (p *peer) open(ctx context.Context) (err error) {
 	if p.podCIDR, err = api.ClaimPodCIDR(ctx, p.db, c.Name); err != nil {
 		return err
 	}
-	if p.ipv6, err = p.ipv6Range(); err != nil {
-		return err
-	}
 	if err := p.progress.step("containerd at "+c.Containerd, func() (err error) {
 		p.containerd, err = ensureContainerd(ctx, c.Containerd, c.DataDir, p.log)
 		return err

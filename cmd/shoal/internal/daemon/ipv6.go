@@ -30,20 +30,15 @@ func checkIPv6(text string) error {
 	return nil
 }
 
-// ipv6Range is the cell's range of IPv6, not valid when it has none. Every host
-// must choose alike.
-func (p *peer) ipv6Range() (netip.Prefix, error) {
-	switch p.config.IPv6 {
-	case ipv6Off:
-		return netip.Prefix{}, nil
-	case "":
-		ca, err := os.ReadFile(pki.FilesIn(p.pkiDir()).CA)
-		if err != nil {
-			return netip.Prefix{}, fmt.Errorf("read certificate authority: %w", err)
-		}
-		return api.CellIPv6(ca)
+// ownIPv6 is the range of IPv6 of a cell that was given none: it comes from the
+// cell's certificate authority.
+func (p *peer) ownIPv6() (string, error) {
+	ca, err := os.ReadFile(pki.FilesIn(p.pkiDir()).CA)
+	if err != nil {
+		return "", fmt.Errorf("read certificate authority: %w", err)
 	}
-	return netip.ParsePrefix(p.config.IPv6)
+	cell, err := api.CellIPv6(ca)
+	return cell.String(), err
 }
 
 // nodeIPs are the addresses of this host: the one for pods and other hosts, and

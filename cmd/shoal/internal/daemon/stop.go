@@ -113,7 +113,7 @@ func (p *peer) clear(ctx context.Context) (err error) {
 		return err
 	}
 	// Without the range one route is left behind, and no pod.
-	if p.ipv6, err = p.ipv6Range(); err != nil {
+	if p.ipv6, err = p.ipv6Range(ctx, "", false); err != nil {
 		p.log.Warn("clear away the routes of IPv6", "error", err)
 	}
 	if p.containerd, err = ensureContainerd(ctx, c.Containerd, c.DataDir, p.log); err != nil {
