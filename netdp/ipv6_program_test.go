@@ -170,8 +170,7 @@ func TestPodProgramIPv6(t *testing.T) {
 		return frame{src: "[" + src + "]:1000", dst: "[" + dst + "]:80", proto: TCP}.bytes()
 	}
 	icmp := func(kind byte, src, dst string) []byte {
-		b := frame{src: "[" + src + "]:0", dst: "[" + dst + "]:0", proto: unix.IPPROTO_ICMPV6}.bytes()[:ethICMPv6]
-		return finishICMPv6(b, append([]byte{kind, 0, 0, 0}, make([]byte, 20)...))
+		return frame{src: "[" + src + "]:0", dst: "[" + dst + "]:0"}.icmp(append([]byte{kind, 0, 0, 0}, make([]byte, 20)...))
 	}
 	const link, nodes = "fe80::73:68ff:fe6f:6102", "ff02::1:ff00:1"
 	for _, c := range []struct {
@@ -199,52 +198,6 @@ func TestPodProgramIPv6(t *testing.T) {
 			t.Errorf("%s: verdict %d, want %d", c.name, verdict, c.verdict)
 		}
 	}
-}
-
-// finishICMPv6 appends a message and writes the length and the checksum.
-func finishICMPv6(b, icmp []byte) []byte {
-	ip := b[ethLen:]
-	src, dst, _, _ := partsOf(ip)
-	ip[6] = unix.IPPROTO_ICMPV6
-	binary.BigEndian.PutUint16(ip[4:], uint16(len(icmp)))
-	icmp[2], icmp[3] = 0, 0
-	head := pseudo(netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0), unix.IPPROTO_ICMPV6, len(icmp))
-	binary.BigEndian.PutUint16(icmp[2:], ^sum(append(head, icmp...)))
-	return append(b, icmp...)
-}
-
-func echo6(f frame, reply bool) []byte {
-	src, dst := netip.MustParseAddrPort(f.src), netip.MustParseAddrPort(f.dst)
-	f.proto = UDP
-	icmp := []byte{128, 0, 0, 0, 0, 0, 0, 1, 'p', 'i', 'n', 'g'}
-	binary.BigEndian.PutUint16(icmp[4:], src.Port())
-	if reply {
-		icmp[0] = 129
-		binary.BigEndian.PutUint16(icmp[4:], dst.Port())
-	}
-	return finishICMPv6(f.bytes()[:ethICMPv6], icmp)
-}
-
-// error6 is what a machine at from says to the sender of packet, with all of it.
-func error6(kind byte, from string, packet []byte) []byte {
-	src, _, _, _ := partsOf(packet[ethLen:])
-	b := frame{src: "[" + from + "]:0", dst: netip.AddrPortFrom(src, 0).String(), proto: UDP}.bytes()[:ethICMPv6]
-	return finishICMPv6(b, append([]byte{kind, 0, 0, 0, 0, 0, 5, 0}, packet[ethLen:]...))
-}
-
-// describeICMPv6 prints an echo, or what an error quotes.
-func describeICMPv6(b []byte) string {
-	src, dst, _, icmp := partsOf(b[ethLen:])
-	out := fmt.Sprintf("ICMPv6 %s > %s", src, dst)
-	head := pseudo(netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0), unix.IPPROTO_ICMPV6, len(icmp))
-	if sum(append(head, icmp...)) != 0xffff {
-		out += " bad checksum"
-	}
-	if icmp[0] >= 128 {
-		return out + fmt.Sprintf(" number %d", binary.BigEndian.Uint16(icmp[4:]))
-	}
-	from, to, _, quoted := partsOf(icmp[8:])
-	return out + fmt.Sprintf(" about [%s]:%d > [%s]:%d", from, binary.BigEndian.Uint16(quoted), to, binary.BigEndian.Uint16(quoted[2:]))
 }
 
 // dualNatLab has one other host on the link with an address of its own, and one
@@ -288,9 +241,9 @@ func TestPassedOnIPv6(t *testing.T) {
 			if _, again := l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, in.bytes()); !strings.Contains(describe(again), src.String()) {
 				t.Errorf("%s: went on from %s, then %s", name, src, describe(again))
 			}
-			verdict, about := l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, error6(2, "2001:db8:18::77", out))
-			if want := fmt.Sprintf("ICMPv6 2001:db8:18::77 > %s about %s > %s", labOutsideIP6, client, called); verdict != verdictRedirect || describeICMPv6(about) != want {
-				t.Errorf("%s: too big: verdict %d, %s, want %s", name, verdict, describeICMPv6(about), want)
+			verdict, about := l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, errorAbout(2, 0, "2001:db8:18::77", out))
+			if want := fmt.Sprintf("ICMPv6 2001:db8:18::77 > %s about %s > %s", labOutsideIP6, client, called); verdict != verdictRedirect || describeICMP(about) != want {
+				t.Errorf("%s: too big: verdict %d, %s, want %s", name, verdict, describeICMP(about), want)
 			}
 			answer := frame{src: dst.String(), dst: src.String(), proto: in.proto, flags: flagSYN | flagACK, payload: "answer"}
 			verdict, out = l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, answer.bytes())
@@ -332,10 +285,10 @@ func TestMasqueradeIPv6(t *testing.T) {
 			t.Errorf("%+v: answer: verdict %d, %s, want %s", in, verdict, describe(back), want)
 		}
 		for kind := byte(1); kind <= 4; kind++ { // unreachable, too big, time exceeded, parameter problem
-			verdict, about := l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, error6(kind, router, out))
+			verdict, about := l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, errorAbout(kind, 0, router, out))
 			want := fmt.Sprintf("ICMPv6 %s > %s about %s > %s", router, pod, caller, world)
-			if verdict != verdictRedirect || describeICMPv6(about) != want {
-				t.Errorf("%+v: error %d: verdict %d, %s, want %s", in, kind, verdict, describeICMPv6(about), want)
+			if verdict != verdictRedirect || describeICMP(about) != want {
+				t.Errorf("%+v: error %d: verdict %d, %s, want %s", in, kind, verdict, describeICMP(about), want)
 			}
 		}
 	}
@@ -346,15 +299,15 @@ func TestMasqueradeIPv6(t *testing.T) {
 		}
 	}
 	ping := frame{src: netip.AddrPortFrom(pod, 777).String(), dst: "[2001:db8:80::80]:0"}
-	verdict, out := l.runProgram(d, bpf.DatapathProgUplinkEgress, uplink, echo6(ping, false))
-	id := binary.BigEndian.Uint16(out[ethICMPv6+4:])
-	if want := fmt.Sprintf("ICMPv6 %s > 2001:db8:80::80 number %d", labHostIP6, id); verdict != verdictPass || describeICMPv6(out) != want || id < natPortMin {
-		t.Fatalf("echo: verdict %d, %s", verdict, describeICMPv6(out))
+	verdict, out := l.runProgram(d, bpf.DatapathProgUplinkEgress, uplink, echo(ping, false))
+	id := number(out)
+	if want := fmt.Sprintf("ICMPv6 %s > 2001:db8:80::80 number %d", labHostIP6, id); verdict != verdictPass || describeICMP(out) != want || id < natPortMin {
+		t.Fatalf("echo: verdict %d, %s", verdict, describeICMP(out))
 	}
 	pong := frame{src: "[2001:db8:80::80]:0", dst: node6(int(id))}
-	verdict, back := l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, echo6(pong, true))
-	if want := fmt.Sprintf("ICMPv6 2001:db8:80::80 > %s number 777", pod); verdict != verdictRedirect || describeICMPv6(back) != want {
-		t.Errorf("echo's answer: verdict %d, %s, want %s", verdict, describeICMPv6(back), want)
+	verdict, back := l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, echo(pong, true))
+	if want := fmt.Sprintf("ICMPv6 2001:db8:80::80 > %s number 777", pod); verdict != verdictRedirect || describeICMP(back) != want {
+		t.Errorf("echo's answer: verdict %d, %s, want %s", verdict, describeICMP(back), want)
 	}
 }
 
@@ -368,10 +321,10 @@ func TestErrorsToOutsideIPv6(t *testing.T) {
 	uplink := l.linkIndex(d, labUplink)
 	client := "[" + labOutsideIP6 + "]:40000"
 	_, at := l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, frame{src: client, dst: node6(30080), proto: UDP}.bytes())
-	verdict, out := l.runProgram(d, bpf.DatapathProgUplinkEgress, uplink, error6(1, pod.String(), at))
+	verdict, out := l.runProgram(d, bpf.DatapathProgUplinkEgress, uplink, errorAbout(1, 0, pod.String(), at))
 	want := fmt.Sprintf("ICMPv6 %s > %s about %s > %s", labHostIP6, labOutsideIP6, client, node6(30080))
-	if verdict != verdictPass || describeICMPv6(out) != want {
-		t.Errorf("verdict %d, %s, want %s", verdict, describeICMPv6(out), want)
+	if verdict != verdictPass || describeICMP(out) != want {
+		t.Errorf("verdict %d, %s, want %s", verdict, describeICMP(out), want)
 	}
 }
 

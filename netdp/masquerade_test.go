@@ -14,67 +14,6 @@ import (
 	"shoal/bpf"
 )
 
-// echo is an ICMP echo of a frame's ends, whose number is the caller's port.
-func echo(f frame, reply bool) []byte {
-	src, dst := netip.MustParseAddrPort(f.src), netip.MustParseAddrPort(f.dst)
-	f.proto = UDP
-	b := f.bytes()[:ethLen+ipLen]
-	icmp := []byte{8, 0, 0, 0, 0, 0, 0, 1, 'p', 'i', 'n', 'g'}
-	binary.BigEndian.PutUint16(icmp[4:], src.Port())
-	if reply {
-		icmp[0] = 0
-		binary.BigEndian.PutUint16(icmp[4:], dst.Port())
-	}
-	binary.BigEndian.PutUint16(icmp[2:], ^sum(icmp))
-	return finishICMP(b, icmp)
-}
-
-func finishICMP(b, icmp []byte) []byte {
-	ip := b[ethLen:]
-	ip[9] = unix.IPPROTO_ICMP
-	binary.BigEndian.PutUint16(ip[2:], uint16(ipLen+len(icmp)))
-	ip[10], ip[11] = 0, 0
-	binary.BigEndian.PutUint16(ip[10:], ^sum(ip[:ipLen]))
-	return append(b, icmp...)
-}
-
-// tooLarge is what a router at from says to the sender of packet: a link takes
-// 1,280 bytes.
-func tooLarge(from string, packet []byte) []byte {
-	src, _ := netip.AddrFromSlice(packet[ethLen+12 : ethLen+16])
-	b := frame{src: from + ":0", dst: src.String() + ":0", proto: UDP}.bytes()[:ethLen+ipLen]
-	icmp := append([]byte{3, 4, 0, 0, 0, 0, 5, 0}, packet[ethLen:ethLen+ipLen+8]...)
-	binary.BigEndian.PutUint16(icmp[2:], ^sum(icmp))
-	return finishICMP(b, icmp)
-}
-
-// describeICMP prints an echo, or what an error quotes.
-func describeICMP(b []byte) string {
-	ip, icmp := b[ethLen:], b[ethLen+ipLen:]
-	src, _ := netip.AddrFromSlice(ip[12:16])
-	dst, _ := netip.AddrFromSlice(ip[16:20])
-	out := fmt.Sprintf("ICMP %s > %s", src, dst)
-	if sum(ip[:ipLen]) != 0xffff {
-		out += " bad IP checksum"
-	}
-	if sum(icmp) != 0xffff {
-		out += " bad ICMP checksum"
-	}
-	if icmp[0] == 0 || icmp[0] == 8 {
-		return out + fmt.Sprintf(" number %d", binary.BigEndian.Uint16(icmp[4:]))
-	}
-	quoted := icmp[8:]
-	from, _ := netip.AddrFromSlice(quoted[12:16])
-	to, _ := netip.AddrFromSlice(quoted[16:20])
-	if sum(quoted[:ipLen]) != 0xffff {
-		out += " bad quoted checksum"
-	}
-	return out + fmt.Sprintf(" about %s:%d > %s:%d", from, binary.BigEndian.Uint16(quoted[ipLen:]), to, binary.BigEndian.Uint16(quoted[ipLen+2:]))
-}
-
-// number is the number of an echo.
-func number(b []byte) uint16 { return binary.BigEndian.Uint16(b[ethLen+ipLen+4:]) }
-
 func masqueradeLab(t *testing.T, change func(*Options)) (*lab, *Datapath, netip.Addr) {
 	l := newLab(t)
 	l.opts.CellPodCIDR = netip.MustParsePrefix("10.64.0.0/10")

@@ -27,16 +27,6 @@ func natLab(t *testing.T, backend string) (*lab, *Datapath) {
 	return l, d
 }
 
-// addresses reads source and destination of a frame.
-func frameEnds(b []byte) (src, dst netip.AddrPort) {
-	var from, to, proto string
-	var rest string
-	_, _ = fmt.Sscanf(describe(b), "%s %s > %s %s", &proto, &from, &to, &rest)
-	src, _ = netip.ParseAddrPort(from)
-	dst, _ = netip.ParseAddrPort(to)
-	return src, dst
-}
-
 // Calls whose backend is elsewhere go on in the host's name, and the answers
 // come back in the name of what was called.
 func TestPassedOn(t *testing.T) {

@@ -3,7 +3,6 @@ package netdp
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"net/netip"
 )
 
@@ -28,7 +27,11 @@ const (
 
 func (f frame) bytes() []byte {
 	src, dst := netip.MustParseAddrPort(f.src), netip.MustParseAddrPort(f.dst)
-	transport := f.transport(src, dst)
+	return f.around(src, dst, f.transport(src, dst))
+}
+
+// around puts Ethernet and IP headers before what they carry.
+func (f frame) around(src, dst netip.AddrPort, transport []byte) []byte {
 	if src.Addr().Is6() {
 		return f.ipv6(src, dst, transport)
 	}
@@ -76,24 +79,6 @@ func (f frame) ipv6(src, dst netip.AddrPort, transport []byte) []byte {
 	return bytes.Join([][]byte{eth, ip, extensions, transport}, nil)
 }
 
-// partsOf reads the addresses of an IP packet, its protocol and what follows the
-// header and its extensions.
-func partsOf(ip []byte) (src, dst netip.Addr, proto Proto, transport []byte) {
-	from, to := ip[12:16], ip[16:20]
-	if ip[0]>>4 == 4 {
-		proto, transport = Proto(ip[9]), ip[int(ip[0]&0x0f)*4:]
-	} else {
-		from, to = ip[8:24], ip[24:40]
-		proto, transport = Proto(ip[6]), ip[ipv6Len:]
-		for proto == ipv6Fragment || proto == ipv6Destination {
-			proto, transport = Proto(transport[0]), transport[int(transport[1])*8+8:]
-		}
-	}
-	src, _ = netip.AddrFromSlice(from)
-	dst, _ = netip.AddrFromSlice(to)
-	return src, dst, proto, transport
-}
-
 func (f frame) transport(src, dst netip.AddrPort) []byte {
 	length, checksum := 8, 6
 	if f.proto == TCP {
@@ -119,6 +104,68 @@ func pseudo(src, dst netip.AddrPort, proto Proto, length int) []byte {
 	return append(b, 0, byte(proto), byte(length>>8), byte(length))
 }
 
+const (
+	protoICMP   = Proto(1)
+	protoICMPv6 = Proto(58)
+)
+
+// icmp puts a message between the ends of f, ports aside, and writes its checksum:
+// that of IPv6 covers the addresses too.
+func (f frame) icmp(message []byte) []byte {
+	src, dst := netip.MustParseAddrPort(f.src), netip.MustParseAddrPort(f.dst)
+	f.proto = protoICMP
+	message[2], message[3] = 0, 0
+	head := []byte(nil)
+	if src.Addr().Is6() {
+		f.proto = protoICMPv6
+		head = pseudo(src, dst, protoICMPv6, len(message))
+	}
+	binary.BigEndian.PutUint16(message[2:], ^sum(append(head, message...)))
+	return f.around(src, dst, message)
+}
+
+// echo asks or answers between the ends of a frame; its number is the caller's port.
+func echo(f frame, reply bool) []byte {
+	src, dst := netip.MustParseAddrPort(f.src), netip.MustParseAddrPort(f.dst)
+	message := []byte{8, 0, 0, 0, 0, 0, 0, 1, 'p', 'i', 'n', 'g'}
+	if src.Addr().Is6() {
+		message[0] = 128
+	}
+	binary.BigEndian.PutUint16(message[4:], src.Port())
+	if reply {
+		message[0] = map[bool]byte{false: 0, true: 129}[src.Addr().Is6()]
+		binary.BigEndian.PutUint16(message[4:], dst.Port())
+	}
+	return f.icmp(message)
+}
+
+// errorAbout is what a machine at from says to the sender of packet: with eight
+// bytes after the header of IPv4 (RFC 792), and all of IPv6's (RFC 4443).
+func errorAbout(kind, code byte, from string, packet []byte) []byte {
+	src, _, _, _ := partsOf(packet[ethLen:])
+	quoted := packet[ethLen:]
+	if quoted[0]>>4 == 4 {
+		quoted = quoted[:min(len(quoted), int(quoted[0]&0x0f)*4+8)]
+	}
+	f := frame{src: netip.AddrPortFrom(netip.MustParseAddr(from), 0).String(), dst: netip.AddrPortFrom(src, 0).String()}
+	return f.icmp(append([]byte{kind, code, 0, 0, 0, 0, 5, 0}, quoted...))
+}
+
+// tooLarge says that a link takes 1,280 bytes.
+func tooLarge(from string, packet []byte) []byte {
+	if packet[ethLen]>>4 == 6 {
+		return errorAbout(2, 0, from, packet)
+	}
+	return errorAbout(3, 4, from, packet)
+}
+
+// toAddr sends an ICMP message to another address, whatever it quotes.
+func toAddr(packet []byte, addr string) []byte {
+	src, _, _, message := partsOf(packet[ethLen:])
+	f := frame{src: netip.AddrPortFrom(src, 0).String(), dst: netip.AddrPortFrom(netip.MustParseAddr(addr), 0).String()}
+	return f.icmp(append([]byte(nil), message...))
+}
+
 // sum is the Internet checksum before it is inverted (RFC 1071).
 func sum(b []byte) uint16 {
 	if len(b)%2 == 1 {
@@ -132,23 +179,4 @@ func sum(b []byte) uint16 {
 		s = s>>16 + s&0xffff
 	}
 	return uint16(s)
-}
-
-// describe prints addresses and ports of a frame, and what is wrong with it.
-func describe(b []byte) string {
-	ip := b[ethLen:]
-	from, to, proto, transport := partsOf(ip)
-	src := netip.AddrPortFrom(from, binary.BigEndian.Uint16(transport))
-	dst := netip.AddrPortFrom(to, binary.BigEndian.Uint16(transport[2:]))
-	out := fmt.Sprintf("%s %s > %s", proto, src, dst)
-	if ip[0]>>4 == 4 && sum(ip[:len(ip)-len(transport)]) != 0xffff {
-		out += " bad IP checksum"
-	}
-	noSum := proto == UDP && transport[6] == 0 && transport[7] == 0
-	if noSum {
-		out += " no checksum"
-	} else if sum(append(pseudo(src, dst, proto, len(transport)), transport...)) != 0xffff {
-		out += " bad checksum"
-	}
-	return out
 }

@@ -113,13 +113,6 @@ func TestPolicyProgram(t *testing.T) {
 	}
 }
 
-// toAddr sends an ICMP error to another address, whatever it quotes.
-func toAddr(packet []byte, addr string) []byte {
-	b := append([]byte(nil), packet[:ethLen+ipLen]...)
-	copy(b[ethLen+16:], netip.MustParseAddr(addr).AsSlice())
-	return finishICMP(b, packet[ethLen+ipLen:])
-}
-
 // Answers pass, of echoes too, and errors about what is allowed; when less is
 // allowed, the same packets do not.
 func TestPolicyAnswers(t *testing.T) {
