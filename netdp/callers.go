@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"shoal/bpf"
+	"shoal/netdp/netns"
 )
 
 // setCaller says which addresses a namespace has, by which its sockets are
@@ -41,7 +42,7 @@ func (d *Datapath) setPodCaller(rec podRecord) error {
 // left an entry that no socket has any more, and dropStrayCallers finds it.
 func (d *Datapath) dropPodCaller(rec podRecord) error {
 	path := d.pods.records.netns(rec.UID)
-	if !namespacePinned(path) {
+	if !netns.Pinned(path) {
 		return nil
 	}
 	ns, err := openNamespace(path)

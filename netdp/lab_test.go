@@ -15,6 +15,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"shoal/netdp/netns"
 )
 
 // lab is a host of its own: a network namespace that stands for the host, one
@@ -72,7 +74,7 @@ func (w testWriter) Write(p []byte) (int, error) {
 
 func (l *lab) makeNamespace(path string) namespace {
 	l.t.Helper()
-	err := createNamespace("", path, func(*os.File) error {
+	err := netns.Create("", path, func(*os.File) error {
 		nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return err
@@ -89,7 +91,7 @@ func (l *lab) makeNamespace(path string) namespace {
 	l.must(err)
 	l.t.Cleanup(func() {
 		ns.close()
-		if err := unpinNamespace(path); err != nil {
+		if err := netns.Unpin(path); err != nil {
 			l.t.Error(err)
 		}
 	})

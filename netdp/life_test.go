@@ -16,6 +16,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"shoal/netdp/netns"
 )
 
 func TestConnectionsOutliveTheDaemon(t *testing.T) {
@@ -182,7 +184,7 @@ func TestAddressesSurviveAndRest(t *testing.T) {
 func TestHalfMadePod(t *testing.T) {
 	for name, harm := range map[string]func(*lab, *Datapath){
 		"no link":      func(l *lab, d *Datapath) { l.must(d.deleteLink(hostLinkName("pod"))) },
-		"no namespace": func(l *lab, d *Datapath) { l.must(unpinNamespace(d.pods.records.netns("pod"))) },
+		"no namespace": func(l *lab, d *Datapath) { l.must(netns.Unpin(d.pods.records.netns("pod"))) },
 		"nothing made yet": func(l *lab, d *Datapath) {
 			rec := d.pods.byUID["pod"].record
 			rec.Made = false

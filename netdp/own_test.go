@@ -14,6 +14,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"shoal/netdp/netns"
 )
 
 const ownEnv = "SHOAL_NETDP_OWN"
@@ -95,7 +97,7 @@ func TestFirstThreadIsNeverUsed(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 200 {
 		wg.Go(func() {
-			_ = onOwnThread(func() error {
+			_ = netns.OnOwnThread(func() error {
 				if unix.Gettid() == unix.Getpid() {
 					t.Error("work was done on the first thread")
 				}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"shoal/netdp/netns"
 )
 
 // podSet is the pods that have a network on this host.
@@ -77,7 +79,7 @@ func (d *Datapath) openPods() error {
 // nothing left but its record.
 func (d *Datapath) adoptPod(rec podRecord) error {
 	if rec.Boot != d.pods.boot {
-		if err := unpinNamespace(d.pods.records.netns(rec.UID)); err != nil {
+		if err := netns.Unpin(d.pods.records.netns(rec.UID)); err != nil {
 			return err
 		}
 		return d.pods.records.remove(rec.UID)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"shoal/bpf"
+	"shoal/netdp/netns"
 )
 
 // A pod's link is a point-to-point veth pair without a bridge: the pod has a
@@ -50,7 +51,7 @@ func hostLinkName(uid string) string {
 // simply written again: it is missing when the map has a new layout, and a pod
 // that runs must not lose its namespace over that.
 func (d *Datapath) podComplete(rec podRecord) (bool, error) {
-	if !namespacePinned(d.pods.records.netns(rec.UID)) {
+	if !netns.Pinned(d.pods.records.netns(rec.UID)) {
 		return false, nil
 	}
 	link, err := d.nl.LinkByName(hostLinkName(rec.UID))
@@ -80,7 +81,7 @@ func (d *Datapath) putPod(rec podRecord, index int) error {
 // makePod makes the namespace, unless one is given, and the link and publishes the address.
 func (d *Datapath) makePod(rec podRecord, given, path string) error {
 	mtu := d.podMTU()
-	return createNamespace(given, path, func(ns *os.File) error {
+	return netns.Create(given, path, func(ns *os.File) error {
 		name := hostLinkName(rec.UID)
 		veth := &netlink.Veth{
 			LinkAttrs: netlink.LinkAttrs{
@@ -233,7 +234,7 @@ func (d *Datapath) clearPod(rec podRecord) error {
 		d.dropPodCaller(rec),
 		errors.Join(errs...),
 		d.deleteLink(hostLinkName(rec.UID)),
-		unpinNamespace(d.pods.records.netns(rec.UID)),
+		netns.Unpin(d.pods.records.netns(rec.UID)),
 	)
 }
 

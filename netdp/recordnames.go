@@ -1,6 +1,10 @@
 package netdp
 
-import "time"
+import (
+	"time"
+
+	"shoal/netdp/netns"
+)
 
 // namesFresh is how long a round of looking names up is good.
 const namesFresh = time.Second
@@ -56,7 +60,7 @@ func (n *recordNames) findPods() {
 		if err != nil {
 			continue // it is being made, or is gone
 		}
-		if cookie, err := ns.cookie(); err == nil && namespacePinned(path) {
+		if cookie, err := ns.cookie(); err == nil && netns.Pinned(path) {
 			n.known[uid], n.pods[cookie] = cookie, uid
 		}
 		ns.close()
