@@ -16,7 +16,7 @@ enum drop_reason {
 	DROP_NONE,
 	DROP_MALFORMED,	     /* a header is cut off, or is none of its protocol */
 	DROP_UNKNOWN_FAMILY, /* a pod sent something else than IP or ARP */
-	DROP_SPOOFED_SOURCE, /* a pod sent from an address that is not its own */
+	DROP_SPOOFED_SOURCE, /* sent from a pod's address by somebody else */
 	DROP_LINK_LOCAL,     /* a pod's IPv6 packet that is for its link alone */
 	DROP_NO_BACKEND,     /* the service that was called has no backend */
 	DROP_NO_LOCAL_BACKEND, /* only other hosts have backends, and callers keep to this one */

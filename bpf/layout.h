@@ -148,8 +148,9 @@ struct flow_key {
 
 /* For a request: the backend that serves it, and the port of ours that calls
  * it when it is on another machine. For a reply: the address the client
- * called. For a call of a pod to outside: who is called, and the port of ours
- * that calls; no address: it answers a call, in its own name. */
+ * called, and in nat_port 1 once it has called the backend past it. For a call of
+ * a pod to outside: who is called, and the port of ours that calls; no address:
+ * it answers a call, in its own name. */
 struct flow {
 	__be32 addr[4];
 	__be16 port;

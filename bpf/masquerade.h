@@ -35,7 +35,8 @@ static __always_inline int called_from_outside(struct __sk_buff *skb, const stru
 	if (p->proto == PROTO_TCP || !bpf_map_lookup_elem(&pods, p->dst) ||
 	    find_range(&inside, p->src) || bpf_map_lookup_elem(&flows, &key))
 		return VERDICT_PASS;
-	if (bpf_map_update_elem(&flows, &key, &own, BPF_NOEXIST))
+	/* Another processor may have been faster with the first two datagrams. */
+	if (bpf_map_update_elem(&flows, &key, &own, BPF_NOEXIST) && !bpf_map_lookup_elem(&flows, &key))
 		return drop(skb, DROP_FLOW_NOT_KEPT);
 	return VERDICT_PASS;
 }

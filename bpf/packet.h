@@ -40,6 +40,7 @@
 #define IPV6_FRAGMENT_OFFSET bpf_htons(0xfff8)
 #define IPV6_FRAGMENT_MORE bpf_htons(0x0001)
 
+#define TCP_SEQUENCE 4
 #define TCP_CHECKSUM 16
 #define UDP_CHECKSUM 6
 

@@ -164,7 +164,13 @@ static __always_inline int nobody_serves(struct __sk_buff *skb, const struct pac
 	return drop(skb, DROP_NO_BACKEND);
 }
 
-static __always_inline int remember(const struct packet *p, struct flow_key *key, struct flow *f)
+/*
+ * Has the backend's answers get the address that this packet called. The backend
+ * sees one connection of a client's port, by whatever address it is called, so
+ * who called last is answered: an entry of a call that has ended says nothing
+ * about a later one. Written only when something changes.
+ */
+static __always_inline int remember_reply(const struct packet *p, const struct flow *f)
 {
 	struct flow_key back = key_of_answer(p, FLOW_REPLY);
 	struct flow called = {
@@ -172,13 +178,72 @@ static __always_inline int remember(const struct packet *p, struct flow_key *key
 		.service = f->service,
 		.backend = f->backend,
 	};
+	struct flow *have;
 
 	set_addr(back.src, f->addr);
 	back.sport = f->port;
 	set_addr(called.addr, p->dst);
-	if (bpf_map_update_elem(&flows, &back, &called, BPF_ANY))
-		return -1;
-	return bpf_map_update_elem(&flows, key, f, BPF_ANY);
+	have = bpf_map_lookup_elem(&flows, &back);
+	if (have && have->port == called.port && !have->nat_port && have->backend == called.backend &&
+	    have->service == called.service && same_addr(have->addr, called.addr))
+		return 0;
+	return bpf_map_update_elem(&flows, &back, &called, BPF_ANY);
+}
+
+/*
+ * A packet to no service: when it begins something, answers to it must not get
+ * the address of a service that the same client called from the same port
+ * before. A datagram ends that at once. A SYN only marks it, and the backend's
+ * SYN-ACK ends it: a backend that still has the old connection does not send
+ * one, so who guesses the ports of a connection cannot end it (RFC 5961,
+ * section 4; nf_conntrack heeds a SYN by the answer too).
+ */
+static __always_inline void called_past_services(const struct packet *p)
+{
+	struct flow_key back = key_of_answer(p, FLOW_REPLY);
+	struct flow *f;
+
+	if (!opens(p))
+		return;
+	f = bpf_map_lookup_elem(&flows, &back);
+	if (!f)
+		return;
+	if (p->proto == PROTO_TCP)
+		f->nat_port = 1;
+	else
+		bpf_map_delete_elem(&flows, &back);
+}
+
+/*
+ * Tells whether this answer is to a call past the service: a SYN-ACK, or the
+ * reset of a closed port, which alone has the sequence number 0 (RFC 9293,
+ * section 3.10.7.1). A SYN of the backend's own answers nobody.
+ */
+static __always_inline int answers_past_service(struct __sk_buff *skb, const struct packet *p,
+						const struct flow *f)
+{
+	__u8 flags = p->tcp_flags;
+	__be32 sequence = 1;
+
+	if (p->proto != PROTO_TCP)
+		return 0;
+	if (flags & TCP_SYN)
+		return f->nat_port || !(flags & TCP_ACK);
+	if (!f->nat_port || !(flags & TCP_RST) ||
+	    bpf_skb_load_bytes(skb, p->transport + TCP_SEQUENCE, &sequence, 4))
+		return 0;
+	return !sequence;
+}
+
+/*
+ * A pod of this host sends nothing by the links to other machines that comes
+ * back with its address: what is for this host or its pods never leaves. A
+ * router that returns it is only heeded where a service of ours was called whose
+ * backend is elsewhere; that goes on in this host's name.
+ */
+static __always_inline int is_own_pod(const __be32 *addr)
+{
+	return bpf_map_lookup_elem(&pods, addr) != 0;
 }
 
 /* To a pod of this host, to the host itself, or on to another machine. */
@@ -189,6 +254,8 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 
 	if (!pod && !bpf_map_lookup_elem(&node_addrs, f->addr))
 		return pass_on(skb, p, key, f);
+	if (is_own_pod(p->src))
+		return drop(skb, DROP_SPOOFED_SOURCE);
 	if (rewrite(skb, p, END_DST, f->addr, f->port))
 		return drop(skb, DROP_NOT_REWRITTEN);
 	if (!pod)
@@ -204,11 +271,13 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 	struct frontend *fe;
 	struct backend *b;
 	struct flow *f;
+	int known;
 
-	if (is_error(p))
-		return error_from_outside(skb, p);
-	if (!has_ports(p))
-		return VERDICT_PASS;
+	if (is_error(p) || !has_ports(p)) {
+		if (is_own_pod(p->src))
+			return drop(skb, DROP_SPOOFED_SOURCE);
+		return is_error(p) ? error_from_outside(skb, p) : VERDICT_PASS;
+	}
 	if (in_nat_range(p->dport)) {
 		struct nat *n = nat_of_answer(p);
 
@@ -216,26 +285,34 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 			return pass_back(skb, p, n);
 	}
 	fe = outside_frontend(p);
-	if (!fe)
+	if (!fe) {
+		if (is_own_pod(p->src))
+			return drop(skb, DROP_SPOOFED_SOURCE);
+		called_past_services(p);
 		return called_from_outside(skb, p);
+	}
 	key = key_of(p, FLOW_REQUEST);
 	f = bpf_map_lookup_elem(&flows, &key);
 	if ((!f || opens(p)) && !from_allowed(p, fe))
 		return drop(skb, DROP_SOURCE_RANGE);
-	if (f && still_valid(f, p, fe->service)) {
+	known = f && still_valid(f, p, fe->service);
+	if (known) {
 		fresh = *f;
-		return forward(skb, p, &key, &fresh);
+	} else {
+		if (fe->flags & FRONTEND_OWN && host_talks_to(skb, p))
+			return VERDICT_PASS;
+		b = choose_for(p, fe, &fresh.backend);
+		if (!b || is_mapped(b->addr) == (p->v6 != 0))
+			return nobody_serves(skb, p, fe);
+		called_by_outside(skb, fe->service, fresh.backend);
+		set_addr(fresh.addr, b->addr);
+		fresh.port = b->port;
+		fresh.service = fe->service;
+		if (bpf_map_update_elem(&flows, &key, &fresh, BPF_ANY))
+			return drop(skb, DROP_FLOW_NOT_KEPT);
 	}
-	if (fe->flags & FRONTEND_OWN && host_talks_to(skb, p))
-		return VERDICT_PASS;
-	b = choose_for(p, fe, &fresh.backend);
-	if (!b || is_mapped(b->addr) == (p->v6 != 0))
-		return nobody_serves(skb, p, fe);
-	called_by_outside(skb, fe->service, fresh.backend);
-	set_addr(fresh.addr, b->addr);
-	fresh.port = b->port;
-	fresh.service = fe->service;
-	if (remember(p, &key, &fresh))
+	/* What is passed on is answered by nat.h. */
+	if (!fresh.nat_port && (!known || opens(p)) && remember_reply(p, &fresh))
 		return drop(skb, DROP_FLOW_NOT_KEPT);
 	return forward(skb, p, &key, &fresh);
 }
@@ -256,6 +333,10 @@ static __always_inline int to_outside(struct __sk_buff *skb)
 		return masquerade_rest(skb, &p);
 	key = key_of(&p, FLOW_REPLY);
 	f = bpf_map_lookup_elem(&flows, &key);
+	if (f && answers_past_service(skb, &p, f)) {
+		bpf_map_delete_elem(&flows, &key);
+		f = 0;
+	}
 	if (!f)
 		return masquerade(skb, &p);
 	if (rewrite(skb, &p, END_SRC, f->addr, f->port))

@@ -11,6 +11,7 @@ type frame struct {
 	src, dst string // address:port
 	proto    Proto
 	flags    byte   // of TCP
+	seq      uint32 // of TCP
 	options  int    // bytes of IP options, a multiple of four; of IPv6 of eight
 	fragment uint16 // as in the header of IPv4
 	noSum    bool   // UDP without a checksum
@@ -88,6 +89,7 @@ func (f frame) transport(src, dst netip.AddrPort) []byte {
 	binary.BigEndian.PutUint16(b[0:], src.Port())
 	binary.BigEndian.PutUint16(b[2:], dst.Port())
 	if f.proto == TCP {
+		binary.BigEndian.PutUint32(b[4:], f.seq)
 		b[12], b[13] = 0x50, f.flags
 	} else {
 		binary.BigEndian.PutUint16(b[4:], uint16(length+len(f.payload)))
