@@ -355,7 +355,8 @@ struct {
 	__type(value, struct fragment_ports);
 } fragments SEC(".maps");
 
-/* Addresses from which the tunnel's packets are taken. */
+/* Addresses of the cell's other hosts: from these the tunnel's packets are taken,
+ * and to these calls are handed over. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

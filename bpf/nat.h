@@ -160,6 +160,7 @@ static __always_inline __be16 nat_port(const struct packet *p, const struct flow
 struct way {
 	__u32 ifindex;
 	__be32 tunnel; /* the IPv4 address of the host at the other end, 0: no tunnel */
+	__be32 hop[4]; /* without a tunnel: the next machine on the link */
 };
 
 /* The entry of one of the maps by range that holds an address. */
@@ -199,6 +200,13 @@ static __always_inline int find_way(struct __sk_buff *skb, const struct packet *
 		return -1;
 	way->ifindex = fib.ifindex;
 	way->tunnel = 0;
+	if (p->v6) {
+		set_addr(way->hop, fib.ipv6_dst);
+	} else {
+		way->hop[0] = way->hop[1] = 0;
+		way->hop[2] = V4_MAPPED;
+		way->hop[3] = fib.ipv4_dst;
+	}
 	return 0;
 }
 

@@ -3,14 +3,16 @@
  * At the interfaces to other machines. What calls a service of ours gets a
  * backend chosen by Maglev, so every host chooses alike; its replies get the
  * service's address back. The caller's address is kept when the backend is on
- * this host. Else the call goes on in this host's name (nat.h), since the answer
- * would go past us otherwise.
+ * this host. Else the call is handed over to the backend's host where the two share
+ * address and link (handover.h), and otherwise goes on in this host's name (nat.h),
+ * since the answer would go past us.
  */
 #ifndef SHOAL_UPLINK_H
 #define SHOAL_UPLINK_H
 
 #include "affinity.h"
 #include "errors.h"
+#include "handover.h"
 #include "hostsocket.h"
 #include "masquerade.h"
 #include "sources.h"
@@ -248,14 +250,19 @@ static __always_inline int is_own_pod(const __be32 *addr)
 
 /* To a pod of this host, to the host itself, or on to another machine. */
 static __always_inline int forward(struct __sk_buff *skb, const struct packet *p,
-				   const struct flow_key *key, struct flow *f)
+				   const struct flow_key *key, struct flow *f, int handed)
 {
 	struct pod *pod = bpf_map_lookup_elem(&pods, f->addr);
+	int verdict;
 
-	if (!pod && !bpf_map_lookup_elem(&node_addrs, f->addr))
-		return pass_on(skb, p, key, f);
+	if (!pod && !bpf_map_lookup_elem(&node_addrs, f->addr)) {
+		verdict = handed ? -1 : hand_over(skb, p, f);
+		return verdict < 0 ? pass_on(skb, p, key, f) : verdict;
+	}
 	if (is_own_pod(p->src))
 		return drop(skb, DROP_SPOOFED_SOURCE);
+	if (handed && set_dscp(skb, p, 0))
+		return drop(skb, DROP_NOT_REWRITTEN);
 	if (rewrite(skb, p, END_DST, f->addr, f->port))
 		return drop(skb, DROP_NOT_REWRITTEN);
 	if (!pod)
@@ -271,7 +278,7 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 	struct frontend *fe;
 	struct backend *b;
 	struct flow *f;
-	int known;
+	int known, handed;
 
 	if (is_error(p) || !has_ports(p)) {
 		if (is_own_pod(p->src))
@@ -291,6 +298,7 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 		called_past_services(p);
 		return called_from_outside(skb, p);
 	}
+	handed = was_handed(skb, p);
 	key = key_of(p, FLOW_REQUEST);
 	f = bpf_map_lookup_elem(&flows, &key);
 	if ((!f || opens(p)) && !from_allowed(p, fe))
@@ -304,7 +312,8 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 		b = choose_for(p, fe, &fresh.backend);
 		if (!b || is_mapped(b->addr) == (p->v6 != 0))
 			return nobody_serves(skb, p, fe);
-		called_by_outside(skb, fe->service, fresh.backend);
+		if (!handed) /* who handed it over has counted it */
+			called_by_outside(skb, fe->service, fresh.backend);
 		set_addr(fresh.addr, b->addr);
 		fresh.port = b->port;
 		fresh.service = fe->service;
@@ -314,7 +323,7 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 	/* What is passed on is answered by nat.h. */
 	if (!fresh.nat_port && (!known || opens(p)) && remember_reply(p, &fresh))
 		return drop(skb, DROP_FLOW_NOT_KEPT);
-	return forward(skb, p, &key, &fresh);
+	return forward(skb, p, &key, &fresh, handed);
 }
 
 /* Gives an answer to another machine the address that was called, and what a

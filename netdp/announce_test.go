@@ -85,7 +85,8 @@ func (c *cell) silent(network, addr string) {
 }
 
 // A machine outside calls services at addresses that no interface has. The host
-// that answers for them dies, and its calls go on through another one.
+// that answers for them dies, and its calls go on through another one: connections
+// too, as the backend's host alone knows them.
 func TestAnnouncedAddressesMoveWithTheirCallers(t *testing.T) {
 	c := newDualCell(t, "near1", "near2", "near3")
 	c.meet()
@@ -115,25 +116,32 @@ func TestAnnouncedAddressesMoveWithTheirCallers(t *testing.T) {
 
 	first, second := c.responder(h1.host), c.responder(h2.host)
 	c.must(first.Set([]string{cellLink}, vips, false))
-	flows := make([]net.Conn, len(vips))
-	for i, vip := range vips {
-		var err error
-		flows[i], err = dial(c.outside, "udp"+familyName(at6(vip, 80)), at6(vip, 80))
-		c.must(err)
-		defer flows[i].Close()
+	var datagrams, connections []net.Conn
+	for _, vip := range vips {
+		to := at6(vip, 80)
+		for network, all := range map[string]*[]net.Conn{"udp": &datagrams, "tcp": &connections} {
+			flow, err := dial(c.outside, network+familyName(to), to)
+			c.must(err)
+			defer flow.Close()
+			*all = append(*all, flow)
+		}
 	}
 	goOn := func(through *cellHost) {
 		t.Helper()
-		for i, own := range []netip.Addr{through.ip, through.ip6} {
+		for i, caller := range []string{cellOutside, cellOutside6} {
+			want := "near3 " + caller + " "
 			// A datagram may be lost while the address moves; the next one is not.
 			eventually.True(t, fmt.Sprintf("the flow to %s goes on through %s", vips[i], through.name), func() bool {
-				answer, err := call(flows[i], "more")
-				return err == nil && strings.HasPrefix(answer, "near3 "+own.String()+" ")
+				answer, err := call(datagrams[i], "more")
+				return err == nil && strings.HasPrefix(answer, want)
 			})
+			if answer, err := call(connections[i], "more"); err != nil || !strings.HasPrefix(answer, want) {
+				t.Errorf("the connection to %s does not go on through %s: %q, %v", vips[i], through.name, answer, err)
+			}
 			c.neighbourBecomes(vips[i].String(), c.mac(through.host))
 			to := at6(vips[i], 80)
-			if got, err := c.askFrom(nil, c.outside, "tcp"+familyName(to), to); err != nil || !strings.HasPrefix(got, "near3 "+own.String()+" ") {
-				t.Errorf("a new call to %s: %q, %v; want it passed on by %s", to, got, err, own)
+			if got, err := c.askFrom(nil, c.outside, "tcp"+familyName(to), to); err != nil || !strings.HasPrefix(got, want) {
+				t.Errorf("a new call to %s: %q, %v; want it handed over by %s", to, got, err, through.name)
 			}
 		}
 	}

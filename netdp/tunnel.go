@@ -170,8 +170,8 @@ func (d *Datapath) removeTunnel() error {
 	}())
 }
 
-// setTunnelMaps tells the programs which pods are behind the tunnel and from
-// whom its packets may come.
+// setTunnelMaps tells the programs which pods are behind the tunnel, and the
+// addresses of hosts: its packets come from these.
 func (d *Datapath) setTunnelMaps(hosts []Host, routes []HostRoute, device int) error {
 	ranges := map[bpf.DatapathRangeKey]bpf.DatapathRange{}
 	peers := map[[4]uint32]uint32{}
@@ -179,9 +179,12 @@ func (d *Datapath) setTunnelMaps(hosts []Host, routes []HostRoute, device int) e
 		if r.Path == PathUnreachable {
 			continue
 		}
-		// A host we reach directly may not see it so and use the tunnel.
-		for _, a := range unicast(hosts[i].Addresses, false) {
-			peers[wireAddr(a)] = 1
+		// A host we reach directly may not see it so and use the tunnel. IPv6
+		// addresses are no ends of tunnels, but calls are handed over to them.
+		for _, v6 := range []bool{false, true} {
+			for _, a := range unicast(hosts[i].Addresses, v6) {
+				peers[wireAddr(a)] = 1
+			}
 		}
 		if r.Path == PathVXLAN {
 			ranges[rangeKey(r.PodCIDR)] = bpf.DatapathRange{Host: wireAddr(r.Via), Ifindex: uint32(device)}
