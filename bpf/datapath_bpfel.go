@@ -205,8 +205,10 @@ type DatapathPolicySubject struct {
 
 type DatapathRange struct {
 	_       structs.HostLayout
+	Family  uint32
 	Host    [4]uint32
 	Ifindex uint32
+	Flags   uint32
 }
 
 type DatapathRangeKey struct {
@@ -378,6 +380,7 @@ const (
 	DatapathVarNodePortMin       = "node_port_min"
 	DatapathVarRecordDescribed   = "record_described"
 	DatapathVarTunnelId          = "tunnel_id"
+	DatapathVarTunnelPort        = "tunnel_port"
 )
 
 // LoadDatapath returns the embedded CollectionSpec for Datapath.
@@ -497,6 +500,7 @@ type DatapathVariableSpecs struct {
 	NodePortMin     *ebpf.VariableSpec `ebpf:"node_port_min"`
 	RecordDescribed *ebpf.VariableSpec `ebpf:"record_described"`
 	TunnelId        *ebpf.VariableSpec `ebpf:"tunnel_id"`
+	TunnelPort      *ebpf.VariableSpec `ebpf:"tunnel_port"`
 }
 
 // DatapathObjects contains all objects after they have been loaded into the kernel.
@@ -610,6 +614,7 @@ type DatapathVariables struct {
 	NodePortMin     *ebpf.Variable `ebpf:"node_port_min"`
 	RecordDescribed *ebpf.Variable `ebpf:"record_described"`
 	TunnelId        *ebpf.Variable `ebpf:"tunnel_id"`
+	TunnelPort      *ebpf.Variable `ebpf:"tunnel_port"`
 }
 
 // DatapathPrograms contains all programs after they have been loaded into the kernel.

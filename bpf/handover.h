@@ -76,13 +76,19 @@ static __always_inline int hand_over(struct __sk_buff *skb, const struct packet 
 
 	if (f->nat_port || bpf_map_lookup_elem(&node_addrs, p->dst))
 		return -1;
-	if (find_way(skb, p, f->addr, &way) || way.tunnel || way.ifindex != skb->ifindex)
+	if (find_way(skb, p, f->addr, &way))
+		return -1;
+	if (way.range && !(way.range->flags & RANGE_DIRECT))
+		return -1;
+	if ((way.range ? way.range->ifindex : way.ifindex) != skb->ifindex)
 		return -1;
 	/* No other machine knows the address that was called. */
-	if (!bpf_map_lookup_elem(&tunnel_peers, way.hop))
+	if (!way.range && !bpf_map_lookup_elem(&tunnel_peers, way.hop))
 		return -1;
 	if (take_hop(skb, p) || set_dscp(skb, p, HANDED_DSCP))
 		return drop(skb, DROP_NOT_REWRITTEN);
+	if (way.range)
+		return to_range(skb, way.range);
 	hop.nh_family = p->v6 ? AF_INET6 : AF_INET;
 	if (p->v6)
 		set_addr(hop.ipv6_nh, way.hop);

@@ -179,16 +179,23 @@ struct nat {
 #define NAT_ANSWERED 4
 #define NAT_OPEN 8 /* the client has heard the answer */
 
-/* Which pods are on a host that is reached by the tunnel, by range. The bits of
- * an IPv4 range count the 96 before it too. */
+/* How the pods of other hosts are reached, by range. The bits of an IPv4 range
+ * count the 96 before it too. */
 struct range_key {
 	__u32 bits;
 	__be32 addr[4];
 };
 
+#define RANGE_DIRECT 1 /* host is on the link ifindex, and no tunnel's end */
+#define RANGE_HOST 2   /* addresses of a host itself, for calls of pods only */
+
+/* family and host are what bpf_redirect_neigh takes: AF_INET and the first word,
+ * or AF_INET6 and all. A tunnel's end is of IPv4. */
 struct range {
+	__u32 family;
 	__be32 host[4];
-	__u32 ifindex; /* of the tunnel's device */
+	__u32 ifindex; /* of the tunnel's device, or of the link */
+	__u32 flags;
 };
 
 /* All zero: a pod keeps its own address of that family. */
@@ -324,7 +331,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 65536);
 	__type(key, struct range_key);
 	__type(value, struct range);
 } ranges SEC(".maps");
@@ -394,5 +401,6 @@ const volatile __be32 node_ipv6[4] = {};
 const volatile __u16 nat_port_min = 10000;
 const volatile __u16 nat_port_max = 29999;
 const volatile __u32 tunnel_id = 1;
+const volatile __be16 tunnel_port = 0; /* of UDP; 0: none */
 
 #endif

@@ -158,9 +158,9 @@ static __always_inline __be16 nat_port(const struct packet *p, const struct flow
 
 /* Where a packet to an address leaves this host. */
 struct way {
+	const struct range *range; /* to a pod of another host; null: ifindex says it */
 	__u32 ifindex;
-	__be32 tunnel; /* the IPv4 address of the host at the other end, 0: no tunnel */
-	__be32 hop[4]; /* without a tunnel: the next machine on the link */
+	__be32 hop[4]; /* without a range: the next machine on the link */
 };
 
 /* The entry of one of the maps by range that holds an address. */
@@ -179,9 +179,8 @@ static __always_inline int find_way(struct __sk_buff *skb, const struct packet *
 	struct bpf_fib_lookup fib = {};
 	long found;
 
-	if (range) {
-		way->ifindex = range->ifindex;
-		way->tunnel = range->host[3];
+	if (range && !(range->flags & RANGE_HOST)) {
+		way->range = range;
 		return 0;
 	}
 	fib.l4_protocol = p->proto;
@@ -199,7 +198,7 @@ static __always_inline int find_way(struct __sk_buff *skb, const struct packet *
 	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return -1;
 	way->ifindex = fib.ifindex;
-	way->tunnel = 0;
+	way->range = 0;
 	if (p->v6) {
 		set_addr(way->hop, fib.ipv6_dst);
 	} else {
@@ -212,13 +211,13 @@ static __always_inline int find_way(struct __sk_buff *skb, const struct packet *
 
 /* No device has these hardware addresses: the tunnel drops what seems to come
  * from itself, and takes what is for others (overlay.h). */
-static __always_inline int into_tunnel(struct __sk_buff *skb, const struct way *way)
+static __always_inline int into_tunnel(struct __sk_buff *skb, const struct range *range)
 {
 	static const __u8 ethernet[12] = {0x02, 0x73, 0x68, 0x6f, 0x61, 0x04,
 					  0x02, 0x73, 0x68, 0x6f, 0x61, 0x03};
 	struct bpf_tunnel_key key = {
 		.tunnel_id = tunnel_id,
-		.remote_ipv4 = bpf_ntohl(way->tunnel),
+		.remote_ipv4 = bpf_ntohl(range->host[0]),
 		.local_ipv4 = bpf_ntohl(node_ipv4[3]),
 		.tunnel_ttl = 64,
 	};
@@ -230,15 +229,24 @@ static __always_inline int into_tunnel(struct __sk_buff *skb, const struct way *
 	    bpf_skb_set_tunnel_key(skb, &key, __builtin_offsetof(struct bpf_tunnel_key, local_ipv4),
 				   BPF_F_ZERO_CSUM_TX))
 		return drop(skb, DROP_NO_TUNNEL);
-	return bpf_redirect(way->ifindex, 0);
+	return bpf_redirect(range->ifindex, 0);
+}
+
+/* Past the host's stack to another host; only its neighbour is looked up. */
+static __always_inline int to_range(struct __sk_buff *skb, const struct range *range)
+{
+	if (!(range->flags & RANGE_DIRECT))
+		return into_tunnel(skb, range);
+	return bpf_redirect_neigh(range->ifindex, (struct bpf_redir_neigh *)&range->family,
+				  sizeof(struct bpf_redir_neigh), 0);
 }
 
 /* Straight to the device, past the stack: it would refuse a packet that comes
  * from outside with an address of the host itself. */
 static __always_inline int leave(struct __sk_buff *skb, const struct way *way)
 {
-	if (way->tunnel)
-		return into_tunnel(skb, way);
+	if (way->range)
+		return to_range(skb, way->range);
 	return bpf_redirect_neigh(way->ifindex, 0, 0, 0);
 }
 

@@ -9,8 +9,6 @@
 
 #include "uplink.h"
 
-#define PACKET_HOST 0
-
 /* Not inlined: the program below has no stack to spare. */
 __noinline int from_known_host(struct __sk_buff *skb)
 {
@@ -27,7 +25,6 @@ SEC("tc")
 int overlay_ingress(struct __sk_buff *skb)
 {
 	struct packet p = {};
-	struct pod *pod;
 	int verdict;
 
 	if (!from_known_host(skb))
@@ -38,14 +35,7 @@ int overlay_ingress(struct __sk_buff *skb)
 	verdict = from_outside(skb, &p);
 	if (verdict != VERDICT_PASS)
 		return verdict;
-	/* Read again: from_outside may have sent it to another address. */
-	if (p.v6 ? bpf_skb_load_bytes(skb, ETH_LEN + IPV6_DST, p.dst, 16)
-		 : bpf_skb_load_bytes(skb, ETH_LEN + IP_DST, &p.dst[3], 4))
-		return drop(skb, DROP_MALFORMED);
-	pod = bpf_map_lookup_elem(&pods, p.dst);
-	if (!pod)
-		return VERDICT_PASS;
-	return redirect_to_pod(skb, pod->ifindex);
+	return to_own_pod(skb, &p);
 }
 
 SEC("tc")

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 /*
  * At the host's end of a pod's link, on what the pod sends. A pod may use its
- * own addresses only; to another pod of this host a packet goes straight, to
- * everybody else through the host's routes. Policy may forbid either (policy.h).
+ * own addresses only. To pods, here or on another host, a packet goes past this
+ * host's stack, and so does one to a host behind the tunnel; to everybody else it
+ * goes by the host's routes. Policy may forbid any (policy.h).
  */
 #ifndef SHOAL_POD_H
 #define SHOAL_POD_H
@@ -37,6 +38,21 @@ static __always_inline int stays_on_link(const struct packet *p)
 	return (from & 0xffc00000) == 0xfe800000 || (to & 0xff0f0000) == 0xff020000;
 }
 
+/* What is too large is the stack's, which tells the pod; to a host it goes in
+ * pieces, since the stack knows no way through the tunnel to that. */
+static __always_inline int to_other_host(struct __sk_buff *skb, const struct packet *p)
+{
+	struct range *range = find_range(&ranges, p->dst);
+	__u32 mtu = 0;
+
+	if (!range)
+		return VERDICT_PASS;
+	if (!(range->flags & RANGE_HOST) &&
+	    bpf_check_mtu(skb, range->ifindex, &mtu, 0, BPF_MTU_CHK_SEGS))
+		return VERDICT_PASS;
+	return to_range(skb, range);
+}
+
 SEC("tc")
 int pod_egress(struct __sk_buff *skb)
 {
@@ -65,7 +81,7 @@ int pod_egress(struct __sk_buff *skb)
 		record_pod(skb);
 	peer = bpf_map_lookup_elem(&pods, p.dst);
 	if (!peer)
-		return VERDICT_PASS;
+		return to_other_host(skb, &p);
 	return hand_to_pod(skb, peer->ifindex);
 }
 

@@ -17,6 +17,8 @@
 #include "masquerade.h"
 #include "sources.h"
 
+#define PACKET_HOST 0
+
 /* The finaliser of MurmurHash3, keyed by the cell's seed: equal on all hosts
  * whatever their byte order. */
 static __always_inline __u32 mix(__u32 h, __u32 word)
@@ -353,14 +355,42 @@ static __always_inline int to_outside(struct __sk_buff *skb)
 	return VERDICT_PASS;
 }
 
+/* The tunnel's packets are the stack's, and looked at when they are out of it. */
+static __always_inline int is_tunnel(const struct packet *p)
+{
+	return p->proto == PROTO_UDP && tunnel_port && p->dport == tunnel_port && !p->v6 &&
+	       bpf_map_lookup_elem(&node_addrs, p->dst);
+}
+
+/* What from_outside leaves, which may have sent it to another address, goes past
+ * the stack when it is for a pod of this host. */
+static __always_inline int to_own_pod(struct __sk_buff *skb, struct packet *p)
+{
+	struct pod *pod;
+
+	if (p->v6 ? bpf_skb_load_bytes(skb, ETH_LEN + IPV6_DST, p->dst, 16)
+		  : bpf_skb_load_bytes(skb, ETH_LEN + IP_DST, &p->dst[3], 4))
+		return drop(skb, DROP_MALFORMED);
+	pod = bpf_map_lookup_elem(&pods, p->dst);
+	if (!pod)
+		return VERDICT_PASS;
+	return redirect_to_pod(skb, pod->ifindex);
+}
+
 SEC("tc")
 int uplink_ingress(struct __sk_buff *skb)
 {
 	struct packet p = {};
+	int verdict;
 
-	if (parse(skb, &p))
+	if (parse(skb, &p) || is_tunnel(&p))
 		return VERDICT_PASS;
-	return from_outside(skb, &p);
+	verdict = from_outside(skb, &p);
+	/* What seems to come from this host itself, the stack refuses. */
+	if (verdict != VERDICT_PASS || skb->pkt_type != PACKET_HOST ||
+	    bpf_map_lookup_elem(&node_addrs, p.src))
+		return verdict;
+	return to_own_pod(skb, &p);
 }
 
 SEC("tc")

@@ -204,6 +204,7 @@ func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
 		bpf.DatapathVarNatPortMin:      uint16(natPortMin),
 		bpf.DatapathVarNatPortMax:      uint16(natPortMax),
 		bpf.DatapathVarTunnelId:        d.opts.VNI,
+		bpf.DatapathVarTunnelPort:      wirePort(d.opts.VXLANPort),
 	} {
 		v, ok := spec.Variables[name]
 		if !ok {
@@ -218,7 +219,7 @@ func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
 		bpf.DatapathMapBackends: d.opts.Limits.Backends, bpf.DatapathMapSlots: d.opts.Limits.Slots,
 		bpf.DatapathMapMaglev: d.opts.Limits.MaglevChunks, bpf.DatapathMapPods: 2 * maxPods,
 		bpf.DatapathMapFlows: 2 * d.opts.MaxFlows, bpf.DatapathMapNats: d.opts.MaxFlows,
-		bpf.DatapathMapRanges: maxHosts, bpf.DatapathMapTunnelPeers: maxTunnelPeers,
+		bpf.DatapathMapRanges: maxRanges, bpf.DatapathMapTunnelPeers: maxTunnelPeers,
 		bpf.DatapathMapInside: maxInside, bpf.DatapathMapAffinities: maxAffinities,
 		bpf.DatapathMapSources: maxSources, bpf.DatapathMapCallers: 2 * maxPods,
 		bpf.DatapathMapServiceCounts:  d.opts.Limits.Services,

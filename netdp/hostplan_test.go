@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"shoal/bpf"
 )
 
 func TestPlanHosts(t *testing.T) {
@@ -115,8 +117,13 @@ func TestManyHosts(t *testing.T) {
 		}
 		have, err := d.hostRoutes()
 		l.must(err)
-		if fmt.Sprint(got) != fmt.Sprint(want) || len(have) != want[PathDirect]+2*want[PathVXLAN] {
+		if fmt.Sprint(got) != fmt.Sprint(want) || len(have) != want[PathDirect]+want[PathVXLAN] {
 			t.Errorf("ways %v, %d routes; want %v", got, len(have), want)
+		}
+		ranges := 0
+		l.must(readMap(d.maps[bpf.DatapathMapRanges], func(bpf.DatapathRangeKey, bpf.DatapathRange) { ranges++ }))
+		if ranges != want[PathDirect]+2*want[PathVXLAN] { // those behind the tunnel, and their pods
+			t.Errorf("%d ranges in the kernel; want %v", ranges, want)
 		}
 	}
 	l.must(d.SetHosts(hosts))

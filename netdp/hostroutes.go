@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -17,11 +16,9 @@ const (
 	routeProtocol = 115
 	// hostRouteMetric lets an administrator's own route to a range win.
 	hostRouteMetric = 7946
-	// tunnelTable has the routes of pods, and of pods only, to hosts behind
-	// the tunnel. On the wire a pod's address would mean nothing to the
-	// routers between, while the host itself calls other hosts plainly.
-	tunnelTable        = 7946
-	tunnelRulePriority = 7946
+	// formerTable had routes of pods to hosts behind the tunnel, and a rule that
+	// led there, until the programs took that over.
+	formerTable = 7946
 )
 
 // routeKey is what the kernel tells our routes apart by.
@@ -40,7 +37,7 @@ type routeTo struct {
 
 // setHostRoutes adds, replaces in place, and then removes. A route that fails
 // makes its host unreachable and stops no other.
-func (d *Datapath) setHostRoutes(hosts []Host, routes []HostRoute, device int) error {
+func (d *Datapath) setHostRoutes(routes []HostRoute, device int) error {
 	have, err := d.hostRoutes()
 	if err != nil {
 		return err
@@ -61,13 +58,11 @@ func (d *Datapath) setHostRoutes(hosts []Host, routes []HostRoute, device int) e
 				to.via = tunnelNeighbour(r.Via)
 			}
 		}
-		for _, key := range routeKeys(hosts[i], r) {
-			keep[key] = true
-			// What a tunnel route was made with cannot be read back whole, so
-			// a new daemon writes each once.
-			if old, ok := have[key]; err != nil || ok && old == to && d.routesWritten {
-				continue
-			}
+		key := routeKey{unix.RT_TABLE_MAIN, r.PodCIDR}
+		keep[key] = true
+		// What a tunnel route was made with cannot be read back whole, so a new
+		// daemon writes each once.
+		if old, ok := have[key]; err == nil && (!ok || old != to || !d.routesWritten) {
 			route := d.kernelRoute(key, to)
 			if r.Path == PathVXLAN {
 				route.Encap = &tunnelEncap{id: uint64(d.opts.VNI), dst: r.Via, src: src}
@@ -93,18 +88,6 @@ func (d *Datapath) setHostRoutes(hosts []Host, routes []HostRoute, device int) e
 	}
 	d.routesWritten = len(errs) == 0
 	return errors.Join(errs...)
-}
-
-// routeKeys are the routes that a host needs: to its pods, and behind the
-// tunnel also from our pods to itself.
-func routeKeys(h Host, r HostRoute) []routeKey {
-	keys := []routeKey{{unix.RT_TABLE_MAIN, r.PodCIDR}}
-	if r.Path == PathVXLAN {
-		for _, a := range unicast(h.Addresses, r.PodCIDR.Addr().Is6()) {
-			keys = append(keys, routeKey{tunnelTable, netip.PrefixFrom(a, a.BitLen())})
-		}
-	}
-	return keys
 }
 
 func (d *Datapath) linkIndexOf(name string, known map[string]int) (int, error) {
@@ -181,51 +164,25 @@ func (d *Datapath) hostRoutes() (map[routeKey]routeTo, error) {
 	return out, nil
 }
 
-// tunnelRule sends what pods of this host say to the table of the tunnel first.
-func tunnelRule(pods netip.Prefix) *netlink.Rule {
-	r := netlink.NewRule()
-	r.Family = familyOf(pods.Addr())
-	r.Priority, r.Table, r.Protocol = tunnelRulePriority, tunnelTable, routeProtocol
-	r.Src = ipNet(pods)
-	return r
-}
-
-// setTunnelRules has a rule for each family that goes through the tunnel.
-func (d *Datapath) setTunnelRules(routes []HostRoute) error {
-	var errs []error
+// removeFormerRules takes away what an earlier version left. Any rule slows every
+// lookup of the host's down.
+func (d *Datapath) removeFormerRules() error {
+	if d.routesWritten {
+		return nil
+	}
 	for _, family := range d.families() {
-		v6 := family == netlink.FAMILY_V6
-		on := slices.ContainsFunc(routes, func(r HostRoute) bool {
-			return r.Path == PathVXLAN && r.PodCIDR.Addr().Is6() == v6
-		})
-		errs = append(errs, d.setTunnelRule(family, on))
-	}
-	return errors.Join(errs...)
-}
-
-func (d *Datapath) setTunnelRule(family int, on bool) error {
-	rules, err := d.nl.RuleListFiltered(family, &netlink.Rule{Table: tunnelTable}, netlink.RT_FILTER_TABLE)
-	if err != nil {
-		return fmt.Errorf("list routing rules: %w", err)
-	}
-	pods := d.opts.podRange(family == netlink.FAMILY_V6)
-	found := false
-	for _, r := range rules {
-		if r.Priority != tunnelRulePriority || r.Table != tunnelTable {
-			continue
+		rules, err := d.nl.RuleListFiltered(family, &netlink.Rule{Table: formerTable}, netlink.RT_FILTER_TABLE)
+		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // CONFIG_IP_MULTIPLE_TABLES
+			return fmt.Errorf("list routing rules: %w", err)
 		}
-		if on && !found && r.Src != nil && r.Src.String() == pods.String() {
-			found = true
-			continue
-		}
-		r.Family = family
-		if err := d.nl.RuleDel(&r); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("remove routing rule: %w", err)
-		}
-	}
-	if on && !found {
-		if err := d.nl.RuleAdd(tunnelRule(pods)); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("add routing rule for pods (CONFIG_IP_MULTIPLE_TABLES, CONFIG_IPV6_MULTIPLE_TABLES): %w", err)
+		for _, r := range rules {
+			if r.Table != formerTable || r.Priority != formerTable {
+				continue
+			}
+			r.Family = family
+			if err := d.nl.RuleDel(&r); err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("remove routing rule: %w", err)
+			}
 		}
 	}
 	return nil
@@ -233,5 +190,5 @@ func (d *Datapath) setTunnelRule(family int, on bool) error {
 
 // removeHosts takes away all that SetHosts made.
 func (d *Datapath) removeHosts() error {
-	return errors.Join(d.setHostRoutes(nil, nil, 0), d.setTunnelRules(nil), d.removeTunnel())
+	return errors.Join(d.removeFormerRules(), d.setHostRoutes(nil, 0), d.removeTunnel())
 }

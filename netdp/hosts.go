@@ -117,9 +117,9 @@ func (d *Datapath) applyHosts(hosts []Host, routes []HostRoute) error {
 	}
 	d.setPathMTU(routes)
 	errs = append(errs,
-		d.setTunnelMaps(hosts, routes, device),
-		d.setHostRoutes(hosts, routes, device),
-		d.setTunnelRules(routes),
+		d.setRangeMaps(hosts, routes, device),
+		d.removeFormerRules(),
+		d.setHostRoutes(routes, device),
 		d.setMasquerade(hosts),
 	)
 	if !tunnelled(routes) {

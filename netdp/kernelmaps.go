@@ -25,6 +25,9 @@ const (
 	backendDraining = 4
 	backendActive   = backendInside | backendOutside
 
+	rangeDirect = 1
+	rangeHost   = 2
+
 	maglevChunk = len(bpf.DatapathMaglevChunk{}.Backend)
 )
 

@@ -42,6 +42,8 @@ const (
 	maxHosts = 16_384
 	// A host has a few addresses.
 	maxTunnelPeers = 4 * maxHosts
+	// maxRanges: each host has pods of two families, and addresses of its own.
+	maxRanges = 2*maxHosts + maxTunnelPeers
 	// Pods of the cell, by address: Kubernetes supports 150,000, each with two.
 	// Hash: 8 MiB, and 96 bytes for each in use.
 	maxPolicyPeers = 320_000

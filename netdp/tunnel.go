@@ -170,11 +170,12 @@ func (d *Datapath) removeTunnel() error {
 	}())
 }
 
-// setTunnelMaps tells the programs which pods are behind the tunnel, and the
-// addresses of hosts: its packets come from these.
-func (d *Datapath) setTunnelMaps(hosts []Host, routes []HostRoute, device int) error {
+// setRangeMaps tells the programs how pods of other hosts are reached, and the
+// addresses of hosts: packets of the tunnel come from these.
+func (d *Datapath) setRangeMaps(hosts []Host, routes []HostRoute, device int) error {
 	ranges := map[bpf.DatapathRangeKey]bpf.DatapathRange{}
 	peers := map[[4]uint32]uint32{}
+	links := map[string]int{tunnelDevice: device}
 	for i, r := range routes {
 		if r.Path == PathUnreachable {
 			continue
@@ -186,14 +187,38 @@ func (d *Datapath) setTunnelMaps(hosts []Host, routes []HostRoute, device int) e
 				peers[wireAddr(a)] = 1
 			}
 		}
-		if r.Path == PathVXLAN {
-			ranges[rangeKey(r.PodCIDR)] = bpf.DatapathRange{Host: wireAddr(r.Via), Ifindex: uint32(device)}
+		index, err := d.linkIndexOf(r.Device, links)
+		if err != nil {
+			continue // its route fails too, and says so
+		}
+		to := rangeBy(r.Via, index)
+		if r.Path == PathDirect {
+			to.Flags = rangeDirect
+		}
+		ranges[rangeKey(r.PodCIDR)] = to
+		if r.Path != PathVXLAN {
+			continue
+		}
+		// On the wire a pod's address would mean nothing to the routers between,
+		// while the host itself calls other hosts plainly.
+		to.Flags = rangeHost
+		for _, a := range unicast(hosts[i].Addresses, r.PodCIDR.Addr().Is6()) {
+			ranges[rangeKey(netip.PrefixFrom(a, a.BitLen()))] = to
 		}
 	}
 	return errors.Join(
 		syncMap("tunnel peers", d.maps[bpf.DatapathMapTunnelPeers], peers),
 		syncMap("pod ranges", d.maps[bpf.DatapathMapRanges], ranges),
 	)
+}
+
+// rangeBy is a range of the host at an address, by a link.
+func rangeBy(host netip.Addr, index int) bpf.DatapathRange {
+	to := bpf.DatapathRange{Family: unix.AF_INET6, Host: wireAddr(host), Ifindex: uint32(index)}
+	if host.Is4() {
+		to.Family, to.Host = unix.AF_INET, [4]uint32{to.Host[3]}
+	}
+	return to
 }
 
 // syncMap makes a map equal to want, writing only what differs: what is new
