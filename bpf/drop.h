@@ -27,7 +27,7 @@ enum drop_reason {
 	DROP_NO_FREE_PORT,   /* all ports to pass connections on by are in use */
 	DROP_FLOW_NOT_KEPT,  /* the table of flows took no entry */
 	DROP_NO_ROUTE,	     /* no way back to who called */
-	DROP_NO_PORTS,	     /* a pod called outside by a protocol without ports */
+	DROP_NO_PORTS,	     /* what a pod sent outside has no ports, or is an error about no call */
 	DROP_NOT_REWRITTEN,  /* the kernel refused to change the packet */
 	DROP_NO_TUNNEL,	     /* the kernel refused to send the packet by the tunnel */
 	DROP_TUNNEL_STRANGER, /* came by the tunnel, but from no host of the cell */

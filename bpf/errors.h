@@ -144,22 +144,14 @@ static __always_inline int error_from_outside(struct __sk_buff *skb, const struc
 
 /* A pod tells a caller from outside that it has no such port, or a host that a
  * packet is too large: about the address that was called. */
-static __always_inline int error_to_outside(struct __sk_buff *skb, const struct packet *p)
+static __always_inline int error_to_caller(struct __sk_buff *skb, const struct packet *p,
+					   const struct packet *q, const struct flow *f)
 {
-	struct flow_key key;
-	struct packet q = {};
-	struct flow *f, called;
+	struct flow called = *f;
 
-	if (parse_quoted(skb, p, &q))
-		return VERDICT_PASS;
-	key = key_of_answer(&q, FLOW_REPLY);
-	f = bpf_map_lookup_elem(&flows, &key);
-	if (!f)
-		return VERDICT_PASS;
-	called = *f;
-	if (rewrite_quoted(skb, p, &q, END_DST, called.addr, called.port))
+	if (rewrite_quoted(skb, p, q, END_DST, called.addr, called.port))
 		return drop(skb, DROP_NOT_REWRITTEN);
-	if (same_addr(p->src, q.dst) && rewrite_error(skb, p, END_SRC, called.addr))
+	if (same_addr(p->src, q->dst) && rewrite_error(skb, p, END_SRC, called.addr))
 		return drop(skb, DROP_NOT_REWRITTEN);
 	return VERDICT_PASS;
 }

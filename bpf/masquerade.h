@@ -7,7 +7,7 @@
 #ifndef SHOAL_MASQUERADE_H
 #define SHOAL_MASQUERADE_H
 
-#include "nat.h"
+#include "errors.h"
 
 /* The address a pod has behind the interface of skb; null: its own. */
 static __always_inline const __be32 *masquerade_address(struct __sk_buff *skb,
@@ -72,11 +72,47 @@ static __always_inline int masquerade(struct __sk_buff *skb, const struct packet
 	return VERDICT_PASS;
 }
 
-/* What has no ports can not be told apart when the answer comes: it may not
- * leave with the pod's address. */
-static __always_inline int masquerade_rest(struct __sk_buff *skb, const struct packet *p)
+/* What can not be told apart when the answer comes, or is malformed, may not leave
+ * with the pod's address. */
+static __always_inline int masquerade_rest(struct __sk_buff *skb, const struct packet *p,
+					   enum drop_reason reason)
 {
-	return masquerade_address(skb, p) ? drop(skb, DROP_NO_PORTS) : VERDICT_PASS;
+	return masquerade_address(skb, p) ? drop(skb, reason) : VERDICT_PASS;
+}
+
+/* A pod's ICMP error about an answer to its own call, or about a call from who
+ * knows the way to it. The rest is of no use outside. */
+static __always_inline int masquerade_error(struct __sk_buff *skb, const struct packet *p,
+					    const struct packet *q)
+{
+	struct flow_key key = key_of_answer(q, FLOW_OUT);
+	struct flow *f = bpf_map_lookup_elem(&flows, &key);
+	const __be32 *from;
+	struct flow own;
+
+	if (!f)
+		return masquerade_rest(skb, p, DROP_NO_PORTS);
+	own = *f;
+	from = masquerade_address(skb, p);
+	if (!from || is_unset(own.addr))
+		return VERDICT_PASS;
+	if (rewrite_quoted(skb, p, q, END_DST, from, own.nat_port) ||
+	    rewrite_error(skb, p, END_SRC, from))
+		return drop(skb, DROP_NOT_REWRITTEN);
+	return VERDICT_PASS;
+}
+
+static __always_inline int error_to_outside(struct __sk_buff *skb, const struct packet *p)
+{
+	struct flow_key key;
+	struct packet q = {};
+	struct flow *f;
+
+	if (parse_quoted(skb, p, &q))
+		return masquerade_rest(skb, p, DROP_MALFORMED);
+	key = key_of_answer(&q, FLOW_REPLY);
+	f = bpf_map_lookup_elem(&flows, &key);
+	return f ? error_to_caller(skb, p, &q, f) : masquerade_error(skb, p, &q);
 }
 
 #endif

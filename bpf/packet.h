@@ -41,6 +41,8 @@
 #define IPV6_FRAGMENT_MORE bpf_htons(0x0001)
 
 #define TCP_SEQUENCE 4
+#define TCP_LEN 20
+#define TCP_LENGTH 12 /* in units of four bytes, in the upper half */
 #define TCP_CHECKSUM 16
 #define UDP_CHECKSUM 6
 
@@ -119,30 +121,60 @@ static __always_inline int is_icmp(const struct packet *p)
 	return p->proto == (p->v6 ? PROTO_ICMPV6 : PROTO_ICMP);
 }
 
-/* TCP and UDP have ports; an echo has its number in the place of the caller's. */
-static __always_inline int parse_ports(struct __sk_buff *skb, struct packet *p)
-{
-	__be16 id;
+/* The first eight bytes of TCP, UDP and ICMP; the third field is UDP's length
+ * and the number of an echo. */
+struct transport_start {
+	__be16 sport;
+	__be16 dport;
+	__be16 third;
+	__be16 fourth;
+};
 
-	if (p->proto == PROTO_TCP) {
-		if (bpf_skb_load_bytes(skb, p->transport + 13, &p->tcp_flags, 1))
-			return -1;
-	} else if (is_icmp(p)) {
-		if (bpf_skb_load_bytes(skb, p->transport, &p->icmp_type, 1) ||
-		    bpf_skb_load_bytes(skb, p->transport + ICMP_ID, &id, 2))
-			return -1;
-		if (p->icmp_type == (p->v6 ? ICMPV6_ECHO : ICMP_ECHO))
-			p->sport = id;
-		else if (p->icmp_type == (p->v6 ? ICMPV6_ECHO_REPLY : ICMP_ECHO_REPLY))
-			p->dport = id;
+/* An echo has its number in the place of the caller's port. */
+static __always_inline void echo_number(struct packet *p, const struct transport_start *t)
+{
+	p->icmp_type = *(const __u8 *)t;
+	if (p->icmp_type == (p->v6 ? ICMPV6_ECHO : ICMP_ECHO))
+		p->sport = t->third;
+	else if (p->icmp_type == (p->v6 ? ICMPV6_ECHO_REPLY : ICMP_ECHO_REPLY))
+		p->dport = t->third;
+}
+
+/* TCP's flags, where the whole header with its options is in room bytes. */
+static __always_inline int load_tcp_flags(struct __sk_buff *skb, struct packet *p, __u32 room)
+{
+	__u8 length_flags[2];
+	__u32 length;
+
+	if (bpf_skb_load_bytes(skb, p->transport + TCP_LENGTH, length_flags, 2))
+		return -1;
+	length = (length_flags[0] >> 4) * 4;
+	p->tcp_flags = length_flags[1];
+	return length < TCP_LEN || length > room ? -1 : 0;
+}
+
+/* Reads the start of the transport header, of which room bytes are there. A
+ * first fragment is shorter than its UDP header says. */
+static __always_inline int parse_ports(struct __sk_buff *skb, struct packet *p, __u32 room,
+				       int is_fragment)
+{
+	struct transport_start t;
+
+	if (p->proto != PROTO_TCP && p->proto != PROTO_UDP && !is_icmp(p))
 		return 0;
-	} else if (p->proto != PROTO_UDP) {
+	if (room < sizeof(t) || bpf_skb_load_bytes(skb, p->transport, &t, sizeof(t)))
+		return -1;
+	if (is_icmp(p)) {
+		echo_number(p, &t);
 		return 0;
 	}
-	if (bpf_skb_load_bytes(skb, p->transport, &p->sport, 2) ||
-	    bpf_skb_load_bytes(skb, p->transport + 2, &p->dport, 2))
+	p->sport = t.sport;
+	p->dport = t.dport;
+	if (p->proto == PROTO_TCP)
+		return load_tcp_flags(skb, p, room);
+	if (bpf_ntohs(t.third) < sizeof(t))
 		return -1;
-	return 0;
+	return !is_fragment && bpf_ntohs(t.third) > room ? -1 : 0;
 }
 
 static __always_inline struct flow_key key_of(const struct packet *p, __u8 direction)
@@ -174,11 +206,36 @@ static __always_inline struct flow_key key_of_answer(const struct packet *p, __u
 	return key;
 }
 
-/* A part of a datagram; id and offset are 0 for a whole one. */
+/* What an IP header says of how much it carries. id and offset are 0 for a whole
+ * datagram. */
 struct fragment {
 	__be32 id;
 	__be16 offset; /* with the bit that says more follow */
+	__u32 length;  /* of the packet with its header, 0: it does not say */
 };
+
+/* The longest packet that says its length. Larger ones, which the kernel makes for
+ * itself before they are cut or after they were put together, have 0 there (BIG
+ * TCP, Linux 5.19). */
+#define IP_LENGTH_MAX 65535
+
+/* How many bytes the packet has from its transport header on; less than 0: it is
+ * cut off, or says less than its headers take. What is behind the packet, as in a
+ * short Ethernet frame, is no part of it. */
+static __always_inline int transport_room(struct __sk_buff *skb, const struct packet *p,
+					  const struct fragment *f)
+{
+	__u32 has = skb->len - p->ip;
+
+	if (!f->length && has <= IP_LENGTH_MAX)
+		return -1;
+	if (f->length) {
+		if (f->length > has)
+			return -1;
+		has = f->length;
+	}
+	return (int)(p->ip + has - p->transport);
+}
 
 static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *p, struct fragment *f)
 {
@@ -199,6 +256,7 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *p, s
 	p->later = (ip.fragment & FRAGMENT_OFFSET) != 0;
 	f->offset = ip.fragment & (FRAGMENT_OFFSET | FRAGMENT_MORE);
 	f->id = ip.id;
+	f->length = bpf_ntohs(ip.length);
 	return 0;
 }
 
@@ -229,7 +287,7 @@ static __always_inline int skip_extensions(struct __sk_buff *skb, struct packet 
 	return 0;
 }
 
-static __always_inline int load_ipv6(struct __sk_buff *skb, struct packet *p)
+static __always_inline int load_ipv6(struct __sk_buff *skb, struct packet *p, struct fragment *f)
 {
 	struct ipv6_header ip;
 
@@ -243,6 +301,8 @@ static __always_inline int load_ipv6(struct __sk_buff *skb, struct packet *p)
 	p->v6 = 1;
 	p->proto = ip.next;
 	p->transport = p->ip + sizeof(ip);
+	if (ip.length)
+		f->length = bpf_ntohs(ip.length) + sizeof(ip);
 	return 0;
 }
 
@@ -250,7 +310,7 @@ static __always_inline int parse_ip(struct __sk_buff *skb, struct packet *p, str
 {
 	if (skb->protocol == ETH_IPV4)
 		return parse_ipv4(skb, p, f);
-	if (skb->protocol != ETH_IPV6 || load_ipv6(skb, p))
+	if (skb->protocol != ETH_IPV6 || load_ipv6(skb, p, f))
 		return -1;
 	return skip_extensions(skb, p, f);
 }
@@ -280,16 +340,31 @@ static __always_inline void share_ports(struct packet *p, const struct fragment 
 	}
 }
 
+/* A second fragment that begins within TCP's header would say other flags than
+ * were judged (RFC 1858, RFC 3128). IPv6 forbids what overlaps (RFC 5722). */
+static __always_inline int rewrites_header(const struct packet *p, const struct fragment *f)
+{
+	return p->proto == PROTO_TCP && !p->v6 &&
+	       bpf_ntohs(f->offset & FRAGMENT_OFFSET) * 8 < TCP_LEN;
+}
+
 /* Returns 0 for a whole IP header, with ports where has_ports says so. p is all
- * zero before. */
-static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
+ * zero before; addresses are in it also where something else is wrong. Not inlined:
+ * the verifier looks at it once, and at its callers with one outcome each. */
+__noinline int parse(struct __sk_buff *skb, struct packet *p)
 {
 	struct fragment f = {};
+	int room;
 
+	if (!p)
+		return -1;
 	p->ip = ETH_LEN;
 	if (parse_ip(skb, p, &f))
 		return -1;
-	if (!p->later && parse_ports(skb, p))
+	room = transport_room(skb, p, &f);
+	if (room < 0)
+		return -1;
+	if (p->later ? rewrites_header(p, &f) : parse_ports(skb, p, room, f.offset != 0))
 		return -1;
 	if (f.offset)
 		share_ports(p, &f);

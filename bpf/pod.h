@@ -57,20 +57,22 @@ SEC("tc")
 int pod_egress(struct __sk_buff *skb)
 {
 	struct packet p = {.ip = ETH_LEN};
-	struct fragment unused = {};
+	struct fragment f = {};
 	struct pod *self, *peer;
 	enum drop_reason reason;
 
 	if (skb->protocol == ETH_ARP)
 		return VERDICT_PASS;
 	if (skb->protocol == ETH_IPV6) {
-		if (load_ipv6(skb, &p))
+		if (load_ipv6(skb, &p, &f))
 			return drop(skb, DROP_MALFORMED);
 		if (is_neighbour_discovery(skb, &p))
 			return VERDICT_PASS;
-	} else if (skb->protocol != ETH_IPV4 || parse_ipv4(skb, &p, &unused)) {
+	} else if (skb->protocol != ETH_IPV4 || parse_ipv4(skb, &p, &f)) {
 		return drop(skb, skb->protocol == ETH_IPV4 ? DROP_MALFORMED : DROP_UNKNOWN_FAMILY);
 	}
+	if (transport_room(skb, &p, &f) < 0)
+		return drop(skb, DROP_MALFORMED);
 	self = bpf_map_lookup_elem(&pods, p.src);
 	if (!self || self->ifindex != skb->ifindex)
 		return drop(skb, stays_on_link(&p) ? DROP_LINK_LOCAL : DROP_SPOOFED_SOURCE);

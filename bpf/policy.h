@@ -297,11 +297,14 @@ static __always_inline struct policy_subject *subject_at(struct __sk_buff *skb, 
 	return bpf_map_lookup_elem(&policy_subjects, addr);
 }
 
-static __always_inline int allowed(struct __sk_buff *skb, const struct policy_subject *subject,
-				   const struct packet *p, __u32 direction)
+/* Not inlined, as parse: it is called for either end. */
+__noinline int allowed(struct __sk_buff *skb, const struct policy_subject *subject,
+		       const struct packet *p, __u32 direction)
 {
 	struct policy_conn_key k = {};
 
+	if (!subject || !p)
+		return 0;
 	if (is_error(p))
 		return error_allowed(skb, p, direction);
 	conn_key_of(p, direction, &k);

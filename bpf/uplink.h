@@ -162,10 +162,8 @@ static __always_inline int nobody_serves(struct __sk_buff *skb, const struct pac
 
 	if (fe->flags & FRONTEND_EXACT && svc && (__u32)svc->extent)
 		return drop(skb, DROP_NO_LOCAL_BACKEND);
-	called_by_outside(skb, service, 0);
-	if (bpf_map_lookup_elem(&node_addrs, p->dst))
-		return VERDICT_PASS;
-	return drop(skb, DROP_NO_BACKEND);
+	called_by_outside(skb, service, 0); /* counts it as dropped */
+	return bpf_map_lookup_elem(&node_addrs, p->dst) ? VERDICT_PASS : VERDICT_DROP;
 }
 
 /*
@@ -337,11 +335,11 @@ static __always_inline int to_outside(struct __sk_buff *skb)
 	struct flow *f;
 
 	if (parse(skb, &p))
-		return VERDICT_PASS;
+		return masquerade_rest(skb, &p, DROP_MALFORMED);
 	if (is_error(&p))
 		return error_to_outside(skb, &p);
 	if (!has_ports(&p))
-		return masquerade_rest(skb, &p);
+		return masquerade_rest(skb, &p, DROP_NO_PORTS);
 	key = key_of(&p, FLOW_REPLY);
 	f = bpf_map_lookup_elem(&flows, &key);
 	if (f && answers_past_service(skb, &p, f)) {

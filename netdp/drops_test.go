@@ -18,7 +18,8 @@ import (
 func TestDropReasons(t *testing.T) {
 	l, d, pod := masqueradeLab(t, nil)
 	l.must(d.SetService(Service{Key: "default/empty:80/TCP", Proto: TCP, Frontends: []Frontend{
-		{Port: 30081}, {Addr: netip.MustParseAddr("10.0.0.81"), Port: 80}}}))
+		{Port: 30081}, {Addr: netip.MustParseAddr("10.0.0.81"), Port: 80},
+		{Addr: netip.MustParseAddr("203.0.113.81"), Port: 80, Outside: true}}}))
 	l.must(d.SetService(Service{Key: "default/empty:80/UDP", Proto: UDP, Frontends: []Frontend{
 		{Addr: netip.MustParseAddr("10.0.0.81"), Port: 80}}}))
 	client, _ := l.pod(d, "client")
@@ -58,6 +59,13 @@ func TestDropReasons(t *testing.T) {
 			frame{src: pod.String() + ":1", dst: "203.0.113.80:2", proto: 132}.bytes(), verdictDrop)},
 		{"no-backend", run(bpf.DatapathProgUplinkIngress, uplink,
 			frame{src: labOutsideIP + ":40000", dst: labHostIP + ":30081", proto: TCP, flags: flagSYN}.bytes(), verdictPass)},
+		{"no-backend", run(bpf.DatapathProgUplinkIngress, uplink,
+			frame{src: labOutsideIP + ":40000", dst: "203.0.113.81:80", proto: TCP, flags: flagSYN}.bytes(), verdictDrop)},
+		{"malformed", run(bpf.DatapathProgUplinkEgress, uplink, pods(pod.String())[:ethLen+ipLen+16], verdictDrop)},
+		{"malformed", run(bpf.DatapathProgUplinkEgress, uplink,
+			errorAbout(3, 3, pod.String(), frame{src: "203.0.113.80:443", dst: pod.String() + ":1", proto: 132}.bytes()), verdictDrop)},
+		{"no-ports", run(bpf.DatapathProgUplinkEgress, uplink,
+			errorAbout(3, 3, pod.String(), frame{src: "203.0.113.80:443", dst: pod.String() + ":1", proto: UDP}.bytes()), verdictDrop)},
 		{"no-backend", refused("tcp4", unix.ECONNREFUSED)},
 		{"no-backend", refused("udp4", unix.ECONNREFUSED)},
 		{"port-taken", func() error {
@@ -98,8 +106,8 @@ func TestDropReasons(t *testing.T) {
 	for _, s := range all {
 		calls[s.Key] = s
 	}
-	if got := calls["default/empty:80/TCP"]; got.Refused != 2 || got.Opened != 0 {
-		t.Errorf("the TCP service has %+v, want 2 refused: from outside, and of a socket", got)
+	if got := calls["default/empty:80/TCP"]; got.Refused != 3 || got.Opened != 0 {
+		t.Errorf("the TCP service has %+v, want 3 refused: two from outside, and of a socket", got)
 	}
 	if got := calls["default/empty:80/UDP"]; got.Refused != 1 {
 		t.Errorf("the UDP service has %+v, want 1 refused", got)

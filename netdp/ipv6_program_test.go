@@ -284,6 +284,10 @@ func TestMasqueradeIPv6(t *testing.T) {
 		if want := fmt.Sprintf("%s %s > %s", in.proto, world, caller); verdict != verdictRedirect || describe(back) != want {
 			t.Errorf("%+v: answer: verdict %d, %s, want %s", in, verdict, describe(back), want)
 		}
+		verdict, about := l.runProgram(d, bpf.DatapathProgUplinkEgress, uplink, errorAbout(1, 4, pod.String(), back))
+		if want := fmt.Sprintf("ICMPv6 %s > 2001:db8:80::80 about %s > %s", labHostIP6, world, src); verdict != verdictPass || describeICMP(about) != want {
+			t.Errorf("%+v: the pod's error about the answer: verdict %d, %s, want %s", in, verdict, describeICMP(about), want)
+		}
 		for kind := byte(1); kind <= 4; kind++ { // unreachable, too big, time exceeded, parameter problem
 			verdict, about := l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, errorAbout(kind, 0, router, out))
 			want := fmt.Sprintf("ICMPv6 %s > %s about %s > %s", router, pod, caller, world)

@@ -63,10 +63,11 @@ func TestMasquerade(t *testing.T) {
 			if verdict, _ := l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, answer.bytes()); verdict != verdictPass {
 				t.Errorf("an answer of somebody who was not called: verdict %d", verdict)
 			}
-			if in.options > 0 {
-				return
+			verdict, about := l.runProgram(d, bpf.DatapathProgUplinkEgress, uplink, errorAbout(3, 3, pod.String(), back))
+			if want := fmt.Sprintf("ICMP %s > 203.0.113.80 about %s > %s", labHostIP, world, src); verdict != verdictPass || describeICMP(about) != want {
+				t.Errorf("the pod's error about the answer: verdict %d, %s, want %s", verdict, describeICMP(about), want)
 			}
-			verdict, about := l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, tooLarge("198.18.0.77", out))
+			verdict, about = l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, tooLarge("198.18.0.77", out))
 			if want := fmt.Sprintf("ICMP 198.18.0.77 > %s about %s > %s", pod, caller, world); verdict != verdictRedirect || describeICMP(about) != want {
 				t.Errorf("too large: verdict %d, %s, want %s", verdict, describeICMP(about), want)
 			}
@@ -163,6 +164,12 @@ func TestNotMasqueraded(t *testing.T) {
 			verdict, out := l.runProgram(d, bpf.DatapathProgUplinkEgress, uplink, c.out.bytes())
 			if verdict != verdictPass || !bytes.Equal(out, c.out.bytes()) {
 				t.Errorf("verdict %d, %s", verdict, describe(out))
+			}
+			if c.called != nil {
+				about := errorAbout(3, 3, pod.String(), c.called.bytes())
+				if verdict, out := l.runProgram(d, bpf.DatapathProgUplinkEgress, uplink, about); verdict != verdictPass || !bytes.Equal(out, about) {
+					t.Errorf("an error about the call: verdict %d, %s", verdict, describeICMP(out))
+				}
 			}
 		})
 	}
