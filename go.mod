@@ -68,6 +68,7 @@ require (
 )
 
 require (
+	github.com/containernetworking/cni v1.3.1
 	github.com/pelletier/go-toml/v2 v2.4.3 // indirect
 	tags.cncf.io/container-device-interface/specs-go v1.1.1 // indirect
 )

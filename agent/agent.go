@@ -53,17 +53,8 @@ import (
 	"shoal/agent/shutdown"
 	"shoal/agent/stats"
 	"shoal/agent/volume"
+	"shoal/netdp/driver"
 )
-
-// Network gives pods a network namespace and addresses. Every method may be
-// repeated with the same effect.
-type Network interface {
-	Attach(ctx context.Context, podUID, namespace, name string) (netnsPath string, ips []netip.Addr, err error)
-	// AttachTo is Attach of a namespace that is there already, at the path given.
-	AttachTo(ctx context.Context, podUID, namespace, name, given string) (netnsPath string, ips []netip.Addr, err error)
-	Detach(ctx context.Context, podUID string) error
-	Attached(ctx context.Context) ([]string, error)
-}
 
 // Options say what an Agent works with. Zero values have the defaults named.
 type Options struct {
@@ -75,14 +66,19 @@ type Options struct {
 	KeepCgroupRoot      bool         // it is somebody else's, and stays when all pods are gone
 	DataDir             string       // shoal's data; ours is agent/ in it; default /var/lib/shoal
 	LogDir              string       // pod logs; default /var/log/pods
-	Network             Network
-	LogLimits           logwriter.Limits // of each container's files; default logwriter.DefaultLimits
-	Runtimes            *runtimes.Set    // for RuntimeClasses; default runc alone
-	NodeIPs             []netip.Addr
-	PodCIDRs            []string     // of this host's pods, IPv4 first
-	Manifests           string       // directory of static pods; none if empty
-	ClusterDNS          []netip.Addr // servers for pods with dnsPolicy ClusterFirst; the host's when empty
-	ClusterDomain       string       // default cluster.local
+	Network             driver.Driver
+	// NetworkReady says what keeps pods from getting a network, as long as
+	// something does; it may be nil.
+	NetworkReady func(ctx context.Context) error
+	// NodeLabels are put on the Node beside the usual ones.
+	NodeLabels    map[string]string
+	LogLimits     logwriter.Limits // of each container's files; default logwriter.DefaultLimits
+	Runtimes      *runtimes.Set    // for RuntimeClasses; default runc alone
+	NodeIPs       []netip.Addr
+	PodCIDRs      []string     // of this host's pods, IPv4 first
+	Manifests     string       // directory of static pods; none if empty
+	ClusterDNS    []netip.Addr // servers for pods with dnsPolicy ClusterFirst; the host's when empty
+	ClusterDomain string       // default cluster.local
 	// DNSAddress, if any, is asked in place of ClusterDNS when a pod starts.
 	DNSAddress func() netip.Addr
 	// Collectors are of other parts of the daemon, served with our metrics.

@@ -314,6 +314,16 @@ struct {
 	__type(value, struct pod);
 } pods SEC(".maps");
 
+/* By each address of a pod of this host that another driver than ours gave its
+ * network: the host's routes lead to it, and back. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 8192);
+	__uint(key_size, 16);
+	__type(value, __u32);
+} routed_pods SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 131072);

@@ -255,7 +255,8 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 	struct pod *pod = bpf_map_lookup_elem(&pods, f->addr);
 	int verdict;
 
-	if (!pod && !bpf_map_lookup_elem(&node_addrs, f->addr)) {
+	if (!pod && !bpf_map_lookup_elem(&node_addrs, f->addr) &&
+	    !bpf_map_lookup_elem(&routed_pods, f->addr)) {
 		verdict = handed ? -1 : hand_over(skb, p, f);
 		return verdict < 0 ? pass_on(skb, p, key, f) : verdict;
 	}

@@ -41,7 +41,11 @@ func (d *Datapath) setPodCaller(rec podRecord) error {
 // dropPodCaller comes before the namespace goes; one that is gone already has
 // left an entry that no socket has any more, and dropStrayCallers finds it.
 func (d *Datapath) dropPodCaller(rec podRecord) error {
-	path := d.pods.records.netns(rec.UID)
+	return d.dropCaller(d.pods.records.netns(rec.UID))
+}
+
+// dropCaller forgets the namespace pinned at path, if one is.
+func (d *Datapath) dropCaller(path string) error {
 	if !netns.Pinned(path) {
 		return nil
 	}
@@ -63,6 +67,9 @@ func (d *Datapath) dropStrayCallers() error {
 	known := map[[4]uint32]bool{}
 	for _, e := range d.pods.byUID {
 		known[wireAddr(e.record.Address)] = true
+	}
+	for _, p := range d.opts.RoutedPods {
+		known[wireAddr(p.ipv4())] = true
 	}
 	host, err := d.host.cookie()
 	if err != nil {

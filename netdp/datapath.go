@@ -33,6 +33,8 @@ type Datapath struct {
 	table *table
 	pods  *podSet
 
+	routed routedPods // of other drivers
+
 	kernelHasIPv6 bool // it may be switched off all the same; see checkIPv6
 
 	policyMu   sync.Mutex // guards the two below
@@ -88,7 +90,7 @@ func Open(ctx context.Context, opts Options) (_ *Datapath, err error) {
 		}
 	}()
 	for _, step := range []func() error{
-		d.lockState, d.openHost, d.checkIPv6, d.load, d.setNodeAddrs, d.findUplinks, d.attach, d.forwardIPv6, d.openPods,
+		d.lockState, d.openHost, d.checkIPv6, d.load, d.setNodeAddrs, d.findUplinks, d.attach, d.forwardIPv6, d.openRouted, d.openPods,
 	} {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("open datapath: %w", err)
@@ -224,6 +226,7 @@ func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
 		bpf.DatapathMapSources: maxSources, bpf.DatapathMapCallers: 2 * maxPods,
 		bpf.DatapathMapServiceCounts:  d.opts.Limits.Services,
 		bpf.DatapathMapPolicySubjects: 2 * maxPods,
+		bpf.DatapathMapRoutedPods:     2 * maxPods,
 		bpf.DatapathMapPolicyPeers:    maxPolicyPeers, bpf.DatapathMapPolicyRules: maxPolicyRules,
 		bpf.DatapathMapPolicyBlocks: maxPolicyBlocks, bpf.DatapathMapPolicyPorts: maxPolicyPorts,
 		bpf.DatapathMapPolicyConns: d.opts.MaxFlows,

@@ -88,6 +88,8 @@ type Options struct {
 	// IPv4 one: the one with the same number in its range. The zero value: pods
 	// have IPv4 only, as on a host that has IPv6 switched off.
 	PodCIDR6 netip.Prefix
+	// RoutedPods are pods of this host with a network of other drivers.
+	RoutedPods []RoutedPod
 	// CellPodCIDR is the range that the pods of all hosts are in; the zero value
 	// means that only those of known hosts are. CellPodCIDR6 is that of IPv6.
 	CellPodCIDR, CellPodCIDR6 netip.Prefix

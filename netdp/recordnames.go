@@ -80,5 +80,6 @@ func (d *Datapath) podNamespacesByUID() map[string]string {
 	for uid := range d.pods.byUID {
 		out[uid] = d.pods.records.netns(uid)
 	}
+	d.routed.namespaces(out)
 	return out
 }

@@ -40,17 +40,8 @@ import (
 	"shoal/agent/secretspec"
 	"shoal/agent/userns"
 	"shoal/agent/volume"
+	"shoal/netdp/driver"
 )
-
-// Network gives pods a network namespace and addresses. All may be
-// repeated with the same effect.
-type Network interface {
-	Attach(ctx context.Context, podUID, namespace, name string) (netnsPath string, ips []netip.Addr, err error)
-	// AttachTo is Attach of a namespace that is there already, at the path given.
-	AttachTo(ctx context.Context, podUID, namespace, name, given string) (netnsPath string, ips []netip.Addr, err error)
-	Detach(ctx context.Context, podUID string) error
-	Attached(ctx context.Context) ([]string, error)
-}
 
 // Source gives the objects pods refer to.
 type Source interface {
@@ -93,7 +84,7 @@ type Options struct {
 	Images      *image.Store
 	Cgroups     *cgroup.Tree
 	Volumes     *volume.Volumes
-	Network     Network
+	Network     driver.Driver
 	Runtimes    *runtimes.Set // runc alone if nil
 	Security    oci.Security
 	Source      Source

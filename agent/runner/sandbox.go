@@ -68,12 +68,7 @@ func (w *worker) prepareAll(ctx context.Context, pod *v1.Pod) error {
 			w.box.netns, w.box.ips = "", w.r.NodeIPs
 			return nil
 		}
-		netns, ips, err := w.attach(ctx, pod)
-		if err != nil {
-			return fmt.Errorf("attach network: %w", err)
-		}
-		w.box.netns, w.box.ips = netns, ips
-		return nil
+		return w.attach(ctx, pod)
 	})
 	g.Go(func() error {
 		if w.box.users != nil {
@@ -98,14 +93,6 @@ func (w *worker) prepareAll(ctx context.Context, pod *v1.Pod) error {
 		return err
 	}
 	return w.writeHosts(ctx, pod)
-}
-
-func (w *worker) attach(ctx context.Context, pod *v1.Pod) (string, []netip.Addr, error) {
-	uid := string(pod.UID)
-	if w.box.users != nil {
-		return w.r.Network.AttachTo(ctx, uid, pod.Namespace, pod.Name, w.r.pins.path(uid, pinNet))
-	}
-	return w.r.Network.Attach(ctx, uid, pod.Namespace, pod.Name)
 }
 
 // prefetch makes the root file systems of the containers that start first.

@@ -8,17 +8,19 @@ import (
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
+
+	"shoal/netdp/driver"
 )
 
 // crowded is a network in which pods come while it is asked what is attached.
 type crowded struct {
-	Network
+	driver.Driver
 	meanwhile func()
 }
 
 func (c *crowded) Attached(ctx context.Context) ([]string, error) {
 	c.meanwhile()
-	return c.Network.Attached(ctx)
+	return c.Driver.Attached(ctx)
 }
 
 // TestSweepSparesWhoComes: a pod that comes during the sweep after a start keeps
@@ -26,7 +28,7 @@ func (c *crowded) Attached(ctx context.Context) ([]string, error) {
 func TestSweepSparesWhoComes(t *testing.T) {
 	b := newBed(t)
 	p := pod("comes", "trap 'exit 0' TERM; while :; do sleep 1; done")
-	b.runner.Network = &crowded{Network: b.runner.Network, meanwhile: sync.OnceFunc(func() {
+	b.runner.Network = &crowded{Driver: b.runner.Network, meanwhile: sync.OnceFunc(func() {
 		b.runner.Set(p)
 		b.phase(p, v1.PodRunning)
 	})}

@@ -13,6 +13,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"shoal/netdp/driver"
 )
 
 // Network gives every pod a network namespace with a veth pair whose other
@@ -37,39 +39,36 @@ func (n *Network) LinkPrefix() string { return fmt.Sprintf("%s%x.", n.Prefix, os
 
 func (n *Network) path(uid string) string { return filepath.Join(n.Dir, uid) }
 
-// Attach makes the pod's namespace, unless it has one.
-func (n *Network) Attach(ctx context.Context, uid, namespace, name string) (string, []netip.Addr, error) {
-	return n.AttachTo(ctx, uid, namespace, name, "")
-}
-
-// AttachTo is Attach for a namespace that is there already.
-func (n *Network) AttachTo(_ context.Context, uid, _, _, given string) (string, []netip.Addr, error) {
+// Attach makes the pod's namespace, or takes the one that is there already.
+func (n *Network) Attach(_ context.Context, pod driver.Pod) (driver.Attachment, error) {
+	uid := pod.UID
+	none := driver.Attachment{}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.pods == nil {
 		n.pods = map[string]attachment{}
 	}
 	if a, ok := n.pods[uid]; ok {
-		return n.path(uid), []netip.Addr{a.ip}, nil
+		return driver.Attachment{NetNS: n.path(uid), Addresses: []netip.Addr{a.ip}}, nil
 	}
 	n.next++
 	a := attachment{link: fmt.Sprintf("%s%d", n.LinkPrefix(), n.next), ip: netip.AddrFrom4([4]byte{10, 99, 0, n.next})}
 	if err := os.MkdirAll(n.Dir, 0o755); err != nil {
-		return "", nil, err
+		return none, err
 	}
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // the thread ends with this goroutine
-		done <- pinNetns(given, n.path(uid))
+		done <- pinNetns(pod.NetNS, n.path(uid))
 	}()
 	if err := <-done; err != nil {
-		return "", nil, err
+		return none, err
 	}
 	if err := addVeth(a, n.path(uid)); err != nil {
-		return "", nil, err
+		return none, err
 	}
 	n.pods[uid] = a
-	return n.path(uid), []netip.Addr{a.ip}, nil
+	return driver.Attachment{NetNS: n.path(uid), Addresses: []netip.Addr{a.ip}}, nil
 }
 
 func enterNetns(given string) error {

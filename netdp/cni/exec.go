@@ -1,0 +1,155 @@
+package cni
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"shoal/netdp/netns"
+)
+
+const (
+	// maxAnswer bounds what a plugin may print; results have some kilobytes.
+	maxAnswer = 1 << 20
+	// pipesAfterKill is how long a killed plugin's pipes may stay open: somebody
+	// who left its process group may hold them.
+	pipesAfterKill = time.Second
+	// busyTries and busyPause are for a plugin that is just being installed.
+	busyTries = 5
+	busyPause = 200 * time.Millisecond
+	// ownEnv begins the names of the daemon's own variables, one of which is the
+	// token it joins with.
+	ownEnv = "SHOAL_"
+)
+
+var findInPath = invoke.FindInPath
+
+// executor runs plugins, in the host's network namespace. It implements
+// invoke.Exec.
+type executor struct {
+	version.PluginDecoder
+	netns string // empty: the process's
+	log   *slog.Logger
+}
+
+// ExecPlugin implements invoke.Exec.
+func (x *executor) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
+	for try := 1; ; try++ {
+		out, err := x.runOnce(ctx, path, stdin, environ)
+		if !errors.Is(err, syscall.ETXTBSY) || try == busyTries {
+			return out, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(busyPause):
+		}
+	}
+}
+
+func (x *executor) runOnce(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
+	var stdout, stderr limited
+	begun := time.Now()
+	cmd := exec.CommandContext(ctx, path)
+	cmd.Env = withoutOwn(environ)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
+	// A group of its own: the plugins that it runs are in it too.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = pipesAfterKill
+	err := x.start(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	name := filepath.Base(path)
+	if said := strings.TrimSpace(stderr.String()); said != "" {
+		x.log.Debug("CNI plugin says", "plugin", name, "text", said)
+	}
+	switch {
+	case err == nil && stdout.over:
+		return nil, fmt.Errorf("its answer has more than %d bytes", maxAnswer)
+	case err == nil:
+		return stdout.Bytes(), nil
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return nil, fmt.Errorf("it did not end within %s, and was killed with its children", time.Since(begun).Round(time.Millisecond))
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case cmd.Process == nil:
+		return nil, fmt.Errorf("start %s: %w", path, err)
+	}
+	return nil, pluginError(err, stdout.Bytes(), stderr.Bytes())
+}
+
+// start has the child begin in the host's network namespace.
+func (x *executor) start(cmd *exec.Cmd) error {
+	if x.netns == "" {
+		return cmd.Start()
+	}
+	return netns.OnOwnThread(func() error {
+		if err := netns.Enter(x.netns); err != nil {
+			return err
+		}
+		return cmd.Start()
+	})
+}
+
+// pluginError is what a plugin that failed says: an error object on its output,
+// or else whatever it printed.
+func pluginError(err error, stdout, stderr []byte) error {
+	said := &types.Error{}
+	if json.Unmarshal(stdout, said) == nil && said.Msg != "" {
+		return said
+	}
+	text := strings.TrimSpace(string(stdout) + " " + string(stderr))
+	if text == "" {
+		return fmt.Errorf("it failed without a word: %w", err)
+	}
+	return fmt.Errorf("it failed: %w: %s", err, clip(text))
+}
+
+// maxSaid keeps what is no error object fit for an Event.
+const maxSaid = 1000
+
+func clip(text string) string {
+	if len(text) > maxSaid {
+		return strings.ToValidUTF8(text[:maxSaid], "") + "…"
+	}
+	return text
+}
+
+func withoutOwn(environ []string) []string {
+	out := make([]string, 0, len(environ))
+	for _, kv := range environ {
+		if !strings.HasPrefix(kv, ownEnv) {
+			out = append(out, kv)
+		}
+	}
+	return out
+}
+
+// limited takes all that is written and keeps maxAnswer bytes.
+type limited struct {
+	bytes.Buffer
+	over bool
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if room := maxAnswer - l.Len(); len(p) > room {
+		l.over = true
+		_, _ = l.Buffer.Write(p[:room])
+		return len(p), nil
+	}
+	return l.Buffer.Write(p)
+}
