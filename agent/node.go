@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"runtime"
@@ -173,6 +174,18 @@ func (n *node) probe(ctx context.Context) string {
 	if _, err := n.client.Version(ctx); err != nil {
 		return "container runtime is down: " + err.Error()
 	}
+	return n.networkProblem(ctx)
+}
+
+// networkProblem says, in the kubelet's words, what keeps pods from getting a
+// network, or "".
+func (n *node) networkProblem(ctx context.Context) string {
+	if n.o.NetworkReady == nil {
+		return ""
+	}
+	if err := n.o.NetworkReady(ctx); err != nil && ctx.Err() == nil {
+		return "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns error: " + err.Error()
+	}
 	return ""
 }
 
@@ -215,7 +228,7 @@ func (n *node) waitChange(ctx context.Context, wait time.Duration) {
 }
 
 // hangs returns true as soon as containerd does not answer, though it may still
-// take connections, and false when ctx ends.
+// take connections, or pods can get no network, and false when ctx ends.
 func (n *node) hangs(ctx context.Context) bool {
 	tick := time.NewTicker(containerdCheck)
 	defer tick.Stop()
@@ -228,7 +241,7 @@ func (n *node) hangs(ctx context.Context) bool {
 		asked, cancel := context.WithTimeout(ctx, containerdHangs)
 		_, err := n.client.Version(asked)
 		cancel()
-		if err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil || n.networkProblem(ctx) != "" {
 			return true
 		}
 	}
@@ -332,9 +345,11 @@ func (n *node) listImages(ctx context.Context) []v1.ContainerImage {
 }
 
 func (n *node) labels() map[string]string {
-	return map[string]string{
+	out := map[string]string{
 		v1.LabelHostname: n.o.NodeName, v1.LabelOSStable: runtime.GOOS, v1.LabelArchStable: runtime.GOARCH,
 	}
+	maps.Copy(out, n.o.NodeLabels)
+	return out
 }
 
 func (n *node) port() int32 {

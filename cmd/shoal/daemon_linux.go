@@ -93,6 +93,7 @@ func (c *StartCmd) Run() error {
 		DNSStubs:   c.DNSStub,
 		GossipPort: c.GossipPort, Join: c.Join, Token: c.Token,
 		NoMasquerade: c.NoMasquerade, IPv6: c.IPv6,
+		NetworkDriver: c.NetworkDriver, CNIConfDir: c.CNIConfDir, CNIBinDirs: c.CNIBinDir,
 	}
 	var err error
 	if config.MasqueradeExcept, err = c.masqueradeExcept(); err != nil {

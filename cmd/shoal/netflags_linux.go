@@ -12,6 +12,10 @@ type NetFlags struct {
 	NoMasquerade     bool     `help:"Let pods call the world outside by their own addresses; its routers must know the ways to them."`
 	MasqueradeExcept []string `placeholder:"CIDR" help:"Ranges outside the cell that pods call by their own addresses; may be repeated."`
 
+	NetworkDriver string   `enum:"shoal,cni" default:"shoal" env:"SHOAL_NETWORK_DRIVER" help:"What gives new pods of this host their network: shoal, or the CNI plugins of a directory (default ${default})."`
+	CNIConfDir    string   `name:"cni-conf-dir" default:"/etc/cni/net.d" env:"SHOAL_CNI_CONF_DIR" placeholder:"DIR" help:"With --network-driver cni, where the network is configured: the first .conflist file counts (default ${default})."`
+	CNIBinDir     []string `name:"cni-bin-dir" default:"/opt/cni/bin" env:"SHOAL_CNI_BIN_DIR" placeholder:"DIR,..." help:"With --network-driver cni, where the plugins are (default ${default})."`
+
 	IPv6 string `name:"ipv6" placeholder:"RANGE" help:"The cell's /48 of IPv6 addresses for pods and services, or off; hosts that join take the cell's (default: unique local addresses of the cell's own)."`
 }
 

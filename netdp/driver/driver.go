@@ -17,6 +17,10 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
+// NodeLabel says on a host's Node which driver gives its new pods their network,
+// in the words of `shoal start --network-driver`.
+const NodeLabel = "shoal.dev/network-driver"
+
 // Driver gives pods a network namespace and addresses.
 type Driver interface {
 	// Attach makes the pod's network, or looks whether what it has is whole and

@@ -73,6 +73,12 @@ type Config struct {
 	// IPv6 is the cell's range of IPv6, a /48, "off" for none, or empty for the one
 	// the cell has; a new cell's comes from its certificate authority.
 	IPv6 string `json:"ipv6,omitempty"`
+	// NetworkDriver gives pods their network: NetworkDriverShoal or
+	// NetworkDriverCNI, for which CNIConfDir has the networks and CNIBinDirs the
+	// plugins.
+	NetworkDriver string   `json:"networkDriver,omitempty"`
+	CNIConfDir    string   `json:"cniConfDir,omitempty"`
+	CNIBinDirs    []string `json:"cniBinDirs,omitempty"`
 	// GossipPort is where members hear each other; record streams and hosts
 	// that join are on the next one.
 	GossipPort int `json:"gossipPort"`
@@ -181,6 +187,9 @@ func (c Config) complete() (Config, error) {
 		return c, err
 	}
 	if err := checkIPv6(c.IPv6); err != nil {
+		return c, err
+	}
+	if err := c.completeNetwork(); err != nil {
 		return c, err
 	}
 	if err := c.Resources.Check(c.DataDir); err != nil {

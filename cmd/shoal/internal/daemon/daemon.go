@@ -43,6 +43,8 @@ import (
 	"shoal/gossip/join"
 	"shoal/netdp"
 	"shoal/netdp/announce/elect"
+	"shoal/netdp/cni"
+	"shoal/netdp/driver"
 	nethosts "shoal/netdp/hosts"
 	"shoal/netdp/policy"
 	"shoal/sched"
@@ -134,6 +136,7 @@ type peer struct {
 	ipv6       netip.Prefix // the cell's range; not valid: it has none
 	server     *api.Server
 	datapath   *netdp.Datapath
+	cni        *cni.Driver
 	agent      *agent.Agent
 	announcer  *elect.Controller
 
@@ -207,6 +210,9 @@ func (p *peer) open(ctx context.Context) (err error) {
 	}); err != nil {
 		return err
 	}
+	if err := p.openCNI(); err != nil {
+		return err
+	}
 	if err := p.progress.step("datapath loaded", func() (err error) {
 		p.datapath, err = netdp.Open(ctx, p.datapathOptions())
 		return err
@@ -247,6 +253,7 @@ func (p *peer) datapathOptions() netdp.Options {
 		PodCIDR:     p.podCIDR,
 		CellPodCIDR: api.PodRange,
 		ServiceCIDR: api.DefaultServiceCIDR,
+		RoutedPods:  p.routedPods(),
 		Logger:      p.log.With("part", "netdp"),
 
 		NoMasquerade: p.config.NoMasquerade, MasqueradeExcept: p.config.MasqueradeExcept,
@@ -398,7 +405,9 @@ func (p *peer) newAgent(config *rest.Config, resolver *clusterDNS, handlers map[
 		DataDir:             p.config.DataDir,
 		LogDir:              podLogDir,
 		LogLimits:           logLimits,
-		Network:             p.datapath,
+		Network:             p.networkDriver(),
+		NetworkReady:        p.networkReady,
+		NodeLabels:          map[string]string{driver.NodeLabel: p.config.NetworkDriver},
 		NodeIPs:             p.nodeIPs(),
 		PodCIDRs:            p.agentPodCIDRs(),
 		DNSAddress:          resolver.keeper.Address,
@@ -462,10 +471,7 @@ func (p *peer) drainWhenAsked(ctx context.Context, drain <-chan struct{}, cancel
 	if err := p.agent.StopPods(ctx); err != nil {
 		return fmt.Errorf("stop pods: %w", err)
 	}
-	if err := p.datapath.Remove(); err != nil {
-		return fmt.Errorf("remove datapath: %w", err)
-	}
-	return nil
+	return p.removeNetwork()
 }
 
 // close gives back what open took, in reverse.

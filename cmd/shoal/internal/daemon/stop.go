@@ -119,6 +119,9 @@ func (p *peer) clear(ctx context.Context) (err error) {
 	if p.containerd, err = ensureContainerd(ctx, c.Containerd, c.DataDir, p.log); err != nil {
 		return err
 	}
+	if err := p.openCNI(); err != nil {
+		return err
+	}
 	if p.datapath, err = netdp.Open(ctx, p.datapathOptions()); err != nil {
 		return err
 	}
@@ -128,12 +131,9 @@ func (p *peer) clear(ctx context.Context) (err error) {
 	}
 	if err := agent.Clear(ctx, agent.Options{
 		ContainerdSocket: c.Containerd, ContainerdNamespace: c.ContainerdNamespace, CgroupRoot: group, KeepCgroupRoot: group != defaultPodGroup,
-		DataDir: c.DataDir, LogDir: podLogDir, Network: p.datapath, Logger: p.log.With("part", "agent"),
+		DataDir: c.DataDir, LogDir: podLogDir, Network: p.networkDriver(), Logger: p.log.With("part", "agent"),
 	}); err != nil {
 		return err
 	}
-	if err := p.datapath.Remove(); err != nil {
-		return fmt.Errorf("remove datapath: %w", err)
-	}
-	return nil
+	return p.removeNetwork()
 }

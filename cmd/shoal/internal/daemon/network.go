@@ -1,0 +1,98 @@
+//go:build linux
+
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"shoal/netdp"
+	"shoal/netdp/cni"
+	"shoal/netdp/driver"
+)
+
+// Network drivers of `shoal start --network-driver`.
+const (
+	NetworkDriverShoal = "shoal"
+	NetworkDriverCNI   = "cni"
+)
+
+// Where CNI plugins and their networks are on every host that has any.
+const (
+	DefaultCNIConfDir = "/etc/cni/net.d"
+	DefaultCNIBinDir  = "/opt/cni/bin"
+)
+
+// completeNetwork fills in defaults of the network driver.
+func (c *Config) completeNetwork() (err error) {
+	c.NetworkDriver = orDefault(c.NetworkDriver, NetworkDriverShoal)
+	if c.NetworkDriver != NetworkDriverShoal && c.NetworkDriver != NetworkDriverCNI {
+		return fmt.Errorf("--network-driver %q: want %s or %s", c.NetworkDriver, NetworkDriverShoal, NetworkDriverCNI)
+	}
+	if c.CNIConfDir, err = filepath.Abs(orDefault(c.CNIConfDir, DefaultCNIConfDir)); err != nil {
+		return fmt.Errorf("resolve --cni-conf-dir: %w", err)
+	}
+	if len(c.CNIBinDirs) == 0 {
+		c.CNIBinDirs = []string{DefaultCNIBinDir}
+	}
+	for i := range c.CNIBinDirs {
+		if c.CNIBinDirs[i], err = filepath.Abs(c.CNIBinDirs[i]); err != nil {
+			return fmt.Errorf("resolve --cni-bin-dir: %w", err)
+		}
+	}
+	return nil
+}
+
+// openCNI is done on every host: pods of an earlier start may have their network
+// from plugins.
+func (p *peer) openCNI() (err error) {
+	o := cni.Options{
+		ConfDir: p.config.CNIConfDir, BinDirs: p.config.CNIBinDirs,
+		StateDir: filepath.Join(p.config.DataDir, "cni"),
+		NetNSDir: filepath.Join(runDir(p.config), "cni"),
+		Logger:   p.log.With("part", "cni"),
+	}
+	o.PodCIDRs = append(o.PodCIDRs, p.podCIDR)
+	if six := p.podCIDR6(); six.IsValid() {
+		o.PodCIDRs = append(o.PodCIDRs, six)
+	}
+	p.cni, err = cni.Open(o)
+	return err
+}
+
+// routedPods are those whose network plugins made for an earlier daemon.
+func (p *peer) routedPods() []netdp.RoutedPod {
+	var out []netdp.RoutedPod
+	for _, n := range p.cni.Networks() {
+		out = append(out, netdp.RoutedPod{UID: n.UID, NetNS: n.NetNS, Addresses: n.Addresses})
+	}
+	return out
+}
+
+// networkDriver is what gives pods their network; those of an earlier start with
+// another driver keep theirs.
+func (p *peer) networkDriver() driver.Driver {
+	own, plugins := driver.Builtin{Datapath: p.datapath}, driver.Routed{Driver: p.cni, Routes: p.datapath}
+	if p.config.NetworkDriver == NetworkDriverCNI {
+		return driver.Chosen{Driver: plugins, Others: []driver.Driver{own}}
+	}
+	return driver.Chosen{Driver: own, Others: []driver.Driver{plugins}}
+}
+
+// networkReady says what keeps pods of this host from getting a network.
+func (p *peer) networkReady(ctx context.Context) error {
+	if p.config.NetworkDriver != NetworkDriverCNI {
+		return nil
+	}
+	return p.cni.Ready(ctx)
+}
+
+// removeNetwork takes away what all pods share of their network, when they are gone.
+func (p *peer) removeNetwork() error {
+	if err := errors.Join(p.cni.Remove(), p.datapath.Remove()); err != nil {
+		return fmt.Errorf("remove network: %w", err)
+	}
+	return nil
+}
