@@ -345,6 +345,7 @@ const (
 	DatapathMapRecordScratch     = "record_scratch"
 	DatapathMapRecorded          = "recorded"
 	DatapathMapRecords           = "records"
+	DatapathMapRoutedPods        = "routed_pods"
 	DatapathMapServiceCounts     = "service_counts"
 	DatapathMapServices          = "services"
 	DatapathMapSlots             = "slots"
@@ -477,6 +478,7 @@ type DatapathMapSpecs struct {
 	RecordScratch  *ebpf.MapSpec `ebpf:"record_scratch"`
 	Recorded       *ebpf.MapSpec `ebpf:"recorded"`
 	Records        *ebpf.MapSpec `ebpf:"records"`
+	RoutedPods     *ebpf.MapSpec `ebpf:"routed_pods"`
 	ServiceCounts  *ebpf.MapSpec `ebpf:"service_counts"`
 	Services       *ebpf.MapSpec `ebpf:"services"`
 	Slots          *ebpf.MapSpec `ebpf:"slots"`
@@ -551,6 +553,7 @@ type DatapathMaps struct {
 	RecordScratch  *ebpf.Map `ebpf:"record_scratch"`
 	Recorded       *ebpf.Map `ebpf:"recorded"`
 	Records        *ebpf.Map `ebpf:"records"`
+	RoutedPods     *ebpf.Map `ebpf:"routed_pods"`
 	ServiceCounts  *ebpf.Map `ebpf:"service_counts"`
 	Services       *ebpf.Map `ebpf:"services"`
 	Slots          *ebpf.Map `ebpf:"slots"`
@@ -590,6 +593,7 @@ func (m *DatapathMaps) Close() error {
 		m.RecordScratch,
 		m.Recorded,
 		m.Records,
+		m.RoutedPods,
 		m.ServiceCounts,
 		m.Services,
 		m.Slots,
