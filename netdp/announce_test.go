@@ -1,6 +1,7 @@
 package netdp
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"shoal/netdp/announce"
 	"shoal/test/eventually"
@@ -200,6 +202,60 @@ func TestAnnouncedNeighbours(t *testing.T) {
 	}
 }
 
+// An address that another machine has is not announced, until that machine leaves
+// it; one that is taken away later is given up to a machine that insists.
+func TestAddressesOfOtherMachinesAreLeftAlone(t *testing.T) {
+	c := newCell(t)
+	host := c.bare()
+	c.must(host.do(func() error { return addAddress("2001:db8::9/64") }))
+	vips := []netip.Addr{netip.MustParseAddr(announced), netip.MustParseAddr(announced6)}
+	has := func(change func(netlink.Link, *netlink.Addr) error) {
+		t.Helper()
+		c.must(c.outside.do(func() error {
+			return errors.Join(changeAddress(change, announced+"/24", 0), changeAddress(change, announced6+"/64", unix.IFA_F_NODAD))
+		}))
+	}
+	theirs := c.mac(c.outside).String()
+	r := announce.New(announce.Options{Do: host.do, RetryTaken: time.Second, Logger: newTestLogger(t)})
+	t.Cleanup(r.Close)
+	taken := func(vip netip.Addr) bool {
+		yes, by := r.Answers(vip)
+		return !yes && by.String() == theirs
+	}
+
+	has(netlink.AddrAdd)
+	c.must(r.Set([]string{cellLink}, vips, false))
+	for _, vip := range vips {
+		eventually.True(t, fmt.Sprintf("it is noticed who has %s", vip), func() bool { return taken(vip) })
+	}
+	if got := r.Addresses(); len(got) > 0 {
+		t.Errorf("%v are answered for", got)
+	}
+	has(netlink.AddrDel)
+	for _, vip := range vips {
+		eventually.True(t, vip.String()+" is answered for once it is free", func() bool { yes, by := r.Answers(vip); return yes && by == nil })
+	}
+
+	has(netlink.AddrAdd) // without asking, as a machine does that was configured by hand
+	for i, to := range []string{"198.18.0.9:9", "[2001:db8::9]:9"} {
+		from := &net.UDPAddr{IP: vips[i].AsSlice()}
+		eventually.True(t, fmt.Sprintf("%s is given up to who insists", vips[i]), func() bool {
+			c.must(c.outside.do(flushNeighbours))
+			c.must(c.outside.do(func() error {
+				conn, err := (&net.Dialer{LocalAddr: from}).Dial("udp", to)
+				if err != nil {
+					return err
+				}
+				defer conn.Close()
+				_, err = conn.Write([]byte("x")) // its kernel asks who has that, in the address's name
+				return err
+			}))
+			time.Sleep(10 * time.Millisecond)
+			return taken(vips[i])
+		})
+	}
+}
+
 // An interface that goes and comes back is answered on again.
 func TestAnnounceOnAnInterfaceThatCameAnew(t *testing.T) {
 	c := newCell(t)
@@ -230,7 +286,10 @@ func TestAnnounceOnAnInterfaceThatCameAnew(t *testing.T) {
 	eventually.True(t, "the address is answered for on the new link", knows)
 }
 
-func addAddress(addr string) error {
+func addAddress(addr string) error { return changeAddress(netlink.AddrAdd, addr, 0) }
+
+// changeAddress adds an address to this namespace's link or takes one away.
+func changeAddress(change func(netlink.Link, *netlink.Addr) error, addr string, flags int) error {
 	link, err := netlink.LinkByName(cellLink)
 	if err != nil {
 		return err
@@ -239,7 +298,8 @@ func addAddress(addr string) error {
 	if err != nil {
 		return err
 	}
-	return netlink.AddrAdd(link, a)
+	a.Flags = flags
+	return change(link, a)
 }
 
 // addressFailed tells whether duplicate address detection found another holder.

@@ -2,6 +2,7 @@ package netdp
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -34,6 +35,17 @@ func (d *Datapath) UplinkNetworks() ([]netip.Prefix, error) {
 		}
 	}
 	return out, nil
+}
+
+// UplinkHardware are the hardware addresses of the uplinks.
+func (d *Datapath) UplinkHardware() []net.HardwareAddr {
+	var out []net.HardwareAddr
+	for _, name := range d.uplinkNames() {
+		if link, err := d.nl.LinkByName(name); err == nil && len(link.Attrs().HardwareAddr) > 0 {
+			out = append(out, link.Attrs().HardwareAddr)
+		}
+	}
+	return out
 }
 
 // InHost runs f in the host's network namespace, on a thread of its own.

@@ -77,17 +77,24 @@ func parseARP(b []byte, from net.HardwareAddr) (question, bool) {
 	return question{target: target, asker: asker, askerMAC: from}, true
 }
 
-func parseSolicitation(b []byte, from net.HardwareAddr) (question, bool) {
+// neighbourMessage returns the message of a packet of neighbour discovery, which has
+// a target in any case, and who sent it.
+func neighbourMessage(b []byte, kind byte) (m []byte, src netip.Addr, ok bool) {
 	if len(b) < ip6Len+solicitLen || b[0]>>4 != 6 || b[6] != protoICMPv6 || b[7] != neighbourLimit {
-		return question{}, false
+		return nil, src, false
 	}
 	src, dst := netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40]))
 	length := int(binary.BigEndian.Uint16(b[4:]))
 	if length < solicitLen || len(b) < ip6Len+length {
-		return question{}, false
+		return nil, src, false
 	}
-	m := b[ip6Len : ip6Len+length]
-	if m[0] != typeSolicit || m[1] != 0 || checksum(src, dst, m) != 0 {
+	m = b[ip6Len : ip6Len+length]
+	return m, src, m[0] == kind && m[1] == 0 && checksum(src, dst, m) == 0
+}
+
+func parseSolicitation(b []byte, from net.HardwareAddr) (question, bool) {
+	m, src, ok := neighbourMessage(b, typeSolicit)
+	if !ok {
 		return question{}, false
 	}
 	target := netip.AddrFrom16([16]byte(m[8:24]))
@@ -95,6 +102,77 @@ func parseSolicitation(b []byte, from net.HardwareAddr) (question, bool) {
 		return question{}, false
 	}
 	return question{target: target, asker: src, askerMAC: from}, true
+}
+
+// claim is who says to have an address, or looks whether it is free before taking
+// it (probe).
+type claim struct {
+	addr  netip.Addr
+	mac   net.HardwareAddr
+	probe bool
+}
+
+// parseClaim reads what a frame of ARP or neighbour discovery says about its
+// sender's address (RFC 5227, 1.1 and RFC 4862, 5.4); false: nothing.
+func parseClaim(frame []byte) (claim, bool) {
+	if len(frame) < etherLen || frame[6]&1 != 0 {
+		return claim{}, false
+	}
+	b := frame[etherLen:]
+	switch binary.BigEndian.Uint16(frame[12:14]) {
+	case etherARP:
+		return claimOfARP(b)
+	case etherIPv6:
+		return claimOfNeighbour(b, net.HardwareAddr(frame[6:12]))
+	}
+	return claim{}, false
+}
+
+func claimOfARP(b []byte) (claim, bool) {
+	if len(b) < arpLen || binary.BigEndian.Uint16(b) != hardwareEthernet || binary.BigEndian.Uint16(b[2:]) != etherIPv4 || b[4] != 6 || b[5] != 4 {
+		return claim{}, false
+	}
+	sender, target := netip.AddrFrom4([4]byte(b[14:18])), netip.AddrFrom4([4]byte(b[24:28]))
+	c := claim{addr: sender, mac: net.HardwareAddr(b[8:14])}
+	switch op := binary.BigEndian.Uint16(b[6:]); {
+	case op != arpRequest && op != arpReply || c.mac[0]&1 != 0:
+		return claim{}, false
+	case op == arpRequest && sender.IsUnspecified():
+		c.addr, c.probe = target, true
+	}
+	return c, !c.addr.IsUnspecified()
+}
+
+func claimOfNeighbour(b []byte, from net.HardwareAddr) (claim, bool) {
+	if q, ok := parseSolicitation(b, from); ok {
+		if q.asker.IsUnspecified() {
+			return claim{addr: q.target, mac: from, probe: true}, true
+		}
+		return claim{addr: q.asker, mac: from}, true
+	}
+	m, _, ok := neighbourMessage(b, typeAdvertise)
+	if !ok {
+		return claim{}, false
+	}
+	target := netip.AddrFrom16([16]byte(m[8:24]))
+	return claim{addr: target, mac: from}, !target.IsMulticast() && !target.Is4In6()
+}
+
+// probe makes the frame that asks whether anybody has addr, without claiming it
+// (RFC 5227, 2.1.1 and RFC 4862, 5.4.2).
+func probe(addr netip.Addr, own net.HardwareAddr) []byte {
+	if addr.Is4() {
+		nobody := net.HardwareAddr{0, 0, 0, 0, 0, 0}
+		b := arp(arpRequest, own, netip.IPv4Unspecified(), nobody, addr)
+		copy(b, everybody)
+		return b
+	}
+	group := solicitedNode(addr)
+	bytes := group.As16()
+	m := make([]byte, 8, solicitLen)
+	m[0] = typeSolicit
+	m = append(m, addr.AsSlice()...)
+	return neighbour(netip.IPv6Unspecified(), own, group, append(net.HardwareAddr{0x33, 0x33}, bytes[12:]...), m)
 }
 
 // answer makes the frame that tells the asker that own has the target.
@@ -140,14 +218,17 @@ func advertisement(addr netip.Addr, own net.HardwareAddr, to netip.Addr, toMAC n
 	m := make([]byte, 8, advertiseLen)
 	m[0], m[4] = typeAdvertise, flags
 	m = append(append(m, addr.AsSlice()...), optionTarget, 1)
-	m = append(m, own...)
-	binary.BigEndian.PutUint16(m[2:], checksum(addr, to, m))
+	return neighbour(addr, own, to, toMAC, append(m, own...))
+}
 
+// neighbour puts headers before a message, and its checksum in.
+func neighbour(src netip.Addr, own net.HardwareAddr, dst netip.Addr, toMAC net.HardwareAddr, m []byte) []byte {
+	binary.BigEndian.PutUint16(m[2:], checksum(src, dst, m))
 	b := ether(toMAC, own, etherIPv6)
 	b = append(b, 0x60, 0, 0, 0)
-	b = binary.BigEndian.AppendUint16(b, advertiseLen)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(m)))
 	b = append(b, protoICMPv6, neighbourLimit)
-	b = append(append(b, addr.AsSlice()...), to.AsSlice()...)
+	b = append(append(b, src.AsSlice()...), dst.AsSlice()...)
 	return append(b, m...)
 }
 

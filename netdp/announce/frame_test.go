@@ -75,6 +75,41 @@ func TestNeighbourDiscovery(t *testing.T) {
 	}
 }
 
+func TestClaims(t *testing.T) {
+	four, six := netip.MustParseAddr("198.18.0.200"), netip.MustParseAddr("2001:db8::c8")
+	asking := netip.MustParseAddr("2001:db8::64")
+	solicited, _ := parseQuestion(frame(t, solicitation))
+	for name, c := range map[string]struct {
+		frame []byte
+		want  claim
+	}{
+		"who asks has its own": {frame(t, whoHas), claim{netip.MustParseAddr("198.18.0.100"), theirs, false}},
+		"a solicitation":       {frame(t, solicitation), claim{asking, theirs, false}},
+		"told by ARP":          {unasked(four, ours)[0], claim{four, ours, false}},
+		"a reply of ARP":       {unasked(four, ours)[1], claim{four, ours, false}},
+		"told by NDP":          {unasked(six, ours)[0], claim{six, ours, false}},
+		"an advertisement":     {answer(solicited, ours), claim{six, ours, false}},
+		"a probe of ARP":       {probe(four, ours), claim{four, ours, true}},
+		"a probe of NDP":       {probe(six, ours), claim{six, ours, true}},
+	} {
+		got, ok := parseClaim(c.frame)
+		if !ok || got.addr != c.want.addr || got.mac.String() != c.want.mac.String() || got.probe != c.want.probe {
+			t.Errorf("%s: %+v, %t, want %+v", name, got, ok, c.want)
+		}
+		for n := range c.frame {
+			if got, ok := parseClaim(c.frame[:n]); ok && n < etherLen+arpLen {
+				t.Errorf("%s: the first %d bytes claim %s", name, n, got.addr)
+			}
+		}
+	}
+	// A probe is a question, so that who has the address says so.
+	for _, a := range []netip.Addr{four, six} {
+		if q, ok := parseQuestion(probe(a, ours)); !ok || q.target != a || !q.asker.IsUnspecified() {
+			t.Errorf("the probe of %s asks %+v, %t", a, q, ok)
+		}
+	}
+}
+
 func TestWhatIsNoQuestion(t *testing.T) {
 	good := [][]byte{frame(t, whoHas), frame(t, solicitation)}
 	for i, kind := range good {
@@ -107,7 +142,11 @@ func TestWhatIsNoQuestion(t *testing.T) {
 func FuzzParseQuestion(f *testing.F) {
 	f.Add(frame(f, whoHas))
 	f.Add(frame(f, solicitation))
+	f.Add(answer(question{target: netip.MustParseAddr("2001:db8::c8"), asker: netip.MustParseAddr("2001:db8::64"), askerMAC: theirs}, ours))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		if c, ok := parseClaim(b); ok && (!c.addr.IsValid() || c.addr.IsUnspecified() || c.addr.IsMulticast() && c.addr.Is6() || len(c.mac) != 6) {
+			t.Fatalf("%+v", c)
+		}
 		q, ok := parseQuestion(b)
 		if !ok {
 			return

@@ -20,29 +20,35 @@ type port struct {
 }
 
 // tell announces an address unasked.
-func (p *port) tell(a netip.Addr) error {
+func (p *port) tell(a netip.Addr) error { return p.send(a, unasked(a, p.mac)...) }
+
+// probe asks whether somebody has an address.
+func (p *port) probe(a netip.Addr) error { return p.send(a, probe(a, p.mac)) }
+
+// send sends frames about an address.
+func (p *port) send(about netip.Addr, frames ...[]byte) error {
 	socket := p.ndp
-	if a.Is4() {
+	if about.Is4() {
 		socket = p.arp
 	}
 	if socket == nil {
 		return nil
 	}
 	var errs []error
-	for _, frame := range unasked(a, p.mac) {
+	for _, frame := range frames {
 		_, err := socket.Write(frame)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// setGroups joins and leaves the groups at which the addresses are asked for.
-// It runs in the interface's namespace.
-func (p *port) setGroups(addresses map[netip.Addr]int) error {
+// setGroups joins and leaves the groups at which the addresses are asked for, and
+// that at which holders say so. It runs in the interface's namespace.
+func (p *port) setGroups(addresses map[netip.Addr]*held) error {
 	want := map[netip.Addr]struct{}{}
 	for a := range addresses {
 		if a.Is6() {
-			want[solicitedNode(a)] = struct{}{}
+			want[solicitedNode(a)], want[allNodes] = struct{}{}, struct{}{}
 		}
 	}
 	var err error

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -17,11 +18,6 @@ import (
 )
 
 const (
-	// announceTimes and announceEvery are how often a new address is announced
-	// unasked: frames get lost, and switches need a moment after a cable is
-	// plugged in.
-	announceTimes = 5
-	announceEvery = time.Second
 	// maxAddresses bounds what one host answers for.
 	maxAddresses = 4096
 )
@@ -30,21 +26,29 @@ const (
 type Options struct {
 	// Do runs its argument in the network namespace of the interfaces; nil:
 	// the caller's is the one.
-	Do     func(func() error) error
-	Logger *slog.Logger
+	Do func(func() error) error
+	// OfHost tells whether a hardware address is of a host of the cell, which
+	// will stop answering; nil: none is. It must not call the Responder.
+	OfHost func(net.HardwareAddr) bool
+	// Changed is called when Answers says something else than before, by
+	// goroutines of the Responder's that wait for it; nil: nobody wants to know.
+	Changed func()
+	// RetryTaken is when an address that another machine has is looked at again;
+	// 0 is a default.
+	RetryTaken time.Duration
+	Logger     *slog.Logger
 }
 
 // Responder answers for addresses on some interfaces.
 type Responder struct {
 	o Options
 
-	mu     sync.Mutex
-	closed bool
-	ports  map[string]*port // by the interface's name; guarded by mu
-	// addresses are answered for; the number is how often each is still to be
-	// announced unasked. Guarded by mu.
-	addresses map[netip.Addr]int
-	telling   bool // tell runs; guarded by mu
+	mu        sync.Mutex
+	closed    bool
+	ports     map[string]*port     // by the interface's name; guarded by mu
+	addresses map[netip.Addr]*held // guarded by mu
+	working   bool                 // work runs; guarded by mu
+	wake      chan struct{}        // one token: something is due earlier
 	children  sync.WaitGroup
 	life      context.Context
 	end       context.CancelFunc
@@ -55,14 +59,24 @@ func New(o Options) *Responder {
 	if o.Do == nil {
 		o.Do = func(f func() error) error { return f() }
 	}
-	r := &Responder{o: o, ports: map[string]*port{}, addresses: map[netip.Addr]int{}}
+	if o.OfHost == nil {
+		o.OfHost = func(net.HardwareAddr) bool { return false }
+	}
+	if o.Changed == nil {
+		o.Changed = func() {}
+	}
+	if o.RetryTaken == 0 {
+		o.RetryTaken = retryTaken
+	}
+	r := &Responder{o: o, ports: map[string]*port{}, addresses: map[netip.Addr]*held{}, wake: make(chan struct{}, 1)}
 	r.life, r.end = context.WithCancel(context.Background())
 	return r
 }
 
 // Set makes r answer for addresses on the interfaces named, and for nothing
-// else. What is new is announced unasked; with renew all is. An interface that
-// cannot be used is told of in the error, and the others are.
+// else. What is new is probed and then announced unasked; with renew all is
+// announced. An interface that cannot be used is told of in the error, and the
+// others are.
 func (r *Responder) Set(interfaces []string, addresses []netip.Addr, renew bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -74,18 +88,22 @@ func (r *Responder) Set(interfaces []string, addresses []netip.Addr, renew bool)
 		errs = append(errs, fmt.Errorf("this host would answer for %d addresses; the last %d are left out", len(addresses), len(addresses)-maxAddresses))
 		addresses = addresses[:maxAddresses]
 	}
-	want := make(map[netip.Addr]int, len(addresses))
+	now := time.Now()
+	want := make(map[netip.Addr]*held, len(addresses))
 	for _, a := range addresses {
 		a = a.Unmap()
-		left, known := r.addresses[a]
-		if !known || renew {
-			left = announceTimes
+		h := r.addresses[a]
+		switch {
+		case h == nil:
+			h = newHeld(now)
+		case renew:
+			h.renew(now)
 		}
-		want[a] = left
+		want[a] = h
 	}
 	r.addresses = want
 	errs = append(errs, r.setPorts(interfaces)...)
-	r.startTelling()
+	r.startWork()
 	return errors.Join(errs...)
 }
 
@@ -93,7 +111,20 @@ func (r *Responder) Set(interfaces []string, addresses []netip.Addr, renew bool)
 func (r *Responder) Addresses() []netip.Addr {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.SortedFunc(maps.Keys(r.addresses), netip.Addr.Compare)
+	all := slices.SortedFunc(maps.Keys(r.addresses), netip.Addr.Compare)
+	return slices.DeleteFunc(all, func(a netip.Addr) bool { return r.addresses[a].phase != holding })
+}
+
+// Answers tells whether r answers for an address by now, and if another machine
+// has it, which.
+func (r *Responder) Answers(a netip.Addr) (yes bool, taken net.HardwareAddr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := r.addresses[a.Unmap()]
+	if h == nil {
+		return false, nil
+	}
+	return h.phase == holding, h.holder
 }
 
 // Close ends all answers.
@@ -153,8 +184,8 @@ func (r *Responder) setPort(name string, v4, v6 bool) error {
 	if p == nil {
 		p = &port{index: index, mac: mac, groups: map[netip.Addr]struct{}{}, groupsFD: -1}
 		r.ports[name] = p
-		for a := range r.addresses { // its neighbours know nothing yet
-			r.addresses[a] = announceTimes
+		for _, h := range r.addresses { // its neighbours know nothing yet
+			h.renew(time.Now())
 		}
 	}
 	if v4 && p.arp == nil {
@@ -194,6 +225,9 @@ func (r *Responder) answerOn(p *port, socket *os.File) {
 		if err != nil {
 			return
 		}
+		if c, ok := parseClaim(frame[:n]); ok {
+			r.heard(c)
+		}
 		q, ok := parseQuestion(frame[:n])
 		if !ok || !r.has(q.target) {
 			continue
@@ -207,54 +241,6 @@ func (r *Responder) answerOn(p *port, socket *os.File) {
 func (r *Responder) has(a netip.Addr) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, ok := r.addresses[a]
-	return ok
-}
-
-// startTelling has what is new told unasked; r.mu is held.
-func (r *Responder) startTelling() {
-	if r.telling || !r.toTell() {
-		return
-	}
-	r.telling = true
-	r.children.Go(r.tell)
-}
-
-func (r *Responder) toTell() bool {
-	for _, left := range r.addresses {
-		if left > 0 {
-			return true
-		}
-	}
-	return false
-}
-
-// tell announces until nothing is left to announce.
-func (r *Responder) tell() {
-	tick := time.NewTicker(announceEvery)
-	defer tick.Stop()
-	for {
-		r.mu.Lock()
-		if r.closed || !r.toTell() {
-			r.telling = false
-			r.mu.Unlock()
-			return
-		}
-		for a, left := range r.addresses {
-			if left == 0 {
-				continue
-			}
-			r.addresses[a] = left - 1
-			for _, p := range r.ports {
-				if err := p.tell(a); err != nil {
-					r.o.Logger.Debug("announce an address", "address", a, "error", err)
-				}
-			}
-		}
-		r.mu.Unlock()
-		select {
-		case <-r.life.Done():
-		case <-tick.C:
-		}
-	}
+	h := r.addresses[a]
+	return h != nil && h.phase == holding
 }

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// questionBuffer is how many bytes of questions may wait in the kernel; what is
+// questionBuffer is how many bytes of questions and claims may wait in the kernel; what is
 // beyond is asked again.
 const questionBuffer = 256 << 10
 
@@ -23,19 +23,21 @@ const (
 	atICMPType     = etherLen + ip6Len
 )
 
-// onlyQuestions lets through what others ask on this very interface: not what is
-// sent here, and not what belongs to a VLAN above it.
-func onlyQuestions(kind uint16) ([]bpf.RawInstruction, error) {
+// onlyNeighbours lets through what others ask and say of addresses on this very
+// interface: not what is sent here, and not what belongs to a VLAN above it.
+func onlyNeighbours(kind uint16) ([]bpf.RawInstruction, error) {
 	what := []bpf.Instruction{
 		bpf.LoadAbsolute{Off: atARPOperation, Size: 2},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: arpRequest, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: arpRequest, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: arpReply, SkipTrue: 1},
 	}
 	if kind == etherIPv6 {
 		what = []bpf.Instruction{
 			bpf.LoadAbsolute{Off: atNextHeader, Size: 1},
-			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoICMPv6, SkipTrue: 3},
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoICMPv6, SkipTrue: 4},
 			bpf.LoadAbsolute{Off: atICMPType, Size: 1},
-			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: typeSolicit, SkipTrue: 1},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeSolicit, SkipTrue: 1},
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: typeAdvertise, SkipTrue: 1},
 		}
 	}
 	n := uint8(len(what))
@@ -48,10 +50,10 @@ func onlyQuestions(kind uint16) ([]bpf.RawInstruction, error) {
 	return bpf.Assemble(append(program, bpf.RetConstant{Val: 1 << 16}, bpf.RetConstant{}))
 }
 
-// openSocket hears the questions of one kind on an interface. It must run in the
+// openSocket hears the frames of one kind on an interface. It must run in the
 // interface's network namespace, and stays there.
 func openSocket(index int, kind uint16) (*os.File, error) {
-	program, err := onlyQuestions(kind)
+	program, err := onlyNeighbours(kind)
 	if err != nil {
 		return nil, fmt.Errorf("assemble filter: %w", err)
 	}
@@ -71,7 +73,7 @@ func openSocket(index int, kind uint16) (*os.File, error) {
 	)
 	if err != nil {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("hear questions: %w", err)
+		return nil, fmt.Errorf("hear neighbours: %w", err)
 	}
 	return os.NewFile(uintptr(fd), "packet"), nil
 }

@@ -31,6 +31,9 @@ const (
 	// Links is the annotation of a Node with the networks that its links to other
 	// machines are in: prefixes, with commas between them.
 	Links = "shoal.dev/links"
+	// LinkHardware is the annotation of a Node with the hardware addresses of these
+	// links, with commas between them: by these hosts know one another there.
+	LinkHardware = "shoal.dev/link-hardware"
 	// Leaving is the annotation of a Node that drains: others announce what it
 	// did. The value is since when.
 	Leaving = "shoal.dev/leaving"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 
 	"shoal/api/loadbalancer/v1alpha1"
 	"shoal/netdp/services"
@@ -40,6 +42,9 @@ const (
 // Responder answers on the link.
 type Responder interface {
 	Set(interfaces []string, addresses []netip.Addr, renew bool) error
+	// Answers tells whether it does so for an address by now, and if another
+	// machine has it, which.
+	Answers(a netip.Addr) (yes bool, taken net.HardwareAddr)
 	Close()
 }
 
@@ -51,12 +56,16 @@ type Options struct {
 	Alive func() []string
 	// Changed has an element whenever Alive may say something else.
 	Changed <-chan struct{}
-	// Interfaces are those to other machines, Links the networks they are in.
+	// Interfaces are those to other machines, Links the networks they are in, and
+	// Hardware their hardware addresses.
 	Interfaces func() []string
 	Links      func() ([]netip.Prefix, error)
+	Hardware   func() []net.HardwareAddr
 	Responder  Responder
 	Client     kubernetes.Interface
-	Logger     *slog.Logger
+	// Events are for services whose address another machine has.
+	Events record.EventRecorder
+	Logger *slog.Logger
 }
 
 // Controller announces what this host is elected for.
@@ -105,6 +114,9 @@ func (c *Controller) nodeUpdated(old, obj any) {
 		c.look("")
 	}
 }
+
+// Look has all services looked at, as when what the Responder answers has changed.
+func (c *Controller) Look() { c.look("") }
 
 // look has a service looked at, or all.
 func (c *Controller) look(name string) {
@@ -218,8 +230,9 @@ func (c *Controller) addresses() []netip.Addr {
 
 // verdict is what an election says that this host is to tell of a service.
 type verdict struct {
-	announces bool // the first of its addresses
-	nobody    bool // can, and this host is the one to say so
+	first   netip.Addr // of its addresses
+	elected bool       // this host is, for the first
+	nobody  bool       // can, and this host is the one to say so
 }
 
 // elect notes which addresses of a service this host announces.
@@ -233,7 +246,7 @@ func (c *Controller) elect(name string, v view) (told verdict) {
 				mine = append(mine, a)
 			}
 			if i == 0 {
-				told.announces = who == c.o.Self
+				told.first, told.elected = a, who == c.o.Self
 				told.nobody = who == "" && Announcer(a, v.alive) == c.o.Self
 			}
 		}

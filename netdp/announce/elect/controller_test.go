@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/record"
 
 	"shoal/api/loadbalancer/v1alpha1"
 	"shoal/test/eventually"
@@ -29,6 +31,8 @@ type hosts struct {
 	mu     sync.Mutex
 	alive  []string            // guarded by mu
 	says   map[string][]string // addresses by host; guarded by mu
+	taken  net.HardwareAddr    // another machine on the link has all addresses; guarded by mu
+	events *record.FakeRecorder
 	by     map[string]*Controller
 	wake   []chan struct{}
 }
@@ -52,6 +56,12 @@ func (r recorder) Set(interfaces []string, addresses []netip.Addr, _ bool) error
 	return nil
 }
 
+func (r recorder) Answers(a netip.Addr) (yes bool, taken net.HardwareAddr) {
+	r.h.mu.Lock()
+	defer r.h.mu.Unlock()
+	return r.h.taken == nil && slices.Contains(r.h.says[r.host], a.String()), r.h.taken
+}
+
 func (r recorder) Close() {
 	r.h.mu.Lock()
 	defer r.h.mu.Unlock()
@@ -59,7 +69,7 @@ func (r recorder) Close() {
 }
 
 func startHosts(t *testing.T, client *fake.Clientset, links map[string]string) *hosts {
-	h := &hosts{t: t, client: client, says: map[string][]string{}, by: map[string]*Controller{}}
+	h := &hosts{t: t, client: client, says: map[string][]string{}, events: record.NewFakeRecorder(100), by: map[string]*Controller{}}
 	for name := range links {
 		h.alive = append(h.alive, name)
 	}
@@ -87,6 +97,8 @@ func (h *hosts) start(name, link string) {
 		},
 		Interfaces: func() []string { return []string{"eth0"} },
 		Links:      func() ([]netip.Prefix, error) { return parseLinks(link), nil },
+		Hardware:   func() []net.HardwareAddr { return []net.HardwareAddr{hardwareOf(name)} },
+		Events:     h.events,
 	}, factory)
 	if err != nil {
 		h.t.Fatal(err)
@@ -104,6 +116,9 @@ func (h *hosts) start(name, link string) {
 		factory.Shutdown()
 	})
 }
+
+// hardwareOf is where a host is on the link.
+func hardwareOf(name string) net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, 0, name[0]} }
 
 // dies has gossip call a host failed.
 func (h *hosts) dies(name string) {
@@ -153,6 +168,16 @@ func (h *hosts) settles(address string, among ...string) string {
 	return who[0]
 }
 
+// changes has another machine have all addresses, or none.
+func (h *hosts) changes(taken net.HardwareAddr) {
+	h.mu.Lock()
+	h.taken = taken
+	h.mu.Unlock()
+	for _, c := range h.by {
+		c.Look()
+	}
+}
+
 func without(all []string, name string) []string {
 	return slices.DeleteFunc(slices.Clone(all), func(n string) bool { return n == name })
 }
@@ -195,6 +220,23 @@ func TestOneHostAnnounces(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.settles(address, third)
+
+	// Another machine on the link has it, and leaves it again.
+	stranger := net.HardwareAddr{2, 1, 1, 1, 1, 1}
+	if h.by[third].OfHost(stranger) || !h.by[third].OfHost(hardwareOf(third)) {
+		t.Error("which hardware addresses are of hosts is not known")
+	}
+	h.changes(stranger)
+	eventually.True(t, "it is said who has the address", func() bool {
+		said := h.said()
+		return said.Status == metav1.ConditionFalse && said.Reason == ReasonDuplicate && strings.Contains(said.Message, stranger.String())
+	})
+	if e := <-h.events.Events; !strings.Contains(e, "Warning "+ReasonDuplicate) || !strings.Contains(e, stranger.String()) {
+		t.Errorf("the event is %q", e)
+	}
+	h.changes(nil)
+	h.settles(address, third)
+
 	if err := services.Delete(t.Context(), "web", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}

@@ -4,12 +4,17 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
 	"shoal/api/loadbalancer/v1alpha1"
@@ -21,18 +26,25 @@ const (
 	// ReasonNobody: no living host is on the address's link and, with
 	// externalTrafficPolicy Local, has a ready endpoint.
 	ReasonNobody = "NoHost"
+	// ReasonDuplicate: a machine on the link that is no host of the cell has the
+	// address.
+	ReasonDuplicate = "DuplicateAddress"
 )
 
 // say writes into a service which host announces it: this one, or none. With
 // addresses of two families that two hosts announce, the first one's counts.
 func (c *Controller) say(ctx context.Context, name string, v verdict) error {
 	svc := c.services.Service(name)
-	if svc == nil || !v.announces && !v.nobody || len(Addresses(svc)) == 0 {
+	if svc == nil || !v.elected && !v.nobody || len(Addresses(svc)) == 0 {
 		return nil
 	}
 	said := metav1.Condition{Type: v1alpha1.Announced, Status: metav1.ConditionTrue, Reason: ReasonOnLink, Message: c.o.Self, ObservedGeneration: svc.Generation}
 	if v.nobody {
 		said.Status, said.Reason, said.Message = metav1.ConditionFalse, ReasonNobody, nobody(svc)
+	} else if yes, taken := c.o.Responder.Answers(v.first); taken != nil {
+		said.Status, said.Reason, said.Message = metav1.ConditionFalse, ReasonDuplicate, duplicate(v.first, taken)
+	} else if !yes {
+		return nil // it looks whether the address is free, and has this looked at again
 	}
 	have := meta.FindStatusCondition(svc.Status.Conditions, said.Type)
 	if have != nil && have.Status == said.Status && have.Message == said.Message {
@@ -43,6 +55,9 @@ func (c *Controller) say(ctx context.Context, name string, v verdict) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	_, err := c.o.Client.CoreV1().Services(svc.Namespace).UpdateStatus(ctx, want, metav1.UpdateOptions{})
+	if err == nil && said.Reason == ReasonDuplicate {
+		c.o.Events.Event(svc, corev1.EventTypeWarning, said.Reason, said.Message)
+	}
 	if err == nil || apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -60,6 +75,19 @@ func nobody(svc *corev1.Service) string {
 	return "no living host on the address's link may announce it"
 }
 
+func duplicate(a netip.Addr, by net.HardwareAddr) string {
+	return fmt.Sprintf("the machine with the hardware address %s has %s, so no host announces it: take the address from that machine, "+
+		"or out of the AddressPool; it is looked for again from time to time", by, a)
+}
+
+// OfHost tells whether a hardware address is of a host of the cell.
+func (c *Controller) OfHost(mac net.HardwareAddr) bool {
+	nodes, _ := c.nodes.List(labels.Everything()) // from memory
+	return slices.ContainsFunc(nodes, func(n *corev1.Node) bool {
+		return slices.Contains(strings.Split(n.Annotations[v1alpha1.LinkHardware], ","), mac.String())
+	})
+}
+
 // publish writes into this host's Node which networks its links are in, and that
 // it is here to announce.
 func (c *Controller) publish(ctx context.Context) error {
@@ -75,11 +103,11 @@ func (c *Controller) publish(ctx context.Context) error {
 		return fmt.Errorf("say which networks this host is in: %w", err)
 	}
 	_, left := node.Annotations[v1alpha1.Leaving]
-	text := formatLinks(links)
-	if node.Annotations[v1alpha1.Links] == text && !left {
+	text, hardware := formatLinks(links), formatHardware(c.o.Hardware())
+	if node.Annotations[v1alpha1.Links] == text && node.Annotations[v1alpha1.LinkHardware] == hardware && !left {
 		return nil
 	}
-	return c.annotate(ctx, map[string]any{v1alpha1.Links: text, v1alpha1.Leaving: nil})
+	return c.annotate(ctx, map[string]any{v1alpha1.Links: text, v1alpha1.LinkHardware: hardware, v1alpha1.Leaving: nil})
 }
 
 // Leave has other hosts take over what this one announces, before it goes. From

@@ -2,6 +2,7 @@ package elect
 
 import (
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -111,6 +112,18 @@ func formatLinks(links []netip.Prefix) string {
 	for i, p := range links {
 		words[i] = p.Masked().String()
 	}
+	return joined(words)
+}
+
+func formatHardware(macs []net.HardwareAddr) string {
+	words := make([]string, len(macs))
+	for i, mac := range macs {
+		words[i] = mac.String()
+	}
+	return joined(words)
+}
+
+func joined(words []string) string {
 	slices.Sort(words)
 	return strings.Join(slices.Compact(words), ",")
 }

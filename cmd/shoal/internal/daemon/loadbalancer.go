@@ -5,6 +5,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -31,20 +32,26 @@ func (p *peer) startLoadBalancers(ctx context.Context, group *errgroup.Group, sh
 		return nil, fmt.Errorf("make client of the announcer: %w", err)
 	}
 	log := p.log.With("part", "announce")
-	responder := announce.New(announce.Options{Do: p.datapath.InHost, Logger: log})
+	var announcer *elect.Controller
+	responder := announce.New(announce.Options{
+		Do: p.datapath.InHost, Logger: log,
+		OfHost: func(mac net.HardwareAddr) bool { return announcer.OfHost(mac) }, Changed: func() { announcer.Look() },
+	})
+	events := record.NewBroadcaster(record.WithContext(ctx))
+	events.StartRecordingToSink(&typedcore.EventSinkImpl{Interface: client.CoreV1().Events("")})
+	recorder := events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "shoal", Host: p.config.Name})
 	changed, stop := p.node.Watch()
-	announcer, err := elect.New(elect.Options{
-		Self: p.config.Name, Alive: p.node.Names, Changed: changed, Interfaces: p.datapath.Uplinks, Links: p.datapath.UplinkNetworks,
-		Responder: responder, Client: client, Logger: log,
+	// The responder calls the announcer from when that has had it answer.
+	announcer, err = elect.New(elect.Options{
+		Self: p.config.Name, Alive: p.node.Names, Changed: changed,
+		Interfaces: p.datapath.Uplinks, Links: p.datapath.UplinkNetworks, Hardware: p.datapath.UplinkHardware,
+		Responder: responder, Client: client, Events: recorder, Logger: log,
 	}, shared)
 	if err != nil {
 		stop()
 		return nil, err
 	}
 	p.announcer = announcer
-	events := record.NewBroadcaster(record.WithContext(ctx))
-	events.StartRecordingToSink(&typedcore.EventSinkImpl{Interface: client.CoreV1().Events("")})
-	recorder := events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "shoal", Host: p.config.Name})
 	ports, err := healthport.New(shared, p.config.Name, p.forwards, recorder, p.log.With("part", "health ports"))
 	if err != nil {
 		stop()
