@@ -354,13 +354,6 @@ static __always_inline int to_outside(struct __sk_buff *skb)
 	return VERDICT_PASS;
 }
 
-/* The tunnel's packets are the stack's, and looked at when they are out of it. */
-static __always_inline int is_tunnel(const struct packet *p)
-{
-	return p->proto == PROTO_UDP && tunnel_port && p->dport == tunnel_port && !p->v6 &&
-	       bpf_map_lookup_elem(&node_addrs, p->dst);
-}
-
 /* What from_outside leaves, which may have sent it to another address, goes past
  * the stack when it is for a pod of this host. */
 static __always_inline int to_own_pod(struct __sk_buff *skb, struct packet *p)
@@ -376,13 +369,32 @@ static __always_inline int to_own_pod(struct __sk_buff *skb, struct packet *p)
 	return redirect_to_pod(skb, pod->ifindex);
 }
 
+#define VXLAN_HAS_ID bpf_htonl(0x08000000) /* RFC 7348, section 5 */
+
+/* Whether this host's address, at that place, is an end of the tunnel that the
+ * packet belongs to: the tunnel's device has it, and overlay.h sees what is in it.
+ * Read in place, since all that hosts send each other comes here; what is less
+ * plain is looked at as any other packet. */
+static __always_inline int is_tunnel(struct __sk_buff *skb, __u32 own)
+{
+	void *end = (void *)(long)skb->data_end;
+	__u8 *ip = (void *)(long)skb->data + ETH_LEN;
+	__u8 *udp = ip + 20, *vxlan = udp + 8;
+
+	if (skb->protocol != ETH_IPV4 || (void *)(vxlan + 8) > end)
+		return 0;
+	return ip[0] == 0x45 && ip[9] == PROTO_UDP && !(*(__be16 *)(ip + 6) & bpf_htons(0x3fff)) &&
+	       *(__be16 *)(udp + 2) == tunnel_port && *(__be32 *)(ip + own) == node_ipv4[3] &&
+	       *(__be32 *)vxlan == VXLAN_HAS_ID && *(__be32 *)(vxlan + 4) == bpf_htonl(tunnel_id << 8);
+}
+
 SEC("tc")
 int uplink_ingress(struct __sk_buff *skb)
 {
 	struct packet p = {};
 	int verdict;
 
-	if (parse(skb, &p) || is_tunnel(&p))
+	if (is_tunnel(skb, IP_DST) || parse(skb, &p))
 		return VERDICT_PASS;
 	verdict = from_outside(skb, &p);
 	/* What seems to come from this host itself, the stack refuses. */
@@ -395,7 +407,7 @@ int uplink_ingress(struct __sk_buff *skb)
 SEC("tc")
 int uplink_egress(struct __sk_buff *skb)
 {
-	return to_outside(skb);
+	return is_tunnel(skb, IP_SRC) ? VERDICT_PASS : to_outside(skb);
 }
 
 #endif
