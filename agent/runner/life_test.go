@@ -72,6 +72,7 @@ func sidecarOrder(b *bed) {
 		outer, inner := sidecar("outer", last), sidecar("inner", noting("inner"))
 		outer.StartupProbe = &v1.Probe{PeriodSeconds: 1, FailureThreshold: 60, ProbeHandler: execProbe("stat /data/log")}
 		inner.ReadinessProbe = &v1.Probe{PeriodSeconds: 1, ProbeHandler: execProbe("stat /data/ready")}
+		inner.StartupProbe = &v1.Probe{PeriodSeconds: 1, FailureThreshold: 60, ProbeHandler: execProbe("grep inner /data/log")}
 		p.Spec.InitContainers = []v1.Container{outer, container("between", "echo between >> /data/log"), inner}
 		shareData(p)
 	})
@@ -82,9 +83,10 @@ func sidecarOrder(b *bed) {
 	if c := condition(st, v1.PodReady); c.Status != v1.ConditionFalse || c.Message != "containers with unready status: [inner]" {
 		b.t.Errorf("an unready sidecar: %+v", c)
 	}
+	waitFor(b.t, "the main container to heed signals", func() bool { return strings.Contains(b.run(p, "cat", "/data/log"), "main") })
 	b.run(p, "touch", "/data/ready")
 	b.wait(p, "ready", func(s v1.PodStatus) bool { return condition(s, v1.PodReady).Status == v1.ConditionTrue })
-	b.runner.Set(deletion(p, 20))
+	b.runner.Set(deletion(p, 3600))
 	waitFor(b.t, "the order", func() bool { return strings.Contains(b.logs(p, "outer", 0), "inner-stopped") })
 	var steps []string
 	for _, line := range strings.Split(strings.TrimSpace(b.logs(p, "outer", 0)), "\n") {
@@ -284,9 +286,11 @@ func deletedInit(b *bed) {
 }
 
 func deadlineSidecar(b *bed) {
-	p := pod("late", sleeper, lasting(2), func(p *v1.Pod) { p.Spec.InitContainers = []v1.Container{sidecar("side", sleeper)} })
+	p := pod("late", sleeper, lasting(3600), func(p *v1.Pod) { p.Spec.InitContainers = []v1.Container{sidecar("side", sleeper)} })
 	b.runner.Set(p)
 	b.phase(p, v1.PodRunning)
+	lasting(1)(p)
+	b.runner.Set(p)
 	b.phase(p, v1.PodFailed)
 	s := b.last(p.UID)
 	if s.Reason != reasonDeadline || s.InitContainerStatuses[0].State.Terminated == nil || s.ContainerStatuses[0].State.Terminated == nil {

@@ -18,8 +18,8 @@ func forkBomb(b *bed) {
 		p.Spec.RestartPolicy = v1.RestartPolicyNever
 	})
 	b.runner.Set(bomb)
-	b.wait(bomb, "meets its bound", func(s v1.PodStatus) bool {
-		if s.Phase == v1.PodFailed {
+	waitFor(b.t, "the bomb to meet its bound", func() bool {
+		if b.last(bomb.UID).Phase == v1.PodFailed {
 			return true // the shell gave up
 		}
 		pids, err := b.runner.Cgroups.PIDs(b.runner.Cgroups.PodPath(v1.PodQOSBestEffort, string(bomb.UID)))

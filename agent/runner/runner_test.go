@@ -11,7 +11,6 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
@@ -452,17 +451,15 @@ func gracePod(b *bed) {
 			PreStop:   &v1.LifecycleHandler{Exec: &v1.ExecAction{Command: []string{"sh", "-c", "echo hook > /proc/1/fd/1"}}},
 			PostStart: &v1.LifecycleHandler{Exec: &v1.ExecAction{Command: []string{"sh", "-c", "echo begun > /proc/1/fd/1"}}},
 		}
-		p.Spec.TerminationGracePeriodSeconds = ptr(int64(3))
 	})
 	b.runner.Set(p)
 	b.wait(p, "ready after its hook", func(s v1.PodStatus) bool { return len(s.ContainerStatuses) > 0 && s.ContainerStatuses[0].Ready })
-	deleted := p.DeepCopy()
-	deleted.DeletionTimestamp, deleted.DeletionGracePeriodSeconds = ptr(metav1.Now()), ptr(int64(3))
-	b.runner.Set(deleted)
+	b.runner.Set(deletion(p, 3600)) // the hook and the shell have as long as they need
 	waitFor(b.t, "hooks and signal in the log", func() bool {
 		out := b.logs(p, "main", 0)
 		return strings.Contains(out, "F begun") && strings.Contains(out, "F hook") && strings.Contains(out, "F told")
 	})
+	b.runner.Set(deletion(p, 1))
 	c := b.container(p, "main", "killed", func(c v1.ContainerStatus) bool { return c.State.Terminated != nil })
 	if c.State.Terminated.ExitCode != 137 {
 		b.t.Errorf("state: %+v", c.State.Terminated)
@@ -471,12 +468,13 @@ func gracePod(b *bed) {
 }
 
 func probedPod(b *bed) {
+	const patient = 120 // seconds: a command that takes long is no failure
 	p := pod("probed", sleeper, func(p *v1.Pod) {
-		p.Spec.Containers[0].ReadinessProbe = &v1.Probe{PeriodSeconds: 1, FailureThreshold: 1,
+		p.Spec.Containers[0].ReadinessProbe = &v1.Probe{PeriodSeconds: 1, FailureThreshold: 1, TimeoutSeconds: patient,
 			ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"stat", "/ready"}}}}
-		p.Spec.Containers[0].LivenessProbe = &v1.Probe{PeriodSeconds: 1, FailureThreshold: 1,
+		p.Spec.Containers[0].LivenessProbe = &v1.Probe{PeriodSeconds: 1, FailureThreshold: 1, TimeoutSeconds: patient,
 			ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"sh", "-c", "! stat /dead"}}}}
-		p.Spec.Containers[0].StartupProbe = &v1.Probe{PeriodSeconds: 1, FailureThreshold: 3,
+		p.Spec.Containers[0].StartupProbe = &v1.Probe{PeriodSeconds: 1, FailureThreshold: 3, TimeoutSeconds: patient,
 			ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"true"}}}}
 	})
 	ready := func(want bool) func(v1.PodStatus) bool {

@@ -106,6 +106,7 @@ func TestSecretsInTheEnvironment(t *testing.T) {
 				t.Errorf("%s by exec is %.60q, want %.60q", name, got, want)
 			}
 		}
+		waitFor(t, "the script to note its environment", func() bool { return b.run(p, "sh", "-c", "test -s /dev/shm/seen; echo $?") == "0\n" })
 		if got := b.run(p, "cat", "/dev/shm/seen"); got != awkward {
 			t.Errorf("the container saw %q", got)
 		}
@@ -168,6 +169,7 @@ func TestSecretsInArguments(t *testing.T) {
 	b.runner.Set(p)
 	b.phase(p, v1.PodRunning)
 	want := "key=" + secretMark + " $(NOBODY) $(PASSWORD)"
+	waitFor(t, "the script to note its argument", func() bool { return b.run(p, "sh", "-c", "test -s /dev/shm/seen; echo $?") == "0\n" })
 	if got := b.run(p, "cat", "/dev/shm/seen"); got != want {
 		t.Errorf("the argument is %q, want %q", got, want)
 	}
