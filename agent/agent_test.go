@@ -65,7 +65,7 @@ func runTests(m *testing.M) (code int, err error) {
 }
 
 // limit bounds every wait; it is never what is tested.
-const limit = 60 * time.Second
+const limit = 3 * time.Minute
 
 // host is an agent on a containerd and a network of its own.
 type host struct {

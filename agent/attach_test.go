@@ -103,7 +103,12 @@ func (h *host) type1(s *session, text, want string) {
 			h.t.Fatal(err)
 		}
 	case err := <-s.done:
-		h.t.Fatalf("the session ended before %q was typed: %v; it showed %q", text, err, s.out)
+		s.done <- err
+		select { // what was typed may have ended it
+		case <-written:
+		case <-time.After(limit):
+			h.t.Fatalf("the session ended before %q was typed: %v; it showed %q", text, err, s.out)
+		}
 	}
 	h.shows(s, want)
 }

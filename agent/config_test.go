@@ -118,8 +118,9 @@ func TestMissingConfigMap(t *testing.T) {
 	}
 	h.eventually("an event that says what is missing", func() bool {
 		list, err := peer.Client.CoreV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=needs,reason=FailedMount"})
-		return err == nil && len(list.Items) > 0 &&
-			list.Items[0].Message == `MountVolume.SetUp failed for volume "conf" : configmap "needed-conf" not found`
+		return err == nil && slices.ContainsFunc(list.Items, func(e v1.Event) bool {
+			return e.Message == `MountVolume.SetUp failed for volume "conf" : configmap "needed-conf" not found`
+		})
 	})
 	cm := &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "needed-conf"}, Data: map[string]string{"key": "here"}}
 	if _, err := peer.Client.CoreV1().ConfigMaps("default").Create(ctx, cm, metav1.CreateOptions{}); err != nil {

@@ -228,6 +228,7 @@ func TestDevicesOfOnePod(t *testing.T) {
 		c := h.running("reuse").Status.ContainerStatuses[0]
 		return c.RestartCount == 1 && c.State.Running != nil
 	})
+	h.eventually("the second attempt's line", func() bool { return strings.Count(h.inside("reuse", "cat /own/log"), "\n") > 0 })
 	if out := h.inside("reuse", "cat /own/log"); out != "cdi1 yes\ncdi1 yes" {
 		t.Errorf("the two attempts had %q", out)
 	}

@@ -77,7 +77,7 @@ func TestDiskPressure(t *testing.T) {
 	h.eventually("the unused image to go", func() bool {
 		return !strings.Contains(h.request(http.MethodGet, imagesPath, nil, http.StatusOK), "unused:v1")
 	})
-	h.condition(v1.NodeDiskPressure, v1.ConditionTrue)
+	h.event("full", "NodeHasDiskPressure") // which may be over by now
 	h.condition(v1.NodeDiskPressure, v1.ConditionFalse)
 
 	h.make("most", fill("40"), func(*v1.Pod) {})
@@ -100,7 +100,7 @@ func TestDiskPressure(t *testing.T) {
 func TestNoneUnderDiskPressure(t *testing.T) {
 	log := &screen{}
 	h := newHost(t, "crowded", func(o *Options) {
-		o.Resources = Resources{EvictionHard: "nodefs.available<99%,nodefs.inodesFree<1%", EvictionTransition: time.Hour}
+		o.Resources = Resources{EvictionHard: "nodefs.available<1Ei,nodefs.inodesFree<1%", EvictionTransition: time.Hour}
 		o.Logger = slog.New(slog.NewTextHandler(io.MultiWriter(log, t.Output()), nil))
 	})
 	h.condition(v1.NodeDiskPressure, v1.ConditionTrue)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -92,7 +93,7 @@ func TestStaticPods(t *testing.T) {
 	})
 	h.eventually("an event about the broken file", func() bool {
 		list, err := peer.Client.CoreV1().Events("default").List(context.Background(), metav1.ListOptions{FieldSelector: "involvedObject.name=static1,reason=InvalidManifest"})
-		return err == nil && len(list.Items) > 0 && strings.Contains(list.Items[0].Message, "broken.yaml")
+		return err == nil && slices.ContainsFunc(list.Items, func(e v1.Event) bool { return strings.Contains(e.Message, "broken.yaml") })
 	})
 
 	if err := os.Remove(file); err != nil {

@@ -211,7 +211,7 @@ func openRoot(t *testing.T) *Tree {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to make control groups")
 	}
-	tree, err := Open("/shoalcgrouptest")
+	tree, err := Open(fmt.Sprintf("/shoalcgrouptest%d", os.Getpid()))
 	if err != nil {
 		t.Fatal(err)
 	}

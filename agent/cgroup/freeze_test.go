@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"shoal/test/eventually"
 )
 
 // TestFreeze: what runs in a pod's container stands still until it is let go, and
@@ -68,6 +70,8 @@ func TestFreeze(t *testing.T) {
 	if err := tree.Freeze(); err != nil {
 		t.Fatal(err)
 	}
+	pod := filepath.Dir(group) // a host short of CPU may take longer than Freeze waits
+	eventually.True(t, "the pod to stand still", func() bool { return tree.freezer().stands(pod) })
 	stood := size()
 	time.Sleep(100 * time.Millisecond)
 	if now := size(); now != stood {

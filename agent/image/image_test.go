@@ -288,7 +288,7 @@ func TestWrongLayer(t *testing.T) {
 
 // TestResume: a transfer that breaks off or stalls goes on where it was.
 func TestResume(t *testing.T) {
-	s, ctx := newStore(t, Config{StallTimeout: 500 * time.Millisecond})
+	s, ctx := newStore(t, Config{StallTimeout: 3 * time.Second})
 	reg := testbed.StartRegistry(t, false)
 	layer := noise(4<<20, 1)
 	image := reg.Push(t, "x/y:v1", "amd64", testbed.Layer(t), layer)

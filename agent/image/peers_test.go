@@ -165,7 +165,7 @@ func TestPullAfterwards(t *testing.T) {
 // TestBadPeer: what a peer gives wrong is refused, the peer is named in the log
 // and skipped, and the image comes from another source.
 func TestBadPeer(t *testing.T) {
-	c, ctx := newCell(t, Config{StallTimeout: time.Second}, "a", "b")
+	c, ctx := newCell(t, Config{StallTimeout: 3 * time.Second}, "a", "b")
 	reg := testbed.StartRegistry(t, false)
 	layer := testbed.Layer(t)
 	pushed := reg.Push(t, "x/y:v1", "amd64", layer)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -58,6 +59,28 @@ func startConsole(t *testing.T, c Console) *container {
 	return b
 }
 
+// shown is what a client has got so far.
+type shown struct {
+	mu  sync.Mutex
+	buf bytes.Buffer // guarded by mu
+}
+
+// Write implements io.Writer.
+func (s *shown) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.buf.Write(p)
+}
+
+func (s *shown) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.buf.String()
+}
+
+// Len is how many bytes there are.
+func (s *shown) Len() int { return len(s.String()) }
+
 // end closes the container's side.
 func (b *container) end() {
 	for _, f := range []*os.File{b.in, b.out, b.err} {
@@ -81,7 +104,7 @@ func (b *container) wait(done <-chan error) {
 		if err != nil {
 			b.t.Errorf("attach: %v", err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		b.t.Fatal("the client does not end")
 	}
 }
@@ -177,9 +200,9 @@ func TestConsoleBacklog(t *testing.T) {
 	for i := range 100_000 {
 		fmt.Fprintf(b.out, "line %d\r\n", i)
 	}
-	var out bytes.Buffer
+	var out shown
 	done := b.attach(Client{Out: &out})
-	time.Sleep(100 * time.Millisecond)
+	eventually.True(t, "the client to be shown something", func() bool { return out.Len() > 0 })
 	b.end()
 	b.wait(done)
 	if out.Len() > 256<<10 || !strings.HasSuffix(out.String(), "line 99999\r\n") {
@@ -202,9 +225,9 @@ func TestConsoleLogIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	fmt.Fprint(b.out, "> ")
-	var out bytes.Buffer
+	var out shown
 	done := b.attach(Client{Out: &out})
-	time.Sleep(100 * time.Millisecond)
+	eventually.True(t, "the client to be shown the prompt", func() bool { return strings.HasSuffix(out.String(), "> ") })
 	fmt.Fprint(b.out, "later\n")
 	b.end()
 	b.wait(done)

@@ -122,16 +122,12 @@ func TestCache(t *testing.T) {
 	all("a change")
 	put("later", "here", false)
 	all("an object that came later")
-	if text("one") != "2" || text("later") != "here" {
-		t.Errorf("after changes: %s, %s", text("one"), text("later"))
-	}
+	eventually.True(t, "the changes to be answered", func() bool { return text("one") == "2" && text("later") == "here" })
 	if err := maps.Delete(ctx, "later", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	all("a deletion")
-	if text("later") != "-" {
-		t.Error("an object that is gone is answered for")
-	}
+	eventually.True(t, "an object that is gone to be answered for no more", func() bool { return text("later") == "-" })
 	if text("fixed") != "1" || source.asked == 0 {
 		t.Error("one beyond the watches is asked for")
 	}

@@ -69,8 +69,12 @@ func serve(t *testing.T, tls bool) int32 {
 }
 
 func put(p v1.ProbeHandler, ports ...v1.ContainerPort) answer {
+	return putFor(time.Minute, p, ports...)
+}
+
+func putFor(timeout time.Duration, p v1.ProbeHandler, ports ...v1.ContainerPort) answer {
 	q := newQuestion(&Task{Probe: v1.Probe{ProbeHandler: p}, Container: &v1.Container{Name: "c", Ports: ports}, IP: "127.0.0.1"})
-	return q(context.Background(), time.Second)
+	return q(context.Background(), timeout)
 }
 
 // TestHTTP asks real servers.
@@ -82,6 +86,9 @@ func TestHTTP(t *testing.T) {
 			c(a)
 		}
 		return put(v1.ProbeHandler{HTTPGet: a}, v1.ContainerPort{Name: "web", ContainerPort: plain})
+	}
+	hangs := func(port int32) answer {
+		return putFor(500*time.Millisecond, v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/hang", Port: intstr.FromInt32(port)}})
 	}
 	header := func(a *v1.HTTPGetAction) {
 		a.HTTPHeaders = []v1.HTTPHeader{{Name: "X-Probe", Value: "yes"}, {Name: "Host", Value: "me"}}
@@ -100,7 +107,7 @@ func TestHTTP(t *testing.T) {
 		"bad":                   {get("/bad"), false, "HTTP probe failed with statuscode: 503"},
 		"a redirect":            {get("/local"), true, ""},
 		"a redirect elsewhere":  {get("/away"), true, "Probe terminated redirects"},
-		"a server that hangs":   {get("/hang"), false, "context deadline exceeded"},
+		"a server that hangs":   {hangs(plain), false, "context deadline exceeded"},
 		"a server that floods":  {get("/flood"), true, ""},
 		"nobody there":          {get("/ok", func(a *v1.HTTPGetAction) { a.Port = intstr.FromInt32(1) }), false, "connection refused"},
 		"a port without a name": {get("/ok", func(a *v1.HTTPGetAction) { a.Port = intstr.FromString("other") }), false, ""},
@@ -129,9 +136,10 @@ func TestTCPAndGRPC(t *testing.T) {
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
 	port := portOf(t, listener.Addr().String())
-	ask := func(port int32, service string) answer {
-		return put(v1.ProbeHandler{GRPC: &v1.GRPCAction{Port: port, Service: &service}})
+	askFor := func(timeout time.Duration, port int32, service string) answer {
+		return putFor(timeout, v1.ProbeHandler{GRPC: &v1.GRPCAction{Port: port, Service: &service}})
 	}
+	ask := func(port int32, service string) answer { return askFor(time.Minute, port, service) }
 	for name, test := range map[string]struct {
 		got    answer
 		ok     bool
@@ -142,9 +150,9 @@ func TestTCPAndGRPC(t *testing.T) {
 		"grpc":            {ask(port, ""), true, "service healthy"},
 		"grpc, sick":      {ask(port, "sick"), false, `service unhealthy (responded with "NOT_SERVING")`},
 		"grpc, unknown":   {ask(port, "none"), false, "unknown service"},
-		"grpc to nobody":  {ask(1, ""), false, "failed to connect service"},
+		"grpc to nobody":  {askFor(time.Second, 1, ""), false, "failed to connect service"},
 		"no handler":      {put(v1.ProbeHandler{}), false, ""},
-		"grpc over http1": {ask(serve(t, false), ""), false, "timeout: failed to connect service"},
+		"grpc over http1": {askFor(time.Second, serve(t, false), ""), false, "timeout: failed to connect service"},
 	} {
 		if test.got.ok != test.ok || !strings.Contains(test.got.detail, test.detail) {
 			t.Errorf("%s: %+v, want ok %v, %q", name, test.got, test.ok, test.detail)

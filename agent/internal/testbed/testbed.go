@@ -33,7 +33,7 @@ const Namespace = "shoal-test"
 
 // readyTimeout bounds containerd's start; it usually takes a fifth of a
 // second.
-const readyTimeout = 30 * time.Second
+const readyTimeout = 3 * time.Minute
 
 // Containerd is a containerd of the test's own.
 type Containerd struct {
