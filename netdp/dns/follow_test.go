@@ -38,7 +38,7 @@ func TestFollow(t *testing.T) {
 	says := func(want string) {
 		t.Helper()
 		got := ""
-		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
 			var all []string
 			for _, name := range []string{"db.default.svc.cluster.local.", "other.default.svc.cluster.local.", "10-64-0-9.default.pod.cluster.local."} {
 				for _, rr := range index.Lookup(name, dns.TypeA).Records {

@@ -24,6 +24,7 @@ import (
 
 	"shoal/netdp/dns/forward"
 	"shoal/netdp/dns/records"
+	"shoal/test/eventually"
 )
 
 // upstream is a real server that counts what it is asked.
@@ -40,15 +41,19 @@ func startUpstream(t *testing.T, handle func(w dns.ResponseWriter, m *dns.Msg)) 
 		u.asked.Add(1)
 		handle(w, m)
 	})
-	stream, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	u.addr = netip.MustParseAddrPort(stream.Addr().String())
-	packets, err := net.ListenPacket("udp", u.addr.String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	var stream net.Listener
+	var packets net.PacketConn
+	eventually.True(t, "a port that is free for both", func() bool {
+		var err error
+		if stream, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+		u.addr = netip.MustParseAddrPort(stream.Addr().String())
+		if packets, err = net.ListenPacket("udp", u.addr.String()); err != nil {
+			_ = stream.Close() // another program's
+		}
+		return err == nil
+	})
 	for _, s := range []*dns.Server{{Listener: stream, Handler: handler}, {PacketConn: packets, Handler: handler}} {
 		started := make(chan struct{})
 		s.NotifyStartedFunc = func() { close(started) }

@@ -87,7 +87,7 @@ func (r *recorder) WatchLinks(ctx context.Context, _ func()) error {
 
 func (r *recorder) await(t *testing.T, want string) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		r.mu.Lock()
 		got := fmt.Sprint(r.hosts)

@@ -159,7 +159,7 @@ func start(t *testing.T, opts netdp.Options, client *fake.Clientset, alive ...st
 // reaches waits until the kernel holds what want says, one service a line.
 func (r *running) reaches(want string) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -186,7 +186,7 @@ func (r *running) told() string {
 	select {
 	case e := <-r.events:
 		return e
-	case <-time.After(10 * time.Second):
+	case <-time.After(2 * time.Minute):
 		r.t.Fatal("there is no Event")
 	}
 	return ""

@@ -119,7 +119,7 @@ func TestKeeper(t *testing.T) {
 func within(t *testing.T, check func() error) {
 	t.Helper()
 	err := fmt.Errorf("it was never looked at")
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if err = check(); err == nil {
 			return
 		}
