@@ -56,7 +56,7 @@ func run(m *testing.M) int {
 
 func eventually(t *testing.T, what string, check func(context.Context) bool) {
 	t.Helper()
-	err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, 3*time.Minute, true, func(ctx context.Context) (bool, error) {
 		return check(ctx), nil
 	})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -60,15 +61,17 @@ func newPeer(t *testing.T, config Config) *peer {
 	return &peer{log: log, progress: newProgress(io.Discard, log, false), config: config, listener: listener, clock: store.SystemClock{}}
 }
 
-// freePorts finds one that is free, with the next, for both protocols.
+// freePorts finds one that is free, with the next, for both protocols. It is none
+// that the kernel gives to who asks for any (32768 and above, ip(7)): a peer that
+// is down for a while must have it back.
 func freePorts(t *testing.T) int {
 	t.Helper()
 	for range 100 {
-		l, err := net.Listen("tcp", ":0")
+		port := 20_000 + 2*rand.IntN(5_000)
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
 		if err != nil {
-			t.Fatal(err)
+			continue // somebody serves there
 		}
-		port := l.Addr().(*net.TCPAddr).Port
 		next, err := net.Listen("tcp", fmt.Sprintf(":%d", port+1))
 		_ = l.Close()
 		if err != nil {

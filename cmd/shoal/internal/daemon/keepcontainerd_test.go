@@ -49,7 +49,7 @@ func TestContainerdComesBack(t *testing.T) {
 	}
 	eventually.True(t, "another containerd", func() bool {
 		now := ownContainerd(dir)
-		return now != nil && now.pid != first && starts.Load() == 2
+		return now != nil && now.pid != first && starts.Load() >= 2
 	})
 	cancel()
 	if err := <-kept; err != nil {
