@@ -49,7 +49,7 @@ func TestLeadTakesTurns(t *testing.T) {
 	go func() { done <- l.While(ctx) }()
 	await := func(what string, want bool) {
 		t.Helper()
-		deadline := time.Now().Add(10 * time.Second)
+		deadline := time.Now().Add(2 * time.Minute)
 		for {
 			mu.Lock()
 			got := running

@@ -15,13 +15,14 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
 
 	"shoal/api/apitest"
 )
 
 // Limit is how long a test waits for something before it calls it missing. It
 // is far above what anything takes, also on a busy machine.
-const Limit = 60 * time.Second
+const Limit = 3 * time.Minute
 
 // Peer is a running API server.
 type Peer struct {
@@ -107,13 +108,21 @@ func (p *Peer) Node(t testing.TB, name string, capacity map[v1.ResourceName]stri
 			t.Error(err)
 		}
 	})
-	node.Status.Capacity = v1.ResourceList{}
-	for name, amount := range capacity {
-		node.Status.Capacity[name] = resource.MustParse(amount)
-	}
-	node.Status.Allocatable = node.Status.Capacity
-	node.Status.Conditions = []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue}}
-	if node, err = p.Client.CoreV1().Nodes().UpdateStatus(t.Context(), node, metav1.UpdateOptions{}); err != nil {
+	// Controllers may have marked it by now.
+	err = retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		if node, err = p.Client.CoreV1().Nodes().Get(t.Context(), name, metav1.GetOptions{}); err != nil {
+			return err
+		}
+		node.Status.Capacity = v1.ResourceList{}
+		for name, amount := range capacity {
+			node.Status.Capacity[name] = resource.MustParse(amount)
+		}
+		node.Status.Allocatable = node.Status.Capacity
+		node.Status.Conditions = []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue}}
+		node, err = p.Client.CoreV1().Nodes().UpdateStatus(t.Context(), node, metav1.UpdateOptions{})
+		return err
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	return node
