@@ -162,7 +162,7 @@ func TestCustomResource(t *testing.T) {
 			t.Error(result.Err)
 		}
 	})
-	kubectl(t, "wait", "--for", "condition=Established", "crd/gadgets.test.example", "--timeout", "60s")
+	kubectl(t, "wait", "--for", "condition=Established", "crd/gadgets.test.example", "--timeout", "240s")
 	apply(t, ns, fmt.Sprintf(gadget, "3"))
 	mentions(t, kubectl(t, "get", "gd", "--namespace", ns), "NAME", "SIZE", "one", "3")
 	mentions(t, kubectlFails(t, fmt.Sprintf(gadget, "0"), "apply", "--namespace", ns, "--filename", "-"), "spec.size", "greater than or equal to 1")

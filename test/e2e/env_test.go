@@ -20,7 +20,7 @@ import (
 
 // settleWithin bounds every wait for the cluster to reach a state. Nothing is
 // asserted about speed here: that is what test/bench prints.
-const settleWithin = 90 * time.Second
+const settleWithin = 4 * time.Minute
 
 // eventually waits until check returns nil.
 func eventually(t *testing.T, what string, check func() error) {

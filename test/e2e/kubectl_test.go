@@ -49,7 +49,7 @@ func TestKubectlWorkload(t *testing.T) {
 		t.Errorf("diff of what was just applied ends with %d:\n%s%s", diff.Code, diff.Stdout, diff.Stderr)
 	}
 
-	mentions(t, kubectl(t, in("rollout", "status", "deployment/web", "--timeout", "60s")...), "successfully rolled out")
+	mentions(t, kubectl(t, in("rollout", "status", "deployment/web", "--timeout", "240s")...), "successfully rolled out")
 	mentions(t, kubectl(t, in("get", "deployments")...), "NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE", "1/1")
 	mentions(t, kubectl(t, in("get", "pods", "--output", "wide")...), "NODE", "Running", daemon.Name)
 	mentions(t, kubectl(t, in("describe", "deployment", "web")...), "Replicas:", "1 desired", "ScalingReplicaSet")
@@ -75,11 +75,11 @@ func TestKubectlWorkload(t *testing.T) {
 	}
 	t.Setenv("EDITOR", editor)
 	mentions(t, kubectl(t, in("edit", "deployment", "web")...), "deployment.apps/web edited")
-	kubectl(t, in("rollout", "status", "deployment/web", "--timeout", "60s")...)
+	kubectl(t, in("rollout", "status", "deployment/web", "--timeout", "240s")...)
 	podsReady(t, ns, "app=web", 2)
 
 	mentions(t, kubectl(t, in("expose", "deployment", "web", "--port", "9000")...), "service/web exposed")
-	kubectl(t, in("wait", "--for", "condition=Available", "deployment/web", "--timeout", "60s")...)
+	kubectl(t, in("wait", "--for", "condition=Available", "deployment/web", "--timeout", "240s")...)
 	kubectl(t, in("delete", "deployment", "web", "--wait")...)
 	podsReady(t, ns, "app=web", 0)
 }
@@ -88,7 +88,7 @@ func TestKubectlLogsAndExec(t *testing.T) {
 	ns := newNamespace(t)
 	kubectl(t, "run", "talker", "--namespace", ns, "--image", busyboxImage, "--restart", "Never",
 		"--command", "--", "sh", "-c", "echo first; echo second >&2; trap 'exit 0' TERM; while :; do sleep 0.1; done")
-	kubectl(t, "wait", "--namespace", ns, "--for", "condition=Ready", "pod/talker", "--timeout", "60s")
+	kubectl(t, "wait", "--namespace", ns, "--for", "condition=Ready", "pod/talker", "--timeout", "240s")
 	eventually(t, "both log lines", func() error {
 		logs := kubectl(t, "logs", "--namespace", ns, "talker")
 		if !strings.Contains(logs, "first\n") || !strings.Contains(logs, "second\n") {

@@ -123,11 +123,11 @@ func testDaemonDown(t *testing.T, end func()) {
 		t.Fatal(err)
 	}
 	check("after the start")
-	kubectl(t, "wait", "--for", "condition=Ready", "node/"+daemon.Name, "--timeout", "60s")
+	kubectl(t, "wait", "--for", "condition=Ready", "node/"+daemon.Name, "--timeout", "240s")
 	// A pod made now passes through the whole agent, so what it found at its
 	// start has been dealt with by then.
 	kubectl(t, "run", "later", "--namespace", ns, "--image", busyboxImage, "--command", "--", "sleep", "3600")
-	kubectl(t, "wait", "--namespace", ns, "--for", "condition=Ready", "pod/later", "--timeout", "60s")
+	kubectl(t, "wait", "--namespace", ns, "--for", "condition=Ready", "pod/later", "--timeout", "240s")
 	kubectl(t, "delete", "pod", "later", "--namespace", ns, "--now")
 	check("later")
 	if after := containerIDs(podsReady(t, ns, "app=echo", 3)); !maps.Equal(before, after) {
@@ -200,7 +200,7 @@ func TestContainerdHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	nodeReady(corev1.ConditionTrue, "")
-	kubectl(t, "wait", "--namespace", ns, "--for", "condition=Ready", "pod/meanwhile", "--timeout", "60s")
+	kubectl(t, "wait", "--namespace", ns, "--for", "condition=Ready", "pod/meanwhile", "--timeout", "240s")
 
 	if err := containerd.Restart(t.Context()); err != nil {
 		t.Fatal(err)
@@ -208,7 +208,7 @@ func TestContainerdHangs(t *testing.T) {
 	serving()
 	kubectl(t, "delete", "pod", "meanwhile", "--namespace", ns, "--now")
 	kubectl(t, "run", "later", "--namespace", ns, "--image", busyboxImage, "--command", "--", "sleep", "3600")
-	kubectl(t, "wait", "--namespace", ns, "--for", "condition=Ready", "pod/later", "--timeout", "60s")
+	kubectl(t, "wait", "--namespace", ns, "--for", "condition=Ready", "pod/later", "--timeout", "240s")
 	if after := containerIDs(podsReady(t, ns, "app=echo", 2)); !maps.Equal(before, after) {
 		t.Errorf("containers before %v, after %v", before, after)
 	}

@@ -20,7 +20,7 @@ import (
 )
 
 // answerWithin bounds one question to the echo server.
-const answerWithin = 3 * time.Second
+const answerWithin = 15 * time.Second
 
 // echo is a Deployment and a NodePort service of the echo server, which answers
 // a line or a datagram with its pod's name and the text.
@@ -139,7 +139,7 @@ func allAnswer(t *testing.T, network, addr string, pods []corev1.Pod) {
 func askFrom(ctx context.Context, prefix []string, host, port string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*answerWithin)
 	defer cancel()
-	argv := append(slices.Clone(prefix), "busybox", "sh", "-c", fmt.Sprintf("(echo hello; sleep 0.3) | busybox nc -w 2 %s %s", host, port))
+	argv := append(slices.Clone(prefix), "busybox", "sh", "-c", fmt.Sprintf("(echo hello; sleep 0.3) | busybox nc -w 10 %s %s", host, port))
 	result := harness.Command{Argv: argv}.Run(ctx)
 	if result.Stdout == "" {
 		return "", fmt.Errorf("no answer from %s:%s: %w", host, port, errors.Join(result.Err, errors.New(result.Stderr)))
@@ -162,7 +162,7 @@ func TestServicePaths(t *testing.T) {
 		allAnswer(t, network, net.JoinHostPort("127.0.0.1", nodePort(service, network)), pods)
 	}
 	kubectl(t, "run", "asker", "--namespace", ns, "--image", busyboxImage, "--command", "--", "sleep", "3600")
-	kubectl(t, "wait", "--namespace", ns, "--for", "condition=Ready", "pod/asker", "--timeout", "60s")
+	kubectl(t, "wait", "--namespace", ns, "--for", "condition=Ready", "pod/asker", "--timeout", "240s")
 	kubectlPath, err := harness.Binary(".cache/bin/kubectl")
 	if err != nil {
 		t.Fatal(err)

@@ -135,18 +135,19 @@ func TestServiceWithoutSelector(t *testing.T) {
 	}
 }
 
-// slowToGo is an echo server that serves for a while after it was deleted.
+// slowToGo is an echo server that serves on after it was deleted, for far longer
+// than the test takes, which then ends it by force.
 const slowToGo = `
 apiVersion: v1
 kind: Pod
 metadata: {name: %[1]s, labels: {app: slow}}
 spec:
-  terminationGracePeriodSeconds: 60
+  terminationGracePeriodSeconds: 600
   containers:
   - name: echo
     image: ` + echoImage + `
     ports: [{containerPort: 9000}]
-    lifecycle: {preStop: {sleep: {seconds: 50}}}
+    lifecycle: {preStop: {sleep: {seconds: 590}}}
 `
 
 // TestTerminatingPods: a pod that ends gets no new connection while another is

@@ -103,7 +103,7 @@ func TestResourceLimits(t *testing.T) {
     command: [sleep, "3600"]
     resources: {requests: {cpu: 100m}, limits: {memory: 48Mi, cpu: 250m}}
 `))
-	kubectl(t, "wait", "--namespace", ns, "--for", "condition=Ready", "pod/limited", "--timeout", "60s")
+	kubectl(t, "wait", "--namespace", ns, "--for", "condition=Ready", "pod/limited", "--timeout", "240s")
 	limits := hostCgroupValues(t, ns, "limited")
 	if limits.memory != "50331648" || limits.cpu != "0.25" {
 		t.Errorf("the kernel's limits are %+v", limits)
@@ -215,7 +215,7 @@ func TestRollout(t *testing.T) {
 	apply(t, ns, webDeployment(2))
 	podsReady(t, ns, "app=web", 2)
 	kubectl(t, "set", "env", "deployment/web", "--namespace", ns, "REVISION=2")
-	kubectl(t, "rollout", "status", "deployment/web", "--namespace", ns, "--timeout", "60s")
+	kubectl(t, "rollout", "status", "deployment/web", "--namespace", ns, "--timeout", "240s")
 	for _, pod := range podsReady(t, ns, "app=web", 2) {
 		if len(pod.Spec.Containers[0].Env) != 1 {
 			t.Errorf("pod %s is of the old revision", pod.Name)
@@ -223,7 +223,7 @@ func TestRollout(t *testing.T) {
 	}
 	mentions(t, kubectl(t, "rollout", "history", "deployment/web", "--namespace", ns), "REVISION", "1", "2")
 	kubectl(t, "rollout", "undo", "deployment/web", "--namespace", ns)
-	kubectl(t, "rollout", "status", "deployment/web", "--namespace", ns, "--timeout", "60s")
+	kubectl(t, "rollout", "status", "deployment/web", "--namespace", ns, "--timeout", "240s")
 	for _, pod := range podsReady(t, ns, "app=web", 2) {
 		if len(pod.Spec.Containers[0].Env) != 0 {
 			t.Errorf("pod %s is not of the first revision", pod.Name)
@@ -234,7 +234,7 @@ func TestRollout(t *testing.T) {
 func TestJobAndDaemonSet(t *testing.T) {
 	ns := newNamespace(t)
 	kubectl(t, "create", "job", "sum", "--namespace", ns, "--image", busyboxImage, "--", "sh", "-c", "echo $((6*7))")
-	kubectl(t, "wait", "--namespace", ns, "--for", "condition=Complete", "job/sum", "--timeout", "60s")
+	kubectl(t, "wait", "--namespace", ns, "--for", "condition=Complete", "job/sum", "--timeout", "240s")
 	mentions(t, kubectl(t, "logs", "--namespace", ns, "job/sum"), "42")
 	apply(t, ns, `
 apiVersion: apps/v1

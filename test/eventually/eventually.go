@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	within = 60 * time.Second
+	within = 3 * time.Minute
 	every  = 5 * time.Millisecond
 )
 

@@ -12,7 +12,7 @@ import (
 )
 
 // startWithin bounds how long a containerd may take to answer on its socket.
-const startWithin = 30 * time.Second
+const startWithin = 2 * time.Minute
 
 // Containerd is a containerd of the world's own.
 type Containerd struct {

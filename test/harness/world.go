@@ -36,7 +36,7 @@ const (
 	outsideCgroup = "outside"
 
 	// goneWithin bounds how long killed processes may take to leave a cgroup.
-	goneWithin = 10 * time.Second
+	goneWithin = time.Minute
 )
 
 // World is the private machine the calling process runs on.

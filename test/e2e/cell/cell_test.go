@@ -26,7 +26,7 @@ import (
 const (
 	// settleWithin bounds every wait for the cell to reach a state. Nothing is
 	// asserted about speed here: that is what test/bench prints.
-	settleWithin = 2 * time.Minute
+	settleWithin = 4 * time.Minute
 	// answerWithin is a patient client's own timeout for one request.
 	answerWithin = 20 * time.Second
 )
