@@ -144,6 +144,14 @@ static __always_inline int still_valid(const struct flow *f, const struct packet
 	return !opens(p) || b->state & BACKEND_OUTSIDE;
 }
 
+/* An open TCP connection to a pod of this host goes on after the pod has left the
+ * service; one that is no more is refused by whom the service leads to now. */
+static __always_inline int outlives_service(const struct flow *f, const struct packet *p,
+					    __u32 service)
+{
+	return f->service == service && !opens(p) && bpf_map_lookup_elem(&pods, f->addr);
+}
+
 static __always_inline int from_allowed(const struct packet *p, const struct frontend *fe)
 {
 	return !(fe->flags & FRONTEND_SOURCES) || source_allowed(fe->service, p->src);
@@ -304,7 +312,7 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 	f = bpf_map_lookup_elem(&flows, &key);
 	if ((!f || opens(p)) && !from_allowed(p, fe))
 		return drop(skb, DROP_SOURCE_RANGE);
-	known = f && still_valid(f, p, fe->service);
+	known = f && (still_valid(f, p, fe->service) || outlives_service(f, p, fe->service));
 	if (known) {
 		fresh = *f;
 	} else {

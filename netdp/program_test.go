@@ -177,7 +177,13 @@ func TestFlowFollowsItsBackend(t *testing.T) {
 	set(backendOf(other, true), backendOf(first, false))
 	check("established, its backend drains", flagACK, other)
 	set(backendOf(first, false))
-	check("established, its backend left", flagACK, first)
+	check("established, its backend left and runs on", flagACK, other)
+	check("new connection, that backend left", flagSYN, first)
+	service.Backends = []Backend{backendOf(other, false)}
+	l.must(d.SetService(service))
+	check("established, its backend left and runs on", flagACK, first)
+	l.must(d.Detach(t.Context(), map[netip.Addr]string{a: "a", b: "b"}[first]))
+	check("established, its backend is no more", flagACK, other)
 }
 
 func TestPodProgram(t *testing.T) {
