@@ -34,6 +34,9 @@ const (
 	// LinkHardware is the annotation of a Node with the hardware addresses of these
 	// links, with commas between them: by these hosts know one another there.
 	LinkHardware = "shoal.dev/link-hardware"
+	// AnnouncesSince is the annotation of a Node with the time from which on the host
+	// has been ready to announce.
+	AnnouncesSince = "shoal.dev/announces-since"
 	// Leaving is the annotation of a Node that drains: others announce what it
 	// did. The value is since when.
 	Leaving = "shoal.dev/leaving"

@@ -31,10 +31,14 @@ const (
 	refresh = 30 * time.Second
 	// retry is how soon something that failed is done again.
 	retry = 2 * time.Second
-	// stableFor is how long a host must have been alive to take over from
-	// another one that lives: one that has just come back still starts, and one
-	// that comes and goes would break connections each time.
+	// stableFor is Options.StableFor unless it is given: one that has just come
+	// back still starts, and one that comes and goes would have addresses move
+	// each time.
 	stableFor = 15 * time.Second
+	// handOver is how long a host that leaves waits for others to announce what it
+	// did, and handOverLook how often it looks.
+	handOver     = 10 * time.Second
+	handOverLook = 50 * time.Millisecond
 	// writeTimeout bounds one write.
 	writeTimeout = 5 * time.Second
 )
@@ -63,6 +67,9 @@ type Options struct {
 	Hardware   func() []net.HardwareAddr
 	Responder  Responder
 	Client     kubernetes.Interface
+	// StableFor is how long a host must have been ready to take over from another
+	// one that lives; 0 is a default.
+	StableFor time.Duration
 	// Events are for services whose address another machine has.
 	Events record.EventRecorder
 	Logger *slog.Logger
@@ -83,7 +90,10 @@ type Controller struct {
 
 	// Only the goroutine of Run uses these.
 	elected map[string][]netip.Addr // by service
-	since   map[string]time.Time    // since when a host has been alive
+	started time.Time
+	// seen is when a host came (back) to life; zero: before this one looked.
+	seen   map[string]time.Time
+	ripens map[string]time.Time // when a host will be stable
 }
 
 // New registers the informers it needs with the factory.
@@ -91,7 +101,10 @@ func New(o Options, factory informers.SharedInformerFactory) (*Controller, error
 	nodes := factory.Core().V1().Nodes()
 	c := &Controller{
 		o: o, nodes: nodes.Lister(),
-		wake: make(chan struct{}, 1), dirty: map[string]struct{}{}, elected: map[string][]netip.Addr{}, since: map[string]time.Time{},
+		wake: make(chan struct{}, 1), dirty: map[string]struct{}{}, elected: map[string][]netip.Addr{}, ripens: map[string]time.Time{},
+	}
+	if c.o.StableFor == 0 {
+		c.o.StableFor = stableFor
 	}
 	var err error
 	if c.services, err = services.Follow(factory, c.look); err != nil {
@@ -110,9 +123,13 @@ func (c *Controller) nodeAdded(any) { c.look("") }
 func (c *Controller) nodeUpdated(old, obj any) {
 	before, ok1 := old.(*corev1.Node)
 	after, ok2 := obj.(*corev1.Node)
-	if !ok1 || !ok2 || isExcluded(before) != isExcluded(after) || before.Annotations[v1alpha1.Links] != after.Annotations[v1alpha1.Links] {
+	if !ok1 || !ok2 || isExcluded(before) != isExcluded(after) || differs(before, after, v1alpha1.Links) || differs(before, after, v1alpha1.AnnouncesSince) {
 		c.look("")
 	}
+}
+
+func differs(before, after *corev1.Node, annotation string) bool {
+	return before.Annotations[annotation] != after.Annotations[annotation]
 }
 
 // Look has all services looked at, as when what the Responder answers has changed.
@@ -144,7 +161,8 @@ func (c *Controller) Run(ctx context.Context) error {
 	if !cache.WaitForCacheSync(ctx.Done(), c.services.HasSynced, c.synced) {
 		return nil
 	}
-	due := time.Now() // when all services are looked at, however often some are
+	c.started = time.Now()
+	due := c.started // when all services are looked at, however often some are
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	renew := false

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -33,8 +34,10 @@ type hosts struct {
 	says   map[string][]string // addresses by host; guarded by mu
 	taken  net.HardwareAddr    // another machine on the link has all addresses; guarded by mu
 	events *record.FakeRecorder
-	by     map[string]*Controller
-	wake   []chan struct{}
+
+	stableFor time.Duration
+	by        map[string]*Controller
+	wake      []chan struct{}
 }
 
 type recorder struct {
@@ -68,8 +71,10 @@ func (r recorder) Close() {
 	delete(r.h.says, r.host)
 }
 
-func startHosts(t *testing.T, client *fake.Clientset, links map[string]string) *hosts {
-	h := &hosts{t: t, client: client, says: map[string][]string{}, events: record.NewFakeRecorder(100), by: map[string]*Controller{}}
+// startHosts starts hosts that are stable after a while, with the networks that
+// their links are in.
+func startHosts(t *testing.T, client *fake.Clientset, stableFor time.Duration, links map[string]string) *hosts {
+	h := &hosts{stableFor: stableFor, t: t, client: client, says: map[string][]string{}, events: record.NewFakeRecorder(100), by: map[string]*Controller{}}
 	for name := range links {
 		h.alive = append(h.alive, name)
 	}
@@ -82,7 +87,9 @@ func startHosts(t *testing.T, client *fake.Clientset, links map[string]string) *
 
 func (h *hosts) start(name, link string) {
 	h.t.Helper()
-	if _, err := h.client.CoreV1().Nodes().Create(h.t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
+	// What it said before it was started anew.
+	long := map[string]string{v1alpha1.AnnouncesSince: "2020-01-02T03:04:05.678Z"}
+	if _, err := h.client.CoreV1().Nodes().Create(h.t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: long}}, metav1.CreateOptions{}); err != nil {
 		h.t.Fatal(err)
 	}
 	factory := informers.NewSharedInformerFactory(h.client, 0)
@@ -99,6 +106,7 @@ func (h *hosts) start(name, link string) {
 		Links:      func() ([]netip.Prefix, error) { return parseLinks(link), nil },
 		Hardware:   func() []net.HardwareAddr { return []net.HardwareAddr{hardwareOf(name)} },
 		Events:     h.events,
+		StableFor:  h.stableFor,
 	}, factory)
 	if err != nil {
 		h.t.Fatal(err)
@@ -182,14 +190,47 @@ func without(all []string, name string) []string {
 	return slices.DeleteFunc(slices.Clone(all), func(n string) bool { return n == name })
 }
 
-func TestOneHostAnnounces(t *testing.T) {
-	const address = "192.0.2.200"
+// balanced is a service with an address.
+func balanced(address string) *corev1.Service {
 	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}}
 	svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: address}}
 	svc.Status.Conditions = []metav1.Condition{{Type: v1alpha1.AddressAssigned, Status: metav1.ConditionTrue}}
-	client := fake.NewClientset(svc)
+	return svc
+}
+
+// A cell that starts as a whole waits for no host to be stable, and agrees on one.
+func TestAWholeCellStarts(t *testing.T) {
+	const address = "192.0.2.200"
+	client := fake.NewClientset(balanced(address))
 	here := []string{"a", "b", "c"}
-	h := startHosts(t, client, map[string]string{"a": "192.0.2.0/24", "b": "192.0.2.0/24", "c": "192.0.2.0/24", "far": "198.51.100.0/24"})
+	h := startHosts(t, client, 24*time.Hour, map[string]string{"a": "192.0.2.0/24", "b": "192.0.2.0/24", "c": "192.0.2.0/24"})
+	first := h.settles(address, here...)
+	h.dies(first)
+	h.settles(address, without(here, first)...)
+}
+
+func TestWhoIsElected(t *testing.T) {
+	now := time.Now()
+	a := netip.MustParseAddr("192.0.2.200")
+	v := view{alive: []string{"a", "b", "c"}, since: map[string]time.Time{"a": now, "b": now.Add(-time.Second)}}
+	if who := v.announcer(balanced(a.String()), nil, a); who != "b" {
+		t.Errorf("%q, want the one that has been ready for longest", who)
+	}
+	v.excluded = map[string]bool{"a": true, "b": true}
+	if who := v.announcer(balanced(a.String()), nil, a); who != "c" {
+		t.Errorf("%q, want the only one that may", who)
+	}
+	v.excluded, v.stable = nil, []string{"a", "c"}
+	if who := v.announcer(balanced(a.String()), nil, a); who != Announcer(a, v.stable) {
+		t.Errorf("%q, want the one chosen among the stable", who)
+	}
+}
+
+func TestOneHostAnnounces(t *testing.T) {
+	const address = "192.0.2.200"
+	client := fake.NewClientset(balanced(address))
+	here := []string{"a", "b", "c"}
+	h := startHosts(t, client, time.Millisecond, map[string]string{"a": "192.0.2.0/24", "b": "192.0.2.0/24", "c": "192.0.2.0/24", "far": "198.51.100.0/24"})
 	first := h.settles(address, here...)
 
 	h.dies(first)
@@ -197,6 +238,9 @@ func TestOneHostAnnounces(t *testing.T) {
 	second := h.settles(address, here...)
 	if err := h.by[second].Leave(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if said := h.said(); said.Message == second {
+		t.Errorf("%s has left, and still announces: %+v", second, said)
 	}
 	third := h.settles(address, without(here, second)...)
 

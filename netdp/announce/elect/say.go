@@ -103,18 +103,52 @@ func (c *Controller) publish(ctx context.Context) error {
 		return fmt.Errorf("say which networks this host is in: %w", err)
 	}
 	_, left := node.Annotations[v1alpha1.Leaving]
-	text, hardware := formatLinks(links), formatHardware(c.o.Hardware())
-	if node.Annotations[v1alpha1.Links] == text && node.Annotations[v1alpha1.LinkHardware] == hardware && !left {
+	want := map[string]any{v1alpha1.Links: formatLinks(links), v1alpha1.LinkHardware: formatHardware(c.o.Hardware()), v1alpha1.AnnouncesSince: c.started.UTC().Format(time.RFC3339Nano)}
+	same := !left
+	for name, value := range want {
+		same = same && node.Annotations[name] == value
+	}
+	if same {
 		return nil
 	}
-	return c.annotate(ctx, map[string]any{v1alpha1.Links: text, v1alpha1.LinkHardware: hardware, v1alpha1.Leaving: nil})
+	want[v1alpha1.Leaving] = nil
+	return c.annotate(ctx, want)
 }
 
-// Leave has other hosts take over what this one announces, before it goes. From
-// then on it announces nothing until it is started again.
+// Leave has other hosts take over what this one announces, before it goes, and waits
+// for them a while; Run must be running. From then on it announces nothing until it
+// is started again.
 func (c *Controller) Leave(ctx context.Context) error {
 	c.leaving.Store(true)
-	return c.annotate(ctx, map[string]any{v1alpha1.Leaving: time.Now().UTC().Format(time.RFC3339)})
+	if err := c.annotate(ctx, map[string]any{v1alpha1.Leaving: time.Now().UTC().Format(time.RFC3339)}); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, handOver)
+	defer cancel()
+	for {
+		mine := c.announced()
+		if len(mine) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("no other host has taken over the addresses of %s: %w", strings.Join(mine, ", "), ctx.Err())
+		case <-time.After(handOverLook):
+		}
+	}
+}
+
+// announced are the services that this host is said to announce.
+func (c *Controller) announced() []string {
+	svcs, _ := c.services.Lister().List(labels.Everything()) // from memory
+	var names []string
+	for _, s := range svcs {
+		said := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.Announced)
+		if len(Addresses(s)) > 0 && said != nil && said.Status == metav1.ConditionTrue && said.Message == c.o.Self {
+			names = append(names, s.Namespace+"/"+s.Name)
+		}
+	}
+	return names
 }
 
 // annotate changes annotations of this host's Node; nil takes one away.

@@ -17,10 +17,13 @@ import (
 
 // view is what an election is held upon.
 type view struct {
-	// stable are those of the living that have lived for a while.
+	// stable are those of the living that have been ready for a while.
 	alive, stable []string
-	excluded      map[string]bool
-	links         map[string][]netip.Prefix // by host, living or not
+	// since is when a host became ready, as it says itself, so that all hosts know
+	// the same; those that do not say are missing.
+	since    map[string]time.Time
+	excluded map[string]bool
+	links    map[string][]netip.Prefix // by host, living or not
 }
 
 // isExcluded: an administrator keeps the host out, or it drains.
@@ -31,8 +34,7 @@ func isExcluded(n *corev1.Node) bool {
 }
 
 func (c *Controller) view() view {
-	v := view{alive: c.o.Alive(), excluded: map[string]bool{}, links: map[string][]netip.Prefix{}}
-	v.stable = c.stable(v.alive)
+	v := view{alive: c.o.Alive(), since: map[string]time.Time{}, excluded: map[string]bool{}, links: map[string][]netip.Prefix{}}
 	nodes, _ := c.nodes.List(labels.Everything()) // from memory
 	for _, n := range nodes {
 		if isExcluded(n) {
@@ -41,44 +43,82 @@ func (c *Controller) view() view {
 		if links := parseLinks(n.Annotations[v1alpha1.Links]); len(links) > 0 {
 			v.links[n.Name] = links
 		}
+		if since, err := time.Parse(time.RFC3339Nano, n.Annotations[v1alpha1.AnnouncesSince]); err == nil {
+			v.since[n.Name] = since
+		}
 	}
+	// What its Node says may be of an earlier daemon, until publish has written.
+	v.since[c.o.Self] = c.started
+	v.stable = c.stable(v.alive, v.since)
 	return v
 }
 
-// stable are those of the living that have lived for a while. It has all looked
-// at again when that may have changed. Whom this host finds alive when it starts
-// has lived before; it itself has not.
-func (c *Controller) stable(alive []string) []string {
+// stable are those of the living that have been ready for a while, by their own
+// account and by when they came back. It has all looked at again when there may
+// be more.
+func (c *Controller) stable(alive []string, since map[string]time.Time) []string {
 	now := time.Now()
-	if len(c.since) == 0 {
-		for _, name := range alive {
-			if name != c.o.Self {
-				c.since[name] = now.Add(-stableFor)
-			}
-		}
+	first := c.seen == nil
+	if first {
+		c.seen = map[string]time.Time{}
 	}
-	maps.DeleteFunc(c.since, func(name string, _ time.Time) bool { return !slices.Contains(alive, name) })
+	maps.DeleteFunc(c.seen, func(name string, _ time.Time) bool { return !slices.Contains(alive, name) })
 	var out []string
 	for _, name := range alive {
-		if _, known := c.since[name]; !known {
-			c.since[name] = now
-			time.AfterFunc(stableFor, func() { c.look("") })
+		if _, known := c.seen[name]; !known && first {
+			c.seen[name] = time.Time{}
+		} else if !known {
+			c.seen[name] = now
 		}
-		if now.Sub(c.since[name]) >= stableFor {
+		ready, says := since[name]
+		if !says {
+			continue
+		}
+		if c.seen[name].After(ready) {
+			ready = c.seen[name]
+		}
+		if now.Sub(ready) >= c.o.StableFor {
 			out = append(out, name)
+		} else {
+			c.lookWhenRipe(name, ready.Add(c.o.StableFor))
 		}
 	}
 	return out
 }
 
-// announcer elects among the stable, without any among all that live.
+func (c *Controller) lookWhenRipe(name string, at time.Time) {
+	if !at.Equal(c.ripens[name]) {
+		c.ripens[name] = at
+		time.AfterFunc(time.Until(at), func() { c.look("") })
+	}
+}
+
+// announcer elects among the stable. Without any it is the host that has been ready
+// for longest: as when all of a cell starts at once, and each knows that of all
+// others before it knows that they are stable.
 func (v view) announcer(svc *corev1.Service, endpoints []*discoveryv1.EndpointSlice, a netip.Addr) string {
-	for _, hosts := range [][]string{v.stable, v.alive} {
-		if who := Announcer(a, OnLink(a, Candidates(svc, endpoints, hosts, v.excluded), v.links)); who != "" {
-			return who
+	can := func(hosts []string) []string {
+		return OnLink(a, Candidates(svc, endpoints, hosts, v.excluded), v.links)
+	}
+	if who := Announcer(a, can(v.stable)); who != "" {
+		return who
+	}
+	return Announcer(a, v.eldest(can(v.alive)))
+}
+
+// eldest are those of the hosts that have been ready for longest: one, unless none
+// says since when.
+func (v view) eldest(hosts []string) []string {
+	var first time.Time
+	for _, name := range hosts {
+		if since, says := v.since[name]; says && (first.IsZero() || since.Before(first)) {
+			first = since
 		}
 	}
-	return ""
+	if first.IsZero() {
+		return hosts
+	}
+	return slices.DeleteFunc(hosts, func(name string) bool { return !v.since[name].Equal(first) })
 }
 
 // OnLink are those of the hosts whose links have the address in their network.
