@@ -7,23 +7,19 @@ import (
 	"slices"
 )
 
-// Chosen gives new pods the network of one driver. Pods that another driver has
-// attached keep what they have until they end: the host was told to use another
-// driver while they ran.
+// Chosen gives pods the network of one driver, and takes away what others left.
+// A daemon does not start on another driver than its running pods have, so the
+// others' pods are those from before a reboot: half of what these had is on disk.
 type Chosen struct {
-	Driver          // of new pods
-	Others []Driver // of earlier ones
+	Driver
+	Others []Driver
 }
 
 // Attach implements Driver.
 func (c Chosen) Attach(ctx context.Context, pod Pod) (Attachment, error) {
 	for _, other := range c.Others {
-		uids, err := other.Attached(ctx)
-		if err != nil {
-			return Attachment{}, fmt.Errorf("find the pod's network driver: %w", err)
-		}
-		if slices.Contains(uids, pod.UID) {
-			return other.Attach(ctx, pod)
+		if err := other.Detach(ctx, pod.UID); err != nil {
+			return Attachment{}, fmt.Errorf("take away the network that the pod had by another driver: %w", err)
 		}
 	}
 	return c.Driver.Attach(ctx, pod)

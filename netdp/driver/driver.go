@@ -3,7 +3,7 @@
 //
 // There are two drivers: Builtin, shoal's own datapath, and the CNI plugins of a
 // directory (netdp/cni). Chosen puts the one that a host was told to use in front
-// of the others, with which earlier pods may still run.
+// of the others.
 //
 // What every driver holds: each call may be repeated with the same effect, also
 // by another daemon than the one that made it first; what was attached outlives

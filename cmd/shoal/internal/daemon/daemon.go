@@ -219,6 +219,9 @@ func (p *peer) open(ctx context.Context) (err error) {
 	}); err != nil {
 		return err
 	}
+	if err := p.checkDriver(ctx); err != nil {
+		return err
+	}
 	nodeIP := netip.MustParseAddr(c.NodeIP)
 	if p.server, err = api.New(ctx, api.Options{
 		DB: p.db, PKI: p.files, Listener: p.listener, Advertise: nodeIP, NodeName: c.Name,

@@ -71,8 +71,26 @@ func (p *peer) routedPods() []netdp.RoutedPod {
 	return out
 }
 
-// networkDriver is what gives pods their network; those of an earlier start with
-// another driver keep theirs.
+// checkDriver refuses a start on another driver than the one that running pods have
+// their network from. Beside each other, both kinds could be given one address, and
+// pods on a bridge would look for the others on its link.
+func (p *peer) checkDriver(ctx context.Context) error {
+	had, n := NetworkDriverCNI, len(p.cni.Networks())
+	if p.config.NetworkDriver == NetworkDriverCNI {
+		own, err := p.datapath.Attached(ctx)
+		if err != nil {
+			return err
+		}
+		had, n = NetworkDriverShoal, len(own)
+	}
+	if n == 0 {
+		return nil
+	}
+	return fmt.Errorf("--network-driver %s: %d pods of this host run with a network of driver %s, which a pod keeps until it ends; drain the host, or end its pods by `shoal stop --pods`, and start again (or start with --network-driver %s)",
+		p.config.NetworkDriver, n, had, had)
+}
+
+// networkDriver is what gives pods their network.
 func (p *peer) networkDriver() driver.Driver {
 	own, plugins := driver.Builtin{Datapath: p.datapath}, driver.Routed{Driver: p.cni, Routes: p.datapath}
 	if p.config.NetworkDriver == NetworkDriverCNI {
