@@ -5,7 +5,9 @@
  * maps serves both families. Ports and addresses are in network byte order.
  *
  * netdp names every pinned map after a hash of its shape: change a struct here
- * and the daemon builds a new map beside the old one.
+ * and the daemon builds a new map beside the old one, and carries its entries over
+ * by the names of the fields. A field that changes its meaning needs another name;
+ * a key that changes in any way makes its map begin anew.
  */
 #ifndef SHOAL_LAYOUT_H
 #define SHOAL_LAYOUT_H
@@ -24,6 +26,10 @@
 #define PROTO_MPTCP 262
 
 #define V4_MAPPED bpf_htonl(0x0000ffff)
+
+/* As the key of a map: the kernel keeps the types of keys and values only where
+ * both have one, and netdp reads there how to carry a map over. */
+typedef __be32 address[4];
 
 struct frontend_key {
 	__be32 addr[4]; /* all zero: any address of this node (a node port) */
@@ -292,7 +298,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1024);
-	__uint(key_size, 16);
+	__type(key, address);
 	__type(value, __u32);
 } node_addrs SEC(".maps");
 
@@ -310,7 +316,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 8192);
-	__uint(key_size, 16);
+	__type(key, address);
 	__type(value, struct pod);
 } pods SEC(".maps");
 
@@ -378,7 +384,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 16384);
-	__uint(key_size, 16);
+	__type(key, address);
 	__type(value, __u32);
 } tunnel_peers SEC(".maps");
 

@@ -84,7 +84,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 4096);
-	__uint(key_size, 16);
+	__type(key, address);
 	__type(value, struct policy_subject);
 } policy_subjects SEC(".maps");
 
@@ -93,7 +93,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 131072);
-	__uint(key_size, 16);
+	__type(key, address);
 	__type(value, __u64);
 } policy_peers SEC(".maps");
 

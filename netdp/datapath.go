@@ -28,7 +28,8 @@ type Datapath struct {
 	nl    *netlink.Handle // in the host's namespace
 	pins  pins
 	specs map[string]*ebpf.MapSpec
-	maps  map[string]*ebpf.Map
+	set   *mapSet
+	maps  map[string]*ebpf.Map // of set
 	progs map[string]*ebpf.Program
 	table *table
 	pods  *podSet
@@ -50,15 +51,16 @@ type Datapath struct {
 	// The words of the programs' enums drop_reason and record_kind.
 	dropNames, kindNames []string
 
-	// postponed: an earlier daemon's programs are attached and use maps of
-	// another layout. They go on working until ours are filled.
-	postponed bool
+	// await: an earlier daemon's programs are attached and use maps of another
+	// layout. They go on working until ours are filled; then switched closes.
+	await    awaited
+	switched chan struct{}
 
 	hosts         hostSet
 	routesWritten bool   // every route was written by this daemon; by SetHosts only
 	podsHaveMTU   podMTU // what all pods were set to last; by SetHosts only
 
-	attaching sync.Mutex      // guards postponed, uplinks, links and filtered
+	attaching sync.Mutex      // guards await, uplinks, links and filtered
 	uplinks   []string        // interfaces to other machines
 	links     heldLinks       // of this daemon's programs
 	filtered  map[string]bool // uplinks whose programs are filters: no tcx
@@ -83,14 +85,14 @@ func Open(ctx context.Context, opts Options) (_ *Datapath, err error) {
 	if err := checkCgroup(opts.CgroupRoot); err != nil {
 		return nil, fmt.Errorf("open datapath: %w", err)
 	}
-	d := &Datapath{opts: opts, log: opts.Logger, links: heldLinks{}, filtered: map[string]bool{}}
+	d := &Datapath{opts: opts, log: opts.Logger, links: heldLinks{}, filtered: map[string]bool{}, switched: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			_ = d.Close()
 		}
 	}()
 	for _, step := range []func() error{
-		d.lockState, d.openHost, d.checkIPv6, d.load, d.setNodeAddrs, d.findUplinks, d.attach, d.forwardIPv6, d.openRouted, d.openPods,
+		d.lockState, d.openHost, d.checkIPv6, d.load, d.setNodeAddrs, d.findUplinks, d.openRouted, d.openPods, d.attach, d.forwardIPv6,
 	} {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("open datapath: %w", err)
@@ -150,35 +152,28 @@ func (d *Datapath) load() error {
 		bpf.DatapathProgDestroyUdp: destroy.Programs[bpf.DatapathProgDestroyUdp],
 	}
 	delete(spec.Programs, bpf.DatapathProgDestroyUdp)
-	maps, adoptable, err := d.pins.openMaps(spec.Maps)
-	if err != nil {
+	if d.set, err = d.pins.openMaps(spec.Maps, d.log); err != nil {
 		return err
 	}
-	d.maps = maps
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
+	d.maps, d.await = d.set.maps, d.set.await
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: d.maps})
 	if err != nil {
 		return loadError(spec, err)
 	}
 	d.progs = coll.Programs
 	closeMaps(coll.Maps)
-	// Programs end with this one: it goes in before any of them is attached.
-	if err := maps[bpf.DatapathMapPrograms].Put(uint32(programToPod), coll.Programs[bpf.DatapathProgToPod]); err != nil {
-		return fmt.Errorf("put program for packets to pods: %w", err)
-	}
-	d.table = newTable(newServiceMaps(maps), d.opts.Limits, d.opts.MaglevSeed)
+	d.table = newTable(newServiceMaps(d.maps), d.opts.Limits, d.opts.MaglevSeed)
 	d.table.nodeIPs = d.opts.NodeIPs
-	if d.policy, err = openPolicyMaps(maps); err != nil {
+	if d.policy, err = openPolicyMaps(d.maps); err != nil {
 		return err
 	}
 	if err := d.startDestroyer(destroy); err != nil {
 		return err
 	}
-	if adoptable {
+	if d.set.adoptable() {
 		return d.table.adopt()
 	}
-	links, err := d.pins.linkNames()
-	d.postponed = len(links) > 0
-	return err
+	return nil
 }
 
 func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
@@ -233,6 +228,9 @@ func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
 	} {
 		spec.Maps[name].MaxEntries = entries
 	}
+	if d.opts.alterMaps != nil {
+		d.opts.alterMaps(spec.Maps)
+	}
 	return spec, nil
 }
 
@@ -286,17 +284,6 @@ func (d *Datapath) nodeKey(v6 bool) [4]uint32 {
 	return wireAddr(ip)
 }
 
-// attach puts the programs in place.
-func (d *Datapath) attach() error {
-	d.attaching.Lock()
-	defer d.attaching.Unlock()
-	if d.postponed {
-		d.log.Info("map layout changed: the old programs serve until all services are set")
-		return nil
-	}
-	return errors.Join(d.attachSock(), d.attachUplinks(), d.adoptTunnel())
-}
-
 // SetService makes the kernel forward s. Equal settings write nothing.
 func (d *Datapath) SetService(s Service) error {
 	gone, err := d.table.set(s)
@@ -327,22 +314,13 @@ func (d *Datapath) SyncComplete() error {
 	if err != nil {
 		return fmt.Errorf("complete sync: %w", err)
 	}
-	if d.endPostponed() {
-		if err := d.attach(); err != nil {
-			return fmt.Errorf("complete sync: %w", err)
-		}
+	if err := d.settled(awaitServices); err != nil {
+		return fmt.Errorf("complete sync: %w", err)
 	}
 	if dropped > 0 {
 		d.log.Info("dropped services that no longer exist", "count", dropped)
 	}
-	return d.pins.removeOldMaps(d.specs)
-}
-
-func (d *Datapath) endPostponed() (was bool) {
-	d.attaching.Lock()
-	defer d.attaching.Unlock()
-	was, d.postponed = d.postponed, false
-	return was
+	return d.dropOldMaps()
 }
 
 // SetBypass leaves the sockets of a network namespace alone, or serves them
@@ -378,7 +356,9 @@ func (d *Datapath) Close() error {
 		for _, p := range d.progs {
 			_ = p.Close()
 		}
-		closeMaps(d.maps)
+		if d.set != nil {
+			d.set.close()
+		}
 		if d.nl != nil {
 			d.nl.Close()
 		}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -92,27 +91,19 @@ func (d *Datapath) countMaps(ctx context.Context) error {
 
 // countEntries reads a map of any shape and keeps nothing of it.
 func countEntries(ctx context.Context, m *ebpf.Map) (total uint32, err error) {
-	slice := func(size uint32) any {
-		element := reflect.ArrayOf(int(size), reflect.TypeFor[byte]())
-		return reflect.MakeSlice(reflect.SliceOf(element), adoptBatch, adoptBatch).Interface()
-	}
-	keys, values := slice(m.KeySize()), slice(m.ValueSize())
-	var cursor ebpf.MapBatchCursor
-	for {
-		n, err := m.BatchLookup(&cursor, keys, values, nil)
+	err = readRaw(m, func(n int, _, _ rawBuffer) error {
 		total += uint32(n)
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			return total, nil
-		}
-		if err != nil {
-			return total, err
+		if n < adoptBatch {
+			return nil // nearly always the last one
 		}
 		select {
 		case <-ctx.Done():
-			return total, ctx.Err()
+			return ctx.Err()
 		case <-time.After(fillPause):
+			return nil
 		}
-	}
+	})
+	return total, err
 }
 
 // MapFills says how full the maps are, in order of name: those of services by

@@ -87,7 +87,7 @@ func (d *Datapath) SetHosts(hosts []Host) error {
 	d.hosts.routes = routes
 	d.hosts.mu.Unlock()
 	d.logHosts(was, routes)
-	if err != nil {
+	if err = errors.Join(err, d.settled(awaitHosts)); err != nil {
 		return fmt.Errorf("set hosts: %w", err)
 	}
 	return nil

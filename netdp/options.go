@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+
+	"github.com/cilium/ebpf"
 )
 
 // Limits of the kernel maps. Kubernetes supports 10,000 services; the rest
@@ -123,7 +125,8 @@ type Options struct {
 	// Maps of another size are made anew, beside those of an earlier daemon.
 	Limits MapLimits
 
-	noTCX bool // as on Linux before 6.6, for tests
+	noTCX     bool                           // as on Linux before 6.6, for tests
+	alterMaps func(map[string]*ebpf.MapSpec) // as in another version, for tests
 }
 
 // MapLimits are how many entries the maps of services take. Slots is a power of

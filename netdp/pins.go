@@ -9,13 +9,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
-
-	"shoal/bpf"
 )
 
 // pins is our directory on a bpffs: maps/NAME-HASH and links/NAME.
@@ -82,34 +81,21 @@ func names(dir string) ([]string, error) {
 	return out, nil
 }
 
-// serviceMapNames are the maps whose entries point at each other: if one
-// changes its shape, all begin anew.
-var serviceMapNames = []string{
-	bpf.DatapathMapFrontends, bpf.DatapathMapServices, bpf.DatapathMapSlots,
-	bpf.DatapathMapBackends, bpf.DatapathMapMaglev, bpf.DatapathMapSources,
-	bpf.DatapathMapAffinities, bpf.DatapathMapServiceCounts,
-}
-
 // layoutNames says what each map is pinned as. A new shape gets a new name, so
 // a daemon never writes new structs into an old map.
 func layoutNames(specs map[string]*ebpf.MapSpec) map[string]string {
 	out := map[string]string{}
-	for name := range specs {
-		if strings.HasPrefix(name, ".") {
-			continue // constants belong to one load of the programs
+	for _, g := range mapGroups(specs) {
+		for _, name := range g.names {
+			h := fnv.New32a()
+			for _, n := range g.names {
+				spec := specs[n]
+				fmt.Fprintf(h, "%d %d %d %d %d ", spec.Type, spec.KeySize, spec.ValueSize, spec.MaxEntries, spec.Flags)
+				writeShape(h, spec.Key)
+				writeShape(h, spec.Value)
+			}
+			out[name] = fmt.Sprintf("%s-%08x", name, h.Sum32())
 		}
-		together := []string{name}
-		if slices.Contains(serviceMapNames, name) {
-			together = serviceMapNames
-		}
-		h := fnv.New32a()
-		for _, n := range together {
-			spec := specs[n]
-			fmt.Fprintf(h, "%d %d %d %d %d ", spec.Type, spec.KeySize, spec.ValueSize, spec.MaxEntries, spec.Flags)
-			writeShape(h, spec.Key)
-			writeShape(h, spec.Value)
-		}
-		out[name] = fmt.Sprintf("%s-%08x", name, h.Sum32())
 	}
 	return out
 }
@@ -134,44 +120,36 @@ func writeShape(w io.Writer, t btf.Type) {
 	}
 }
 
-// openMaps loads each map from its pin or makes and pins it. adoptable says
-// whether the service maps were there, all of them.
-func (p pins) openMaps(specs map[string]*ebpf.MapSpec) (maps map[string]*ebpf.Map, adoptable bool, err error) {
-	maps = map[string]*ebpf.Map{}
-	adoptable = true
-	defer func() {
-		if err != nil {
-			closeMaps(maps)
-		}
-	}()
-	for name, pinName := range layoutNames(specs) {
-		path := p.mapPath(pinName)
-		m, err := ebpf.LoadPinnedMap(path, nil)
-		if errors.Is(err, os.ErrNotExist) {
-			adoptable = adoptable && !slices.Contains(serviceMapNames, name)
-			m, err = createPinned(specs[name], path)
-		}
-		if err != nil {
-			return maps, false, fmt.Errorf("open map %s: %w", name, err)
-		}
-		maps[name] = m
-		if err := specs[name].Compatible(m); err != nil {
-			return maps, false, fmt.Errorf("open map %s: %w", name, err)
-		}
+// oldPins are pins of a map in other layouts, the newest first.
+func (p pins) oldPins(name, current string) ([]string, error) {
+	entries, err := os.ReadDir(p.mapsDir())
+	if err != nil {
+		return nil, fmt.Errorf("list pins: %w", err)
 	}
-	return maps, adoptable, nil
+	made := map[string]time.Time{}
+	var out []string
+	for _, e := range entries {
+		at := strings.LastIndexByte(e.Name(), '-')
+		if at < 0 || e.Name()[:at] != name || e.Name() == current {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil {
+			return nil, fmt.Errorf("list pins: %w", err)
+		}
+		made[e.Name()] = info.ModTime()
+		out = append(out, e.Name())
+	}
+	slices.SortFunc(out, func(a, b string) int { return made[b].Compare(made[a]) })
+	return out, nil
 }
 
-func createPinned(spec *ebpf.MapSpec, path string) (*ebpf.Map, error) {
-	m, err := ebpf.NewMap(spec)
-	if err != nil {
-		return nil, err
+// replacePin pins a map, also where another one is.
+func replacePin(m *ebpf.Map, path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove pin: %w", err)
 	}
-	if err := m.Pin(path); err != nil {
-		_ = m.Close()
-		return nil, err
-	}
-	return m, nil
+	return named("pin map", m.Pin(path))
 }
 
 func closeMaps(maps map[string]*ebpf.Map) {

@@ -92,7 +92,7 @@ func (d *Datapath) adoptPod(rec podRecord) error {
 		return err // the next Attach makes it anew, Detach clears it away
 	}
 	entry.ready = true
-	return d.refreshPodLink(rec)
+	return nil
 }
 
 // Attach gives a pod its network namespace and address, or returns those it
@@ -108,21 +108,39 @@ func (d *Datapath) AttachTo(ctx context.Context, podUID, namespace, name, given 
 	if err := errors.Join(ctx.Err(), checkUID(podUID)); err != nil {
 		return "", nil, fmt.Errorf("attach pod %s/%s: %w", namespace, name, err)
 	}
+	for {
+		addrs, done, err := d.tryAttach(podUID, namespace, name, given)
+		if err == nil && !done {
+			err = d.awaitSwitch(ctx)
+		}
+		if err != nil {
+			return "", nil, fmt.Errorf("attach pod %s/%s: %w", namespace, name, err)
+		}
+		if done {
+			return d.pods.records.netns(podUID), addrs, nil
+		}
+	}
+}
+
+// tryAttach is not done with a pod that must be made, before awaitSwitch.
+func (d *Datapath) tryAttach(podUID, namespace, name, given string) (addrs []netip.Addr, done bool, err error) {
+	switched := d.isSwitched()
 	entry, err := d.pods.claim(podUID, namespace, name)
 	if err != nil {
-		return "", nil, fmt.Errorf("attach pod %s/%s: %w", namespace, name, err)
+		return nil, false, err
 	}
 	defer entry.mu.Unlock()
-	path := d.pods.records.netns(podUID)
-	addrs := entry.record.addresses()
 	complete, err := d.podComplete(entry.record)
-	if err == nil && !(complete && entry.ready) {
+	if err != nil {
+		return nil, false, err
+	}
+	if !complete || !entry.ready {
+		if !switched {
+			return nil, false, nil
+		}
 		err = d.buildPod(entry, given)
 	}
-	if err != nil {
-		return "", nil, fmt.Errorf("attach pod %s/%s: %w", namespace, name, err)
-	}
-	return path, addrs, nil
+	return entry.record.addresses(), err == nil, err
 }
 
 // claim returns the pod's entry, locked, with an address and a record on disk.

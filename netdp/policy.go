@@ -1,6 +1,7 @@
 package netdp
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -12,8 +13,12 @@ import (
 // less is allowed than should be, never more for long-standing pods.
 func (d *Datapath) SetPolicy(c tables.Change) error {
 	d.policyMu.Lock()
-	defer d.policyMu.Unlock()
-	return d.setPolicy(c)
+	err := d.setPolicy(c)
+	d.policyMu.Unlock()
+	if c.Complete {
+		err = errors.Join(err, d.settled(awaitPolicy))
+	}
+	return err
 }
 
 // setPolicy is SetPolicy for who has the lock.

@@ -29,26 +29,29 @@ type openConn struct {
 // only now: nobody has watched who called whom. Each is then judged by the policy
 // of its direction at its next packet, and answers are not taken for calls.
 func (d *Datapath) noteOpen(subjects map[netip.Addr]tables.Subject) {
-	conns := d.maps[bpf.DatapathMapPolicyConns]
 	for addr, s := range subjects {
 		if _, isolated := d.policy.subjects.have[addr]; isolated || s == (tables.Subject{}) || s == tables.Held {
 			continue
 		}
-		path, ok := d.networkOf(addr)
-		if !ok {
-			continue
+		d.noteOpenOf(addr)
+	}
+}
+
+func (d *Datapath) noteOpenOf(addr netip.Addr) {
+	path, ok := d.networkOf(addr)
+	if !ok {
+		return
+	}
+	open, err := openConns(path, addr)
+	now := bpf.DatapathPolicyConn{SeenSeconds: uptimeSeconds(), Revision: d.policy.current}
+	for _, c := range open {
+		now.Direction = c.direction
+		if putErr := d.maps[bpf.DatapathMapPolicyConns].Put(&c.key, &now); putErr != nil {
+			err = fmt.Errorf("write connection: %w", putErr)
 		}
-		open, err := openConns(path, addr)
-		now := bpf.DatapathPolicyConn{SeenSeconds: uptimeSeconds(), Revision: d.policy.current}
-		for _, c := range open {
-			now.Direction = c.direction
-			if putErr := conns.Put(&c.key, &now); putErr != nil {
-				err = fmt.Errorf("write connection: %w", putErr)
-			}
-		}
-		if err != nil {
-			d.log.Warn("find open connections of a pod that is isolated now; its answers on them may be refused", "pod", addr, "error", err)
-		}
+	}
+	if err != nil {
+		d.log.Warn("find open connections of a pod that is isolated now; its answers on them may be refused", "pod", addr, "error", err)
 	}
 }
 

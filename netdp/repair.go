@@ -113,8 +113,8 @@ func (d *Datapath) Repair() []Repair { return d.repair(true) }
 func (d *Datapath) repair(pods bool) []Repair {
 	d.attaching.Lock()
 	defer d.attaching.Unlock()
-	if d.postponed {
-		return nil // an earlier daemon's programs serve until all services are set
+	if d.await != 0 {
+		return nil // an earlier daemon's programs serve until ours have all they need
 	}
 	r := &repairs{d: d}
 	if r.bpffs() {

@@ -136,7 +136,7 @@ func (d *Datapath) addUplink(name string) error {
 	if slices.Contains(d.uplinks, name) {
 		return nil
 	}
-	if !d.postponed { // else it is attached with all others
+	if d.await == 0 { // else it is attached with all others
 		if err := d.attachUplinkPair(name); err != nil {
 			return err
 		}
@@ -300,15 +300,6 @@ func (d *Datapath) filterDevice(index int, parent uint32, name string, prog *ebp
 		return fmt.Errorf("attach %s: %w", name, err)
 	}
 	return nil
-}
-
-// refreshPodLink puts this daemon's program in the place of an earlier one's.
-func (d *Datapath) refreshPodLink(rec podRecord) error {
-	l, err := d.nl.LinkByName(hostLinkName(rec.UID))
-	if err != nil {
-		return fmt.Errorf("find link of pod %s/%s: %w", rec.Namespace, rec.Name, err)
-	}
-	return d.filterPodLink(l.Attrs().Index)
 }
 
 // dropStrayPods forgets addresses of pods that have no record: the daemon was

@@ -1,0 +1,141 @@
+package netdp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"shoal/bpf"
+	"shoal/netdp/policy/tables"
+)
+
+// attach puts the programs in place, unless maps of theirs must be filled first.
+func (d *Datapath) attach() error {
+	d.attaching.Lock()
+	defer d.attaching.Unlock()
+	if d.await != 0 {
+		d.log.Warn("maps of a new layout begin empty: the earlier daemon's programs serve, and new pods wait, until the store has been read")
+		return nil
+	}
+	return d.switchOver()
+}
+
+// settled says that something is known now. When it was all that was awaited, this
+// daemon's programs take the place of an earlier one's.
+func (d *Datapath) settled(what awaited) error {
+	d.attaching.Lock()
+	defer d.attaching.Unlock()
+	if d.await&what == 0 {
+		return nil
+	}
+	if d.await &^= what; d.await != 0 {
+		return nil
+	}
+	return d.switchOver()
+}
+
+// switchOver replaces the programs of an earlier daemon by this one's. What the old
+// ones write into their maps is carried over before, so that each packet finds its
+// connection whoever handles it, and after, when they write no more. It runs with
+// attaching held.
+func (d *Datapath) switchOver() error {
+	defer close(d.switched)
+	began := time.Now()
+	if err := d.set.again(); err != nil {
+		return err
+	}
+	if d.set.begun[bpf.DatapathMapPolicyConns] {
+		d.noteAllOpen()
+	}
+	if err := d.set.pin(); err != nil {
+		return err
+	}
+	// Programs end with this one: it goes in before any of them is attached.
+	if err := d.maps[bpf.DatapathMapPrograms].Put(uint32(programToPod), d.progs[bpf.DatapathProgToPod]); err != nil {
+		return fmt.Errorf("put program for packets to pods: %w", err)
+	}
+	if err := errors.Join(d.attachSock(), d.attachUplinks(), d.adoptTunnel(), d.refreshPodLinks()); err != nil {
+		return err
+	}
+	if err := d.set.again(); err != nil {
+		return err
+	}
+	if len(d.set.carried) > 0 {
+		d.log.Info("carried kernel maps over to their new layouts",
+			"maps", slices.Sorted(maps.Keys(d.set.carried)), "switched_within", time.Since(began))
+	}
+	d.set.endCarries()
+	return d.pins.removeOldMaps(d.specs)
+}
+
+// dropOldMaps takes away pins of maps that no program uses any more.
+func (d *Datapath) dropOldMaps() error {
+	d.attaching.Lock()
+	defer d.attaching.Unlock()
+	if d.await != 0 {
+		return nil
+	}
+	return d.pins.removeOldMaps(d.specs)
+}
+
+// awaitSwitch waits until this daemon's programs are in place: a pod made before
+// would be known to them alone.
+func (d *Datapath) awaitSwitch(ctx context.Context) error {
+	select {
+	case <-d.switched:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait until services, hosts and policies are known after a change of the maps' layout: %w", ctx.Err())
+	}
+}
+
+func (d *Datapath) isSwitched() bool {
+	select {
+	case <-d.switched:
+		return true
+	default:
+		return false
+	}
+}
+
+// refreshPodLinks puts this daemon's programs in the place of an earlier one's. It
+// takes no pod's lock: who has that may wait for who switches over. No pod is made
+// meanwhile, and one whose link is gone needs none.
+func (d *Datapath) refreshPodLinks() error {
+	uids, err := d.Attached(context.Background())
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, uid := range uids {
+		l, err := d.nl.LinkByName(hostLinkName(uid))
+		if errors.As(err, new(netlink.LinkNotFoundError)) {
+			continue
+		}
+		if err == nil {
+			err = d.filterPodLink(l.Attrs().Index)
+		}
+		if _, gone := d.nl.LinkByName(hostLinkName(uid)); errors.As(gone, new(netlink.LinkNotFoundError)) {
+			continue
+		}
+		errs = append(errs, named("refresh programs of pod "+uid, err))
+	}
+	return errors.Join(errs...)
+}
+
+// noteAllOpen is noteOpen of all pods that are isolated, when nobody remembers their
+// connections.
+func (d *Datapath) noteAllOpen() {
+	d.policyMu.Lock()
+	defer d.policyMu.Unlock()
+	for addr, s := range d.policy.subjects.have {
+		if s != tables.Held {
+			d.noteOpenOf(addr)
+		}
+	}
+}
