@@ -20,6 +20,7 @@
 #define SHOAL_POLICY_H
 
 #include "errors.h"
+#include "takeover.h"
 
 #define POLICY_INGRESS 0
 #define POLICY_EGRESS 1
@@ -265,6 +266,10 @@ static __always_inline int conn_allowed(const struct policy_subject *subject,
 		conn = 0;
 	if (conn && conn_expired(conn, k->proto, fresh.seen_seconds))
 		conn = 0;
+	/* It may be of a connection that an older program allowed a moment ago.
+	 * If not, it is a segment of no connection, and opens none. */
+	if (!conn && p->proto == PROTO_TCP && !begins_tcp(p) && taking_over())
+		return 1;
 	if (conn && (conn->node || conn->revision == fresh.revision)) {
 		if (conn->seen_seconds != fresh.seen_seconds)
 			conn->seen_seconds = fresh.seen_seconds;

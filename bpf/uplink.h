@@ -16,6 +16,7 @@
 #include "hostsocket.h"
 #include "masquerade.h"
 #include "sources.h"
+#include "takeover.h"
 
 #define PACKET_HOST 0
 
@@ -402,6 +403,8 @@ int uplink_ingress(struct __sk_buff *skb)
 	struct packet p = {};
 	int verdict;
 
+	if (left_to_older(skb, 1))
+		return VERDICT_NEXT;
 	if (is_tunnel(skb, IP_DST) || parse(skb, &p))
 		return VERDICT_PASS;
 	verdict = from_outside(skb, &p);
@@ -415,6 +418,8 @@ int uplink_ingress(struct __sk_buff *skb)
 SEC("tc")
 int uplink_egress(struct __sk_buff *skb)
 {
+	if (left_to_older(skb, 0))
+		return VERDICT_NEXT;
 	return is_tunnel(skb, IP_SRC) ? VERDICT_PASS : to_outside(skb);
 }
 

@@ -55,6 +55,7 @@ type Datapath struct {
 	// layout. They go on working until ours are filled; then switched closes.
 	await    awaited
 	switched chan struct{}
+	takeover takeover
 
 	hosts         hostSet
 	routesWritten bool   // every route was written by this daemon; by SetHosts only
@@ -162,6 +163,9 @@ func (d *Datapath) load() error {
 	}
 	d.progs = coll.Programs
 	closeMaps(coll.Maps)
+	if err := d.openTakeover(coll); err != nil {
+		return err
+	}
 	d.table = newTable(newServiceMaps(d.maps), d.opts.Limits, d.opts.MaglevSeed)
 	d.table.nodeIPs = d.opts.NodeIPs
 	if d.policy, err = openPolicyMaps(d.maps); err != nil {

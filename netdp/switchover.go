@@ -41,7 +41,7 @@ func (d *Datapath) settled(what awaited) error {
 
 // switchOver replaces the programs of an earlier daemon by this one's. What the old
 // ones write into their maps is carried over before, so that each packet finds its
-// connection whoever handles it, and after, when they write no more. It runs with
+// connection whoever handles it, and until they write no more. It runs with
 // attaching held.
 func (d *Datapath) switchOver() error {
 	defer close(d.switched)
@@ -59,10 +59,7 @@ func (d *Datapath) switchOver() error {
 	if err := d.maps[bpf.DatapathMapPrograms].Put(uint32(programToPod), d.progs[bpf.DatapathProgToPod]); err != nil {
 		return fmt.Errorf("put program for packets to pods: %w", err)
 	}
-	if err := errors.Join(d.attachSock(), d.attachUplinks(), d.adoptTunnel(), d.refreshPodLinks()); err != nil {
-		return err
-	}
-	if err := d.set.again(); err != nil {
+	if err := d.replacePrograms(); err != nil {
 		return err
 	}
 	if len(d.set.carried) > 0 {
@@ -71,6 +68,20 @@ func (d *Datapath) switchOver() error {
 	}
 	d.set.endCarries()
 	return d.pins.removeOldMaps(d.specs)
+}
+
+// replacePrograms puts this daemon's programs in. While there are connections to be
+// carried over, those of the uplinks have the older ones behind them, for connections
+// that begin before all are.
+func (d *Datapath) replacePrograms() (err error) {
+	if len(d.set.carries) > 0 {
+		if err := d.takeover.begin(); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, d.takeover.end(), d.set.again()) }()
+	}
+	err = errors.Join(d.attachSock(), d.adoptTunnel(), d.refreshPodLinks(), d.attachUplinks())
+	return errors.Join(err, d.takeover.begun(), d.set.again())
 }
 
 // dropOldMaps takes away pins of maps that no program uses any more.

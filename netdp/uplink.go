@@ -231,16 +231,20 @@ func (d *Datapath) removeFilters(device string) error {
 // attachUplink runs on a thread in the host's namespace.
 func (d *Datapath) attachUplink(device, program string, prog *ebpf.Program, where ebpf.AttachType) error {
 	path := d.pins.link(program + "-" + device)
-	err := d.replaceInLink(path, prog)
-	if err == nil {
+	dev, err := d.nl.LinkByName(device)
+	if err != nil {
+		return fmt.Errorf("find uplink %s: %w", device, err)
+	}
+	if len(d.set.carries) > 0 {
+		if err := d.attachBefore(path, dev.Attrs().Index, prog, where); err == nil {
+			return nil
+		} // else the link is of a device that is gone, or there is none
+	}
+	if err = d.replaceInLink(path, prog); err == nil {
 		return nil
 	}
 	if !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("replace %s on %s: %w", program, device, err)
-	}
-	dev, err := d.nl.LinkByName(device)
-	if err != nil {
-		return fmt.Errorf("find uplink %s: %w", device, err)
 	}
 	if d.opts.noTCX {
 		return d.filterUplink(dev.Attrs(), program, prog, where)
