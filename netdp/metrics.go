@@ -29,6 +29,8 @@ var (
 		"Ports of services that are not in the kernel's maps because these are full. An alarm if not 0.", nil, nil)
 	writeErrorsDesc = prometheus.NewDesc("shoal_datapath_map_write_errors_total",
 		"Writes to kernel maps that failed.", nil, nil)
+	notCarriedDesc = prometheus.NewDesc("shoal_datapath_map_not_carried",
+		"1 for a kernel map that began empty at this start, since its new layout could not take the old entries.", []string{"map"}, nil)
 	repairsDesc = prometheus.NewDesc("shoal_datapath_repairs_total",
 		"Programs, pins and mounts that were found missing, by whether they could be put back.", []string{"result"}, nil)
 	readersDesc = prometheus.NewDesc("shoal_flow_readers",
@@ -70,7 +72,7 @@ func (d *Datapath) Metrics() prometheus.Collector {
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
 		dropsDesc, openedDesc, refusedDesc, entriesDesc, maxEntriesDesc, ratioDesc,
-		noRoomDesc, writeErrorsDesc, repairsDesc, readersDesc, lostDesc,
+		noRoomDesc, writeErrorsDesc, notCarriedDesc, repairsDesc, readersDesc, lostDesc,
 	} {
 		ch <- desc
 	}
@@ -96,6 +98,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	c.services(ch)
 	send(noRoomDesc, prometheus.GaugeValue, float64(len(c.d.WithoutRoom())))
 	send(writeErrorsDesc, prometheus.CounterValue, float64(mapWriteErrors.Load()))
+	for name := range c.d.set.lost {
+		send(notCarriedDesc, prometheus.GaugeValue, 1, name)
+	}
 	c.d.repaired.mu.Lock()
 	done, failed := c.d.repaired.done, c.d.repaired.failed
 	c.d.repaired.mu.Unlock()
