@@ -380,6 +380,8 @@ const (
 	DatapathVarNodePortMax       = "node_port_max"
 	DatapathVarNodePortMin       = "node_port_min"
 	DatapathVarRecordDescribed   = "record_described"
+	DatapathVarTakeoverComplete  = "takeover_complete"
+	DatapathVarTakeoverUntilNs   = "takeover_until_ns"
 	DatapathVarTunnelId          = "tunnel_id"
 	DatapathVarTunnelPort        = "tunnel_port"
 )
@@ -492,17 +494,19 @@ type DatapathMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathVariableSpecs struct {
-	HostNetnsCookie *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
-	MaglevSeed      *ebpf.VariableSpec `ebpf:"maglev_seed"`
-	NatPortMax      *ebpf.VariableSpec `ebpf:"nat_port_max"`
-	NatPortMin      *ebpf.VariableSpec `ebpf:"nat_port_min"`
-	NodeIpv4        *ebpf.VariableSpec `ebpf:"node_ipv4"`
-	NodeIpv6        *ebpf.VariableSpec `ebpf:"node_ipv6"`
-	NodePortMax     *ebpf.VariableSpec `ebpf:"node_port_max"`
-	NodePortMin     *ebpf.VariableSpec `ebpf:"node_port_min"`
-	RecordDescribed *ebpf.VariableSpec `ebpf:"record_described"`
-	TunnelId        *ebpf.VariableSpec `ebpf:"tunnel_id"`
-	TunnelPort      *ebpf.VariableSpec `ebpf:"tunnel_port"`
+	HostNetnsCookie  *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
+	MaglevSeed       *ebpf.VariableSpec `ebpf:"maglev_seed"`
+	NatPortMax       *ebpf.VariableSpec `ebpf:"nat_port_max"`
+	NatPortMin       *ebpf.VariableSpec `ebpf:"nat_port_min"`
+	NodeIpv4         *ebpf.VariableSpec `ebpf:"node_ipv4"`
+	NodeIpv6         *ebpf.VariableSpec `ebpf:"node_ipv6"`
+	NodePortMax      *ebpf.VariableSpec `ebpf:"node_port_max"`
+	NodePortMin      *ebpf.VariableSpec `ebpf:"node_port_min"`
+	RecordDescribed  *ebpf.VariableSpec `ebpf:"record_described"`
+	TakeoverComplete *ebpf.VariableSpec `ebpf:"takeover_complete"`
+	TakeoverUntilNs  *ebpf.VariableSpec `ebpf:"takeover_until_ns"`
+	TunnelId         *ebpf.VariableSpec `ebpf:"tunnel_id"`
+	TunnelPort       *ebpf.VariableSpec `ebpf:"tunnel_port"`
 }
 
 // DatapathObjects contains all objects after they have been loaded into the kernel.
@@ -608,17 +612,19 @@ func (m *DatapathMaps) Close() error {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathVariables struct {
-	HostNetnsCookie *ebpf.Variable `ebpf:"host_netns_cookie"`
-	MaglevSeed      *ebpf.Variable `ebpf:"maglev_seed"`
-	NatPortMax      *ebpf.Variable `ebpf:"nat_port_max"`
-	NatPortMin      *ebpf.Variable `ebpf:"nat_port_min"`
-	NodeIpv4        *ebpf.Variable `ebpf:"node_ipv4"`
-	NodeIpv6        *ebpf.Variable `ebpf:"node_ipv6"`
-	NodePortMax     *ebpf.Variable `ebpf:"node_port_max"`
-	NodePortMin     *ebpf.Variable `ebpf:"node_port_min"`
-	RecordDescribed *ebpf.Variable `ebpf:"record_described"`
-	TunnelId        *ebpf.Variable `ebpf:"tunnel_id"`
-	TunnelPort      *ebpf.Variable `ebpf:"tunnel_port"`
+	HostNetnsCookie  *ebpf.Variable `ebpf:"host_netns_cookie"`
+	MaglevSeed       *ebpf.Variable `ebpf:"maglev_seed"`
+	NatPortMax       *ebpf.Variable `ebpf:"nat_port_max"`
+	NatPortMin       *ebpf.Variable `ebpf:"nat_port_min"`
+	NodeIpv4         *ebpf.Variable `ebpf:"node_ipv4"`
+	NodeIpv6         *ebpf.Variable `ebpf:"node_ipv6"`
+	NodePortMax      *ebpf.Variable `ebpf:"node_port_max"`
+	NodePortMin      *ebpf.Variable `ebpf:"node_port_min"`
+	RecordDescribed  *ebpf.Variable `ebpf:"record_described"`
+	TakeoverComplete *ebpf.Variable `ebpf:"takeover_complete"`
+	TakeoverUntilNs  *ebpf.Variable `ebpf:"takeover_until_ns"`
+	TunnelId         *ebpf.Variable `ebpf:"tunnel_id"`
+	TunnelPort       *ebpf.Variable `ebpf:"tunnel_port"`
 }
 
 // DatapathPrograms contains all programs after they have been loaded into the kernel.

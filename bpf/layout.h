@@ -326,7 +326,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 8192);
-	__uint(key_size, 16);
+	__type(key, address);
 	__type(value, __u32);
 } routed_pods SEC(".maps");
 

@@ -190,7 +190,7 @@ func (l *liveCell) strangerRefused() (stop func()) {
 		defer close(done)
 		for ctx.Err() == nil {
 			for _, network := range []string{"tcp4", "udp4"} {
-				if reaches(l.stranger, network, l.target) {
+				if reaches(l.stranger, network, l.target, refusedAfter) {
 					l.t.Errorf("the stranger reached the isolated pod by %s", network)
 				}
 			}
@@ -282,7 +282,7 @@ func TestMapsBeginAnewUnderTraffic(t *testing.T) {
 			if made.Load() || d.await == 0 || !d.set.unpinned[bpf.DatapathMapFrontends] {
 				t.Errorf("before %s are known: new pod made: %t, awaits %b", step.name, made.Load(), d.await)
 			}
-			if !reaches(l.first.host, "tcp4", servicesAddr+":80") {
+			if !reaches(l.first.host, "tcp4", servicesAddr+":80", ioTimeout) {
 				t.Errorf("before %s are known the service does not answer", step.name)
 			}
 			l.must(step.do())
