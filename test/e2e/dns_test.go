@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -105,10 +106,32 @@ func TestDNS(t *testing.T) {
 		}
 		return nil
 	})
+	for question, want := range map[string]string{
+		"+short web." + full:                                         web.Spec.ClusterIP,
+		"+short +tcp +noedns web." + full:                            web.Spec.ClusterIP,
+		"+short -x " + ipOf(db, "db-0"):                              "db-0.db." + full + ".",
+		"+short SRV _sql._tcp.db-1.db." + full:                       "",
+		"+noall +answer SRV _sql._tcp.db." + full:                    "5432 db-1.db." + full + ".",
+		"+noall +comments +bufsize=1232 AAAA nobody.nowhere." + full: "NXDOMAIN",
+	} {
+		if out := dig(t, strings.Fields(question)...); !strings.Contains(out, want) || want == "" && out != "" {
+			t.Errorf("dig %s says %q, want %q", question, out, want)
+		}
+	}
 	missing := runKubectl(t, "", "exec", "--namespace", ns, "asker", "--", "nslookup", "nobody."+full)
 	if missing.Err == nil || !strings.Contains(missing.Stdout+missing.Stderr, "NXDOMAIN") {
 		t.Errorf("a name that is not there: %s%s", missing.Stdout, missing.Stderr)
 	}
+}
+
+// dig asks the cluster's resolver, from the host.
+func dig(t *testing.T, question ...string) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "dig", append([]string{"@10.0.0.10", "+timeout=10"}, question...)...).CombinedOutput()
+	if err != nil {
+		t.Errorf("dig %s: %v: %s", strings.Join(question, " "), err, out)
+	}
+	return string(out)
 }
 
 func ipOf(pods []corev1.Pod, name string) string {
