@@ -91,6 +91,9 @@ func (c *Controller) lost(svc *corev1.Service) (to string, wait bool) {
 		if !held || claim.Owner == "" || claim.Owner == owner(svc) {
 			continue
 		}
+		if shared, _ := c.sharing(svc, a); shared {
+			continue
+		}
 		since, known := c.displaced[name]
 		if !known {
 			since = time.Now()
@@ -115,7 +118,7 @@ func (c *Controller) cell(svc *corev1.Service) cell {
 	return cell{pools: c.pools.all(), namespace: namespace, owner: func(a netip.Addr) (string, bool) {
 		claim, held := c.o.Claims.Claim(a)
 		return claim.Owner, held
-	}, used: c.used(hosts), own: c.o.Ranges, taken: len(c.o.Claims.All()) + len(hosts)}
+	}, share: func(a netip.Addr) (bool, string) { return c.sharing(svc, a) }, used: c.used(hosts), own: c.o.Ranges, taken: len(c.o.Claims.All()) + len(hosts)}
 }
 
 var errNotChosen = errors.New("another peer acts for this service")
@@ -228,7 +231,7 @@ func (c *Controller) write(ctx context.Context, svc *corev1.Service, have []neti
 		return fmt.Errorf("write addresses of service %s: %w", serviceKey(svc), err)
 	}
 	c.o.Logger.Info("load-balancer addresses", "service", serviceKey(svc), "addresses", have, "reason", said.Reason)
-	if to, _ := c.lost(svc); to != "" {
+	if to, _ := c.lost(svc); to != "" && sharingKey(svc) == "" {
 		delete(c.displaced, serviceKey(svc))
 		return c.warn(ctx, svc, ReasonReallocated, fmt.Sprintf("%s was given to two services while parts of the cell could not see each other; "+
 			"%s claimed it first and keeps it, this service now has %s", list(texts(addressesOf(svc))), nameOf(to), c.describe(have)))
@@ -292,7 +295,7 @@ func (c *Controller) freeReplaced(svc *corev1.Service, held, have []netip.Addr) 
 		if !c.chosen(key{service: serviceKey(svc)}) {
 			return nil
 		}
-		if err := c.o.Claims.Free(a); err != nil {
+		if err := c.free(a); err != nil {
 			return err
 		}
 		c.queue.Add(key{})

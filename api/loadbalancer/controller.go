@@ -123,6 +123,7 @@ func New(o Options, shared informers.SharedInformerFactory) (*Controller, error)
 }
 
 var indexers = cache.Indexers{
+	byShared: sharedIndex,
 	byType: func(obj any) ([]string, error) {
 		if s, ok := obj.(*corev1.Service); ok && s.Spec.Type == corev1.ServiceTypeLoadBalancer {
 			return []string{s.Namespace}, nil
@@ -170,6 +171,7 @@ func uidOf(owner string) types.UID {
 func (c *Controller) serviceChanged(obj any) {
 	if s, ok := obj.(*corev1.Service); ok && (s.Spec.Type == corev1.ServiceTypeLoadBalancer || hasCondition(s)) {
 		c.queue.Add(key{service: serviceKey(s)})
+		c.lookAtSharers(s)
 	}
 }
 
@@ -181,6 +183,7 @@ func (c *Controller) serviceUpdated(old, obj any) {
 			c.serviceDeleted(before)
 		}
 		c.queue.Add(key{service: serviceKey(before)})
+		c.lookAtSharers(before)
 	}
 	c.serviceChanged(obj)
 }
@@ -202,6 +205,7 @@ func (c *Controller) serviceDeleted(obj any) {
 		}
 	}
 	c.queue.Add(key{service: serviceKey(s)})
+	c.lookAtSharers(s)
 }
 
 // forget drops what is remembered about claims that are gone, by whomever they
@@ -271,6 +275,9 @@ func (c *Controller) claimChanged(a netip.Addr) {
 	}
 	objs, _ := c.services.ByIndex(byAddress, a.String())
 	for _, s := range objs {
+		c.serviceChanged(s)
+	}
+	for _, s := range c.sharers(a) {
 		c.serviceChanged(s)
 	}
 	if !held {
@@ -416,7 +423,7 @@ func (c *Controller) release(name string, stale []netip.Addr) error {
 		if !c.chosen(key{service: name}) {
 			continue
 		}
-		if err := c.o.Claims.Free(a); err != nil {
+		if err := c.free(a); err != nil {
 			return err
 		}
 		delete(c.orphans, a)

@@ -45,6 +45,9 @@ type cell struct {
 	// owner tells who has claimed an address: empty, an owner, or "" and true
 	// for one that has not been heard of yet.
 	owner func(netip.Addr) (owner string, claimed bool)
+	// share tells whether the service may have an address that another one has
+	// claimed, and if not, why, if there is anything to say; nil: it may not.
+	share func(netip.Addr) (ok bool, why string)
 	// used tells what else has an address that a pool has by mistake: a host, or
 	// the cell's own ranges; empty if nothing does.
 	used func(netip.Addr) string
@@ -52,6 +55,13 @@ type cell struct {
 	own []netip.Prefix
 	// taken counts the addresses that cannot be had: of claims and of hosts.
 	taken int
+}
+
+func (c cell) shares(a netip.Addr) (ok bool, why string) {
+	if c.share == nil {
+		return false, ""
+	}
+	return c.share(a)
 }
 
 // spareTries is for addresses that are claimed while others are being tried.
@@ -114,6 +124,11 @@ func (o *choice) wanted(wanted netip.Addr, held []netip.Addr, pools []Pool, c ce
 		o.keep = wanted
 		return
 	}
+	shared, why := c.shares(wanted)
+	if shared {
+		o.keep = wanted
+		return
+	}
 	o.draw = slices.Values([]netip.Addr{wanted})
 	o.may = func(a netip.Addr) bool { return a == wanted }
 	owner, _ := c.owner(wanted)
@@ -122,7 +137,12 @@ func (o *choice) wanted(wanted netip.Addr, held []netip.Addr, pools []Pool, c ce
 	} else {
 		owner = "service " + nameOf(owner)
 	}
-	o.none = refuse(ReasonTaken, "the wanted address %s belongs to %s; ask for another, or delete that one", wanted, owner)
+	if why != "" {
+		o.none = refuse(ReasonTaken, "the wanted address %s belongs to %s and cannot be shared with it: %s; ask for another", wanted, owner, why)
+		return
+	}
+	o.none = refuse(ReasonTaken, "the wanted address %s belongs to %s; ask for another, delete that one, "+
+		"or give both the annotation shoal.dev/sharing-key with one value where their ports differ", wanted, owner)
 }
 
 // any is for a family without a wish. What the service has it keeps as long as

@@ -22,6 +22,9 @@ const (
 	// WantedPool is the annotation of a service that wants addresses of the
 	// named pool.
 	WantedPool = "shoal.dev/address-pool"
+	// SharingKey is the annotation of a service that shares the address it asks for
+	// with others that have the same value and other ports.
+	SharingKey = "shoal.dev/sharing-key"
 	// AddressAssigned is the condition of a service that tells whether it has
 	// its addresses from a pool. Hosts announce only what it is true of.
 	AddressAssigned = "shoal.dev/AddressAssigned"

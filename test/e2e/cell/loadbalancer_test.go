@@ -71,6 +71,48 @@ func TestLoadBalancerAddressMoves(t *testing.T) {
 	})
 }
 
+// TestDrainedHostHandsItsAddressesOver stops a host with its pods while it announces
+// an address: another one does before that ends, and no call fails meanwhile.
+func TestDrainedHostHandsItsAddressesOver(t *testing.T) {
+	whole(t)
+	ns := space(t, peers[1])
+	address := poolOfOne(t, ns, balancerHosts+2)
+	balance(t, ns, corev1.ServiceExternalTrafficPolicyCluster)
+	leaving := announcer(t, peers[4], ns, address, nil)
+	backend := others(leaving)[0]
+	front(t, ns, backend)
+	backend.runs(t, ns, "front", 1)
+	eventually(t, "its pod answers", func() error {
+		_, err := fetch(t.Context(), "http://"+address.String()+"/", 1)
+		return err
+	})
+
+	stopped := make(chan error, 1)
+	go func() {
+		_, err := cell.Output(t.Context(), leaving.number, "shoal", "stop", "--pods")
+		stopped <- err
+	}()
+	calls := 0
+	for done := false; !done; calls++ {
+		select {
+		case err := <-stopped:
+			ok(t, err)
+			done = true // and once more without it
+		default:
+		}
+		if _, err := fetch(t.Context(), "http://"+address.String()+"/", 1); err != nil {
+			t.Fatalf("call %d while %s is drained: %v", calls, leaving.name, err)
+		}
+	}
+	// Nothing is waited for: it was taken over before the daemon ended.
+	s, err := backend.kube.CoreV1().Services(ns).Get(t.Context(), "front", metav1.GetOptions{})
+	ok(t, err)
+	if said := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.Announced); said == nil || said.Message == leaving.name {
+		t.Errorf("after %s stopped, %+v", leaving.name, s.Status.Conditions)
+	}
+	t.Logf("%d calls", calls)
+}
+
 // TestLocalLoadBalancer: with externalTrafficPolicy Local only hosts with a ready
 // pod announce the address, and say that they are healthy.
 func TestLocalLoadBalancer(t *testing.T) {
