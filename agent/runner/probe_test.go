@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 func execProbe(script string) v1.ProbeHandler {
@@ -68,4 +69,45 @@ func TestProbeGrace(t *testing.T) {
 	}
 	p.Spec.TerminationGracePeriodSeconds = ptr(int64(1))
 	b.remove(p)
+}
+
+// probedPod becomes ready, then unwell and starts anew, as its probes say.
+func probedPod(b *bed) {
+	const patient = 120 // seconds: a command that takes long is no failure
+	p := pod("probed", sleeper, func(p *v1.Pod) {
+		p.Spec.Containers[0].ReadinessProbe = &v1.Probe{PeriodSeconds: 1, FailureThreshold: 1, TimeoutSeconds: patient,
+			ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"stat", "/ready"}}}}
+		p.Spec.Containers[0].LivenessProbe = &v1.Probe{PeriodSeconds: 1, FailureThreshold: 1, TimeoutSeconds: patient,
+			ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"sh", "-c", "! stat /dead"}}}}
+		p.Spec.Containers[0].StartupProbe = &v1.Probe{PeriodSeconds: 1, FailureThreshold: 3, TimeoutSeconds: patient,
+			ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"true"}}}}
+	})
+	ready := func(want bool) func(v1.PodStatus) bool {
+		return func(s v1.PodStatus) bool {
+			return len(s.ContainerStatuses) > 0 && s.ContainerStatuses[0].State.Running != nil && s.ContainerStatuses[0].Ready == want &&
+				s.ContainerStatuses[0].Started != nil && *s.ContainerStatuses[0].Started
+		}
+	}
+	b.runner.Set(p)
+	b.wait(p, "started and not ready", ready(false))
+	b.run(p, "touch", "/ready")
+	b.wait(p, "ready", ready(true))
+	b.run(p, "touch", "/dead")
+	c := b.container(p, "main", "restarted", func(c v1.ContainerStatus) bool { return c.RestartCount == 1 && c.State.Running != nil })
+	if c.LastTerminationState.Terminated == nil {
+		b.t.Errorf("status: %+v", c)
+	}
+	b.event(p, "Unhealthy")
+	b.remove(p)
+	tcp := pod("tcp", sleeper, func(p *v1.Pod) {
+		p.Spec.HostNetwork = true
+		p.Spec.Containers[0].ReadinessProbe = &v1.Probe{PeriodSeconds: 10, ProbeHandler: v1.ProbeHandler{
+			TCPSocket: &v1.TCPSocketAction{Host: "127.0.0.1", Port: intstr.FromInt32(1)}}}
+	})
+	b.runner.Set(tcp)
+	b.phase(tcp, v1.PodRunning)
+	if b.last(tcp.UID).ContainerStatuses[0].Ready {
+		b.t.Error("ready though nothing listens")
+	}
+	b.remove(tcp)
 }

@@ -101,3 +101,24 @@ func TestPullWord(t *testing.T) {
 		}
 	}
 }
+
+// imagePods have images that are nowhere: one may not be pulled, one cannot.
+func imagePods(b *bed) {
+	never := pod("never", sleeper, func(p *v1.Pod) {
+		p.Spec.Containers[0].Image, p.Spec.Containers[0].ImagePullPolicy = "nothere:1", v1.PullNever
+	})
+	// Port 1 on loopback refuses at once.
+	missing := pod("missing", sleeper, func(p *v1.Pod) { p.Spec.Containers[0].Image = "127.0.0.1:1/no/image:1" })
+	b.runner.Set(never)
+	b.runner.Set(missing)
+	b.container(never, "main", "never pulled", waitingFor("ErrImageNeverPull"))
+	b.event(missing, "Failed")
+	c := b.container(missing, "main", "pull back-off", func(c v1.ContainerStatus) bool {
+		return waitingFor("RegistryUnavailable")(c) || waitingFor("ImagePullBackOff")(c)
+	})
+	if !strings.Contains(c.State.Waiting.Message, "127.0.0.1:1/no/image:1") {
+		b.t.Errorf("message: %s", c.State.Waiting.Message)
+	}
+	b.container(missing, "main", "pull back-off", waitingFor("ImagePullBackOff"))
+	b.remove(never, missing)
+}

@@ -1,6 +1,8 @@
 package runner
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -47,6 +49,47 @@ func oomChild(b *bed) {
 	// With cgroup v2 the whole container goes.
 	if !b.runner.Cgroups.Unified() && (s.ExitCode != 3 || !strings.Contains(b.logs(p, "main", 0), "went on")) {
 		b.t.Errorf("the container did not go on: %+v", s)
+	}
+	b.remove(p)
+}
+
+// oomPod dies of its memory limit.
+func oomPod(b *bed) {
+	p := pod("oom", `tail /dev/zero`, func(p *v1.Pod) {
+		p.Spec.RestartPolicy = v1.RestartPolicyNever
+		p.Spec.Containers[0].Command = []string{"tail", "/dev/zero"}
+		p.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceMemory: resource.MustParse("16Mi")}
+	})
+	b.runner.Set(p)
+	b.phase(p, v1.PodFailed)
+	if s := b.last(p.UID).ContainerStatuses[0].State.Terminated; s == nil || s.Reason != "OOMKilled" || s.ExitCode != 137 {
+		b.t.Errorf("state: %+v", s)
+	}
+	b.remove(p)
+}
+
+// limitedPod's limits are those of its control groups.
+func limitedPod(b *bed) {
+	p := pod("limits", sleeper, func(p *v1.Pod) {
+		p.Spec.Containers[0].Resources = v1.ResourceRequirements{
+			Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse("250m")},
+			Limits:   v1.ResourceList{v1.ResourceCPU: resource.MustParse("500m"), v1.ResourceMemory: resource.MustParse("32Mi")},
+		}
+	})
+	b.runner.Set(p)
+	b.phase(p, v1.PodRunning)
+	if b.runner.Cgroups.Unified() {
+		b.t.Skip("reads cgroup v1 files; the v2 values have a unit test")
+	}
+	ref, _ := b.runner.Container(p.UID, "main")
+	group := b.runner.Cgroups.PodPath(v1.PodQOSBurstable, string(p.UID))
+	for _, dir := range []string{group, filepath.Join(group, ref.ID)} {
+		for file, want := range map[string]string{"cpu/%/cpu.shares": "256", "cpu/%/cpu.cfs_quota_us": "50000", "memory/%/memory.limit_in_bytes": "33554432"} {
+			data, err := os.ReadFile("/sys/fs/cgroup/" + strings.Replace(file, "%", dir, 1))
+			if err != nil || strings.TrimSpace(string(data)) != want {
+				b.t.Errorf("%s of %s is %q (%v), want %s", file, dir, data, err, want)
+			}
+		}
 	}
 	b.remove(p)
 }

@@ -132,3 +132,23 @@ func TestSecuritySettings(t *testing.T) {
 	}
 	b.remove(tight, local, gone, root, noUser)
 }
+
+// securedPod is held to its security context.
+func securedPod(b *bed) {
+	p := pod("secure", `touch /x || echo read-only; grep -E "CapEff|NoNewPrivs|Seccomp:" /proc/self/status; echo args; `+sleeper, func(p *v1.Pod) {
+		p.Spec.Containers[0].SecurityContext = &v1.SecurityContext{
+			ReadOnlyRootFilesystem: ptr(true), AllowPrivilegeEscalation: ptr(false),
+			Capabilities:   &v1.Capabilities{Drop: []v1.Capability{"ALL"}, Add: []v1.Capability{"NET_BIND_SERVICE"}},
+			SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeRuntimeDefault},
+		}
+	})
+	b.runner.Set(p)
+	b.phase(p, v1.PodRunning)
+	b.remove1(p, func(out string) {
+		for _, want := range []string{"read-only", "CapEff:\t0000000000000400", "NoNewPrivs:\t1", "Seccomp:\t2"} {
+			if !strings.Contains(out, want) {
+				b.t.Errorf("output lacks %q:\n%s", want, out)
+			}
+		}
+	})
+}
