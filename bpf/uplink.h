@@ -19,6 +19,7 @@
 #include "takeover.h"
 
 #define PACKET_HOST 0
+#define PACKET_OTHERHOST 3
 
 /* The finaliser of MurmurHash3, keyed by the cell's seed: equal on all hosts
  * whatever their byte order. */
@@ -405,7 +406,9 @@ int uplink_ingress(struct __sk_buff *skb)
 
 	if (left_to_older(skb, 1))
 		return VERDICT_NEXT;
-	if (is_tunnel(skb, IP_DST) || parse(skb, &p))
+	/* A link that is listened on for all, or a bridge's port, shows other machines'
+	 * frames too; the stack leaves them. */
+	if (skb->pkt_type == PACKET_OTHERHOST || is_tunnel(skb, IP_DST) || parse(skb, &p))
 		return VERDICT_PASS;
 	verdict = from_outside(skb, &p);
 	/* What seems to come from this host itself, the stack refuses. */

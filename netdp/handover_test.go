@@ -42,6 +42,23 @@ func ecn(b []byte) byte {
 	return ip[1] & 3
 }
 
+// Frames for other machines are left to them, as where a switch sends frames to all.
+func TestFramesOfOtherMachinesAreLeftAlone(t *testing.T) {
+	l := newLab(t)
+	d := l.openUntilEnd()
+	_, pod := l.pod(d, "server")
+	l.must(d.SetService(Service{Key: "web", Proto: UDP, Frontends: []Frontend{{Addr: netip.MustParseAddr("198.18.0.200"), Port: 80, Outside: true}},
+		Backends: []Backend{{Addr: netip.AddrPortFrom(pod, 8080)}}}))
+	for last, want := range map[byte]uint32{2: verdictRedirect, 3: verdictPass} {
+		in := frame{src: labOutsideIP + ":40000", dst: "198.18.0.200:80", proto: UDP}.bytes()
+		in[5] = last // of the hardware address it is for
+		verdict, out := l.runProgram(d, bpf.DatapathProgUplinkIngress, l.linkIndex(d, labUplink), in)
+		if verdict != want {
+			t.Errorf("for ...:%02x: verdict %d, %s, want %d", last, verdict, describe(out), want)
+		}
+	}
+}
+
 // What calls an address that all hosts have goes to the backend's host as it is,
 // marked and a hop older; what came so goes no further than one host.
 func TestCallsAreHandedOver(t *testing.T) {

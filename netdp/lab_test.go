@@ -110,7 +110,8 @@ func (l *lab) connect() {
 	l.t.Helper()
 	l.must(l.host.do(func() error {
 		return netlink.LinkAdd(&netlink.Veth{
-			LinkAttrs: netlink.LinkAttrs{Name: labUplink}, PeerName: labUplink,
+			// What frames of tests are for.
+			LinkAttrs: netlink.LinkAttrs{Name: labUplink, HardwareAddr: net.HardwareAddr{2, 2, 2, 2, 2, 2}}, PeerName: labUplink,
 			PeerNamespace: netlink.NsFd(l.outside.file.Fd()),
 		})
 	}))

@@ -36,7 +36,7 @@ func TestOwnPodsFromOutside(t *testing.T) {
 		{"an error", tooLarge(ip.String(), call), verdictDrop},
 		{"to a node port with its backend here", frame{src: victim, dst: labHostIP + ":30081", proto: TCP, flags: flagSYN}.bytes(), verdictDrop},
 		{"to a node port with its backend elsewhere", frame{src: victim, dst: labHostIP + ":30080", proto: TCP, flags: flagSYN}.bytes(), verdictRedirect},
-		{"of a pod of another host", frame{src: "10.64.8.7:5000", dst: other.String() + ":80", proto: TCP, flags: flagSYN}.bytes(), verdictPass},
+		{"of a pod of another host", frame{src: "10.64.8.7:5000", dst: other.String() + ":80", proto: TCP, flags: flagSYN}.bytes(), verdictRedirect},
 	} {
 		before := spoofed()
 		verdict, _ := l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, c.packet)
