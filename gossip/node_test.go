@@ -134,17 +134,20 @@ func TestOneLink(t *testing.T) {
 				p.node.dial(p.node.context(), other, true)
 			})
 		}
-		eventually.True(t, "both agree on one link", func() bool {
-			l, m := peers[0].node.linkTo("b"), peers[1].node.linkTo("a")
-			if l == nil || m == nil || l.dialled == m.dialled || l.ending() || m.ending() {
-				return false
-			}
-			_, err := peers[0].node.Request(t.Context(), "b", "echo", nil)
-			return err == nil
-		})
+		eventually.True(t, "both agree on one link", func() bool { return oneLink(t, peers[0], peers[1]) })
 	}
 	peers[0].write("/registry/x", "1")
 	eventually.True(t, "records travel", func() bool { return peers[1].has("/registry/x", "1") })
+}
+
+// oneLink reports whether two peers have one link between them, which answers.
+func oneLink(t *testing.T, a, b *testPeer) bool {
+	l, m := a.node.linkTo(b.name), b.node.linkTo(a.name)
+	if l == nil || m == nil || l.dialled == m.dialled || l.ending() || m.ending() {
+		return false
+	}
+	_, err := a.node.Request(t.Context(), b.name, "echo", nil)
+	return err == nil
 }
 
 // TestShortLinks: peers that are no neighbours reach each other for requests and
