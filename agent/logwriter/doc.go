@@ -11,7 +11,8 @@
 //
 // Always true: a line is written whole or as marked parts; output that
 // cannot be stored is dropped rather than allowed to block the container;
-// the writer ends when its shim tells it to, after draining what is left.
+// the writer ends when its shim tells it to, after draining what is left; as
+// long as it runs it holds a lock on the log.
 //
 // The agent calls URI or StartConsole when it creates a task, and Attach for
 // each client. Nothing here reads logs.

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,8 +28,12 @@ void shoal_log_open(void)
 
 	shoal_log.fd = open(shoal_log.path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
 	shoal_log.size = 0;
-	if (shoal_log.fd >= 0 && fstat(shoal_log.fd, &st) == 0)
+	if (shoal_log.fd < 0)
+		return;
+	if (fstat(shoal_log.fd, &st) == 0)
 		shoal_log.size = st.st_size;
+	// Ended looks for this lock. Nobody else's is waited for.
+	flock(shoal_log.fd, LOCK_SH | LOCK_NB);
 }
 
 static int by_name(const void *a, const void *b)

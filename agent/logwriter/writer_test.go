@@ -120,11 +120,17 @@ func TestTermDrains(t *testing.T) {
 		fmt.Fprintf(w.stdout, "line %d\n", i)
 	}
 	fmt.Fprint(w.stdout, "rest")
+	if Ended(path) {
+		t.Error("the log has ended while its writer runs")
+	}
 	if err := w.cmd.Process.Signal(unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.cmd.Wait(); err != nil {
 		t.Errorf("log writer: %v", err)
+	}
+	if !Ended(path) {
+		t.Error("the log has not ended with its writer")
 	}
 	got := lines(t, path)
 	if len(got) != 1001 || got[1000][2] != "rest" {

@@ -354,6 +354,7 @@ const startRetryMax = 10 * time.Second
 // watchExit tells the worker when the instance ends. A lost connection to
 // containerd is not an exit: it asks again.
 func (w *worker) watchExit(ctx context.Context, s *slot, inst *instance) {
+	spec := s.spec // the slot is the worker's
 	w.jobs.Go(func() {
 		for failures := 0; ; failures++ {
 			got, err := w.r.Client.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: inst.id})
@@ -362,6 +363,7 @@ func (w *worker) watchExit(ctx context.Context, s *slot, inst *instance) {
 			}
 			err = errgrpc.ToNative(err)
 			if err == nil {
+				w.awaitLog(ctx, spec, inst, int32(got.ExitStatus))
 				w.tell(func(w *worker) { w.onExit(s, inst, int32(got.ExitStatus), got.ExitedAt.AsTime()) })
 				return
 			}

@@ -43,6 +43,7 @@ func TestRunner(t *testing.T) {
 		"removed without a delete first": removedPod,
 		"rejected by admission":          rejectedPod,
 		"last words":                     lastWordsPod,
+		"last words that come late":      lateWordsPod,
 		"sidecars stop last":             sidecarPod,
 		"too little memory to start":     starvedPod,
 		"what comes in a moment":         soonPod,

@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/cri-client/pkg/logs"
 	kubecontainer "k8s.io/kubernetes/pkg/kubelet/container"
 	"k8s.io/utils/buffer"
+
+	"shoal/agent/logwriter"
 )
 
 // terminationMessageMax is the API's bound on a container's last words.
@@ -40,6 +43,33 @@ func (w *worker) terminationLog(pod *v1.Pod, c *v1.Container, taken map[string]b
 
 func (w *worker) terminationFile(pod *v1.Pod, container string) string {
 	return filepath.Join(w.podDir(pod), terminationDir, container)
+}
+
+const (
+	// logEndMax bounds the wait for the log of a container that has ended: its
+	// writer is a process of its own, which reads late where the host is busy, and
+	// goes on for as long as anything has the container's output open.
+	logEndMax  = 5 * time.Second
+	logEndPoll = 5 * time.Millisecond
+)
+
+// awaitLog waits until the log has all that an ended container wrote, if the end of
+// it is to be its last words.
+func (w *worker) awaitLog(ctx context.Context, c *v1.Container, inst *instance, code int32) {
+	if c.TerminationMessagePolicy != v1.TerminationMessageFallbackToLogsOnError || code == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, logEndMax)
+	defer cancel()
+	tick := time.NewTicker(logEndPoll)
+	defer tick.Stop()
+	for path := LogPath(w.r.LogDir, w.newest(), c.Name, inst.attempt); !logwriter.Ended(path); {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // terminationMessage is what the container wrote about its end: to its file,
