@@ -215,21 +215,7 @@ func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
 			return nil, fmt.Errorf("set constant %s: %w", name, err)
 		}
 	}
-	for name, entries := range map[string]uint32{
-		bpf.DatapathMapServices: d.opts.Limits.Services, bpf.DatapathMapFrontends: d.opts.Limits.Frontends,
-		bpf.DatapathMapBackends: d.opts.Limits.Backends, bpf.DatapathMapSlots: d.opts.Limits.Slots,
-		bpf.DatapathMapMaglev: d.opts.Limits.MaglevChunks, bpf.DatapathMapPods: 2 * maxPods,
-		bpf.DatapathMapFlows: 2 * d.opts.MaxFlows, bpf.DatapathMapNats: d.opts.MaxFlows,
-		bpf.DatapathMapRanges: maxRanges, bpf.DatapathMapTunnelPeers: maxTunnelPeers,
-		bpf.DatapathMapInside: maxInside, bpf.DatapathMapAffinities: maxAffinities,
-		bpf.DatapathMapSources: maxSources, bpf.DatapathMapCallers: 2 * maxPods,
-		bpf.DatapathMapServiceCounts:  d.opts.Limits.Services,
-		bpf.DatapathMapPolicySubjects: 2 * maxPods,
-		bpf.DatapathMapRoutedPods:     2 * maxPods,
-		bpf.DatapathMapPolicyPeers:    maxPolicyPeers, bpf.DatapathMapPolicyRules: maxPolicyRules,
-		bpf.DatapathMapPolicyBlocks: maxPolicyBlocks, bpf.DatapathMapPolicyPorts: maxPolicyPorts,
-		bpf.DatapathMapPolicyConns: d.opts.MaxFlows,
-	} {
+	for name, entries := range d.opts.mapLimits() {
 		spec.Maps[name].MaxEntries = entries
 	}
 	if d.opts.alterMaps != nil {

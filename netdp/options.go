@@ -122,8 +122,11 @@ type Options struct {
 	Logger   *slog.Logger
 
 	// Limits of the services' maps; a zero value has those that are named above.
-	// Maps of another size are made anew, beside those of an earlier daemon.
+	// Entries of an earlier daemon's maps of another size are carried over.
 	Limits MapLimits
+	// SetLimits are an administrator's limits of maps, by the names that MapFills
+	// has; CheckLimits says which can be set. They come before Limits and MaxFlows.
+	SetLimits map[string]uint32
 
 	noTCX     bool                           // as on Linux before 6.6, for tests
 	alterMaps func(map[string]*ebpf.MapSpec) // as in another version, for tests
@@ -159,9 +162,6 @@ func (o *Options) complete() error {
 			return fmt.Errorf("check options: node address %s is inside PodCIDR %s", ip, p)
 		}
 	}
-	if o.MaxFlows == 0 {
-		o.MaxFlows = DefaultMaxFlows
-	}
 	if o.VXLANPort == 0 {
 		o.VXLANPort = DefaultVXLANPort
 	}
@@ -171,11 +171,8 @@ func (o *Options) complete() error {
 	if o.VNI > maxVNI {
 		return fmt.Errorf("check options: VNI %d is larger than %d", o.VNI, maxVNI)
 	}
-	if o.Limits == (MapLimits{}) {
-		o.Limits = MapLimits{
-			Services: maxServices, Frontends: maxFrontends, Backends: maxBackends,
-			Slots: maxSlots, MaglevChunks: maxMaglevChunks,
-		}
+	if err := o.completeLimits(); err != nil {
+		return err
 	}
 	if o.Logger == nil {
 		return errors.New("check options: Logger is missing")

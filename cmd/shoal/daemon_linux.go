@@ -13,6 +13,7 @@ import (
 
 	"shoal/cmd/shoal/internal/daemon"
 	"shoal/cmd/shoal/lab"
+	"shoal/netdp"
 
 	// The log writer of containers is this binary, entered before the Go
 	// runtime starts.
@@ -92,12 +93,15 @@ func (c *StartCmd) Run() error {
 		Resources: c.ResourceFlags.config(), DevicePluginDir: c.DevicePluginDir,
 		DNSStubs:   c.DNSStub,
 		GossipPort: c.GossipPort, Join: c.Join, Token: c.Token,
-		NoMasquerade: c.NoMasquerade, IPv6: c.IPv6,
+		NoMasquerade: c.NoMasquerade, IPv6: c.IPv6, MapLimits: c.MapLimits,
 		NetworkDriver: c.NetworkDriver, CNIConfDir: c.CNIConfDir, CNIBinDirs: c.CNIBinDir,
 	}
 	var err error
 	if config.MasqueradeExcept, err = c.masqueradeExcept(); err != nil {
 		return err
+	}
+	if err := netdp.CheckLimits(c.MapLimits); err != nil {
+		return fmt.Errorf("--map-limits: %w", err)
 	}
 	if config.Shutdown, err = c.shutdownPeriods(); err != nil {
 		return err

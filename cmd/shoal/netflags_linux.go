@@ -16,6 +16,8 @@ type NetFlags struct {
 	CNIConfDir    string   `name:"cni-conf-dir" default:"/etc/cni/net.d" env:"SHOAL_CNI_CONF_DIR" placeholder:"DIR" help:"With --network-driver cni, where the network is configured: the first .conflist file counts (default ${default})."`
 	CNIBinDir     []string `name:"cni-bin-dir" default:"/opt/cni/bin" env:"SHOAL_CNI_BIN_DIR" placeholder:"DIR,..." help:"With --network-driver cni, where the plugins are (default ${default})."`
 
+	MapLimits map[string]uint32 `mapsep:"," placeholder:"MAP=N,..." help:"How many entries kernel maps take, by the names that metrics have, as in flows=262144; entries are carried over when a start changes it."`
+
 	IPv6 string `name:"ipv6" placeholder:"RANGE" help:"The cell's /48 of IPv6 addresses for pods and services, or off; hosts that join take the cell's (default: unique local addresses of the cell's own)."`
 }
 

@@ -70,6 +70,8 @@ type Config struct {
 	// of MasqueradeExcept always see these.
 	NoMasquerade     bool           `json:"noMasquerade,omitempty"`
 	MasqueradeExcept []netip.Prefix `json:"masqueradeExcept,omitempty"`
+	// MapLimits are how many entries kernel maps take, where not the default.
+	MapLimits map[string]uint32 `json:"mapLimits,omitempty"`
 	// IPv6 is the cell's range of IPv6, a /48, "off" for none, or empty for the one
 	// the cell has; a new cell's comes from its certificate authority.
 	IPv6 string `json:"ipv6,omitempty"`

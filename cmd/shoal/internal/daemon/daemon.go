@@ -260,6 +260,7 @@ func (p *peer) datapathOptions() netdp.Options {
 		Logger:      p.log.With("part", "netdp"),
 
 		NoMasquerade: p.config.NoMasquerade, MasqueradeExcept: p.config.MasqueradeExcept,
+		SetLimits: p.config.MapLimits,
 	}
 	if p.ipv6.IsValid() {
 		o.PodCIDR6, o.CellPodCIDR6, o.ServiceCIDR6 = p.podCIDR6(), api.PodRange6(p.ipv6), p.serviceCIDR6()
