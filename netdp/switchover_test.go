@@ -199,19 +199,21 @@ func (l *liveCell) strangerRefused() (stop func()) {
 	return func() { cancel(); <-done }
 }
 
+func doubleLimits(specs map[string]*ebpf.MapSpec) {
+	for _, s := range specs {
+		if s.Type == ebpf.Hash || s.Type == ebpf.LRUHash || s.Type == ebpf.LPMTrie || s.Type == ebpf.Array && s.MaxEntries > 1 {
+			s.MaxEntries *= 2
+		}
+	}
+}
+
 // Every limit changes, so every map is made anew, under traffic and policy.
 func TestLimitsChangeUnderTraffic(t *testing.T) {
 	l := newLiveCell(t)
 	stop := l.strangerRefused()
 	l.wantUnbroken(l.under(func() {
-		for _, factor := range []uint32{2, 1} { // larger, and small again
-			l.first.opts.alterMaps = func(specs map[string]*ebpf.MapSpec) {
-				for _, s := range specs {
-					if s.Type == ebpf.Hash || s.Type == ebpf.LRUHash || s.Type == ebpf.LPMTrie || s.Type == ebpf.Array && s.MaxEntries > 1 {
-						s.MaxEntries *= factor
-					}
-				}
-			}
+		for _, alter := range []func(map[string]*ebpf.MapSpec){doubleLimits, nil} { // larger, and small again
+			l.first.opts.alterMaps = alter
 			l.replace(func(d *Datapath) {
 				if d.await != 0 || len(d.set.lost) > 0 || len(d.set.carried) < 20 {
 					t.Errorf("awaits %b, carried %v, lost %v", d.await, d.set.carried, d.set.lost)

@@ -44,6 +44,7 @@ var measurements = []measurement{
 	{"api", apiThroughput},
 	{"connect", datapath},
 	{"hosts", betweenHosts},
+	{"switchover", restarts},
 	{"dns", names},
 	{"store", storeAlone},
 	{"gossip", gossipAlone},

@@ -50,6 +50,17 @@ var hostFigures = []packageFigure{
 	{"BenchmarkHosts/direct/roundtrip", "ratio", "pods on one link / hosts: p50", "x", 0, stated, "plain pods: {pods-ratio}"},
 }
 
+var switchFigures = []packageFigure{
+	{"BenchmarkSwitchover/restart", "gap-ms", "restart: longest gap of new connections", "ms", 0, atMost(50), "{quiet-ms} without; broken {broken}, failed {failed}, datagrams lost {lost}"},
+	{"BenchmarkSwitchover/upgrade", "gap-ms", "upgrade, all layouts: longest gap of new ones", "ms", 0, atMost(50), "{quiet-ms} without; broken {broken}, failed {failed}, datagrams lost {lost}"},
+	{"BenchmarkSwitchover/upgrade", "broken", "upgrade, all layouts: open connections broken", "", 0, atMost(0), ""},
+}
+
+// restarts reports what a restart and an upgrade of the datapath do to traffic.
+func restarts(ctx context.Context, _ *bench) error {
+	return packageFigures(ctx, switchFigures, "^BenchmarkSwitchover$", "./netdp")
+}
+
 var dnsFigures = []packageFigure{
 	{"BenchmarkServer", "answers/core-s", "DNS answers per second of one core, 10,000 services", "/s", 0, atLeast(30_000), ""},
 	{"BenchmarkServer", "p99-ms", "DNS answer at 30,000 a second, p99", "ms", 0, atMost(2), ""},

@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"shoal/test/harness"
+	"shoal/test/traffic"
 )
 
 // The shared machine and daemon. Set before any test runs.
@@ -31,6 +32,13 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if is, err := traffic.RunChild(); is { // of startLoad
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "e2e:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(harness.Main(func(w *harness.World) int {
 		if err := setUp(w); err != nil {
 			fmt.Fprintln(os.Stderr, "e2e:", err)

@@ -17,8 +17,12 @@ import (
 )
 
 const (
-	// pause between two exchanges of a connection, and between two new ones.
-	pause = 2 * time.Millisecond
+	// askPause is between two exchanges of a connection.
+	askPause = 2 * time.Millisecond
+	// makers make new connections of a path beside each other, so that one that
+	// waits is no gap; makePause is between two of each.
+	makers    = 3
+	makePause = 8 * time.Millisecond
 	// patience is how long an answer is waited for.
 	patience = 15 * time.Second
 	// resend is after how long a datagram is sent again.
@@ -46,7 +50,7 @@ type Report struct {
 	Made, Failed int
 	// Lost are datagrams that were sent again.
 	Lost int
-	// LongestGap is the longest time from one answered new connection to the next.
+	// LongestGap is the longest time in which no new connection was answered.
 	LongestGap time.Duration
 	Errors     []string
 }
@@ -92,7 +96,9 @@ func Start(ctx context.Context, paths []Path) (*Load, error) {
 			}
 			l.done.Go(func() { r.keep(ctx, conn, p.Network) })
 		}
-		l.done.Go(func() { r.renew(ctx, p) })
+		for range makers {
+			l.done.Go(func() { r.renew(ctx, p) })
+		}
 	}
 	return l, nil
 }
@@ -122,7 +128,7 @@ func (l *Load) Reports() []Report {
 // keep asks on one connection until ctx ends.
 func (r *counted) keep(ctx context.Context, conn net.Conn, network string) {
 	defer conn.Close()
-	for i := 0; wait(ctx); i++ {
+	for i := 0; wait(ctx, askPause); i++ {
 		err := r.exchange(conn, fmt.Sprintf("q%d.", i), network)
 		r.mu.Lock()
 		if err != nil {
@@ -136,9 +142,9 @@ func (r *counted) keep(ctx context.Context, conn net.Conn, network string) {
 	}
 }
 
-// renew makes one connection after the other until ctx ends.
+// renew is a maker: it makes one connection after the other until ctx ends.
 func (r *counted) renew(ctx context.Context, p Path) {
-	for i := 0; wait(ctx); i++ {
+	for i := 0; wait(ctx, makePause); i++ {
 		err := r.once(p, fmt.Sprintf("n%d.", i))
 		now := time.Now()
 		r.mu.Lock()
@@ -217,7 +223,7 @@ func (r *counted) note(what string, err error) {
 	}
 }
 
-func wait(ctx context.Context) bool {
+func wait(ctx context.Context, pause time.Duration) bool {
 	select {
 	case <-ctx.Done():
 		return false
