@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,6 +27,8 @@ type carry struct {
 	// old programs and what the new ones have changed.
 	seen map[uint64]uint64
 	seed maphash.Seed
+
+	sockets *link.Iter // of socket storage, in place of all else
 }
 
 // errNoPlace: an entry of the old map is beyond what the new one takes.
@@ -37,7 +40,7 @@ var carriedTypes = []ebpf.MapType{ebpf.Hash, ebpf.LRUHash, ebpf.LPMTrie, ebpf.Ar
 // newCarry fails when nothing says how entries of old become ones of the map that
 // spec made. It owns old, from then on.
 func newCarry(name string, old, fresh *ebpf.Map, spec *ebpf.MapSpec) (*carry, error) {
-	if old.Type() != spec.Type || !slices.Contains(carriedTypes, spec.Type) {
+	if old.Type() != spec.Type || !slices.Contains(carriedTypes, spec.Type) && spec.Type != ebpf.SkStorage {
 		return nil, fmt.Errorf("it was of type %s", old.Type())
 	}
 	was, err := shapeOfMap(old)
@@ -47,6 +50,10 @@ func newCarry(name string, old, fresh *ebpf.Map, spec *ebpf.MapSpec) (*carry, er
 	c := &carry{name: name, old: old, new: fresh, seen: map[uint64]uint64{}, seed: maphash.MakeSeed()}
 	if c.moves, err = was.movesTo(shapeOfSpec(spec)); err != nil {
 		return nil, err
+	}
+	if spec.Type == ebpf.SkStorage {
+		c.sockets, err = socketIter(old, fresh, c.moves)
+		return c, err
 	}
 	for _, field := range []string{"seen_seconds", "seen_ns"} {
 		if at, n := fieldAt(spec.Value, field); n > 0 {
@@ -61,6 +68,9 @@ func (c *carry) isArray() bool { return c.new.Type() == ebpf.Array }
 // fill carries every entry into the new map, which is empty. Of a map that forgets
 // (LRU) the newest are kept when not all fit; for others that is errNoPlace.
 func (c *carry) fill() error {
+	if c.sockets != nil {
+		return runIter(c.sockets)
+	}
 	var keys, values []byte
 	keySize, valueSize := int(c.new.KeySize()), int(c.new.ValueSize())
 	n := 0
@@ -111,6 +121,9 @@ func (c *carry) fill() error {
 // again carries what the old programs wrote since the last time. Where the new
 // programs have written as well, theirs stays.
 func (c *carry) again() error {
+	if c.sockets != nil {
+		return runIter(c.sockets)
+	}
 	return c.each(func(key, value []byte, hash uint64) error {
 		sum := c.sum(value)
 		last, known := c.seen[hash]
@@ -135,6 +148,14 @@ func (c *carry) again() error {
 		}
 		return named("write entry", err)
 	})
+}
+
+// close lets go of the old map.
+func (c *carry) close() {
+	if c.sockets != nil {
+		_ = c.sockets.Close()
+	}
+	_ = c.old.Close()
 }
 
 // each calls f with every entry in its new form, and the hash of its key. f may not

@@ -57,6 +57,7 @@ var hostMapNames = []string{
 var kernelWritten = []string{
 	bpf.DatapathMapFlows, bpf.DatapathMapNats, bpf.DatapathMapFragments, bpf.DatapathMapPolicyConns,
 	bpf.DatapathMapAffinities, bpf.DatapathMapServiceCounts,
+	bpf.DatapathMapSocketPeer, bpf.DatapathMapSocketSent,
 }
 
 // isPassing: a map of a moment's news, counters, or programs. Nothing is lost with
@@ -133,7 +134,7 @@ func (s *mapSet) close() {
 // endCarries lets go of the earlier daemon's maps.
 func (s *mapSet) endCarries() {
 	for _, c := range s.carries {
-		_ = c.old.Close()
+		c.close()
 	}
 	s.carries = nil
 }
@@ -268,7 +269,7 @@ func (s *mapSet) beginAnew(g mapGroup, olds map[string]*ebpf.Map, reason error) 
 	s.carries = slices.DeleteFunc(s.carries, func(c *carry) bool {
 		ours := slices.Contains(g.names, c.name)
 		if ours {
-			_ = c.old.Close()
+			c.close()
 		}
 		return ours
 	})

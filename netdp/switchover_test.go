@@ -2,15 +2,18 @@ package netdp
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"sync/atomic"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
 
 	"shoal/bpf"
 	"shoal/netdp/policy/tables"
@@ -296,4 +299,67 @@ func TestMapsBeginAnewUnderTraffic(t *testing.T) {
 	}))
 	stop()
 	l.wantNoOldMaps()
+}
+
+// renamed gives a field of a map's values another name, as when its meaning changes.
+func renamed(spec *ebpf.MapSpec, field string) {
+	s := *spec.Value.(*btf.Struct)
+	s.Members = slices.Clone(s.Members)
+	for i, m := range s.Members {
+		if m.Name == field {
+			s.Members[i].Name = field + "_then"
+		}
+	}
+	spec.Value = &s
+}
+
+// What a socket asked for is in its own storage, which goes over as well: a socket that
+// was connected to a service has its address as peer, and answers to one that is not
+// connected come from it.
+func TestSocketsKeepTheirServices(t *testing.T) {
+	l := newLab(t)
+	d := l.open()
+	server, serverIP := l.pod(d, "server")
+	client, _ := l.pod(d, "client")
+	var pc net.PacketConn
+	l.must(server.do(func() (err error) { pc, err = net.ListenPacket("udp4", ":53"); return err }))
+	defer pc.Close()
+	const addr = "10.0.0.53:53"
+	service := Service{Key: "dns", Proto: UDP, Frontends: []Frontend{{Addr: netip.MustParseAddr("10.0.0.53"), Port: 53}},
+		Backends: []Backend{{Addr: netip.AddrPortFrom(serverIP, 53)}}}
+	l.must(d.SetService(service))
+	connected, err := dial(client, "udp4", addr)
+	l.must(err)
+	defer connected.Close()
+	var free net.PacketConn
+	l.must(client.do(func() (err error) { free, err = net.ListenPacket("udp4", ":0"); return err }))
+	defer free.Close()
+	_, err = free.WriteTo([]byte("question"), net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
+	l.must(err)
+	buf := make([]byte, 64)
+	l.must(errors.Join(pc.SetDeadline(deadline()), free.SetDeadline(deadline())))
+	_, caller, err := pc.ReadFrom(buf)
+	l.must(err)
+
+	l.must(d.Close())
+	l.opts.alterMaps = func(specs map[string]*ebpf.MapSpec) {
+		renamed(specs[bpf.DatapathMapSocketPeer], "backend")
+		renamed(specs[bpf.DatapathMapSocketSent], "next")
+	}
+	d = l.openUntilEnd()
+	if !d.set.carried[bpf.DatapathMapSocketPeer] || !d.set.carried[bpf.DatapathMapSocketSent] {
+		t.Errorf("carried %v, lost %v", d.set.carried, d.set.lost)
+	}
+	_, err = pc.WriteTo([]byte("answer"), caller)
+	l.must(err)
+	if _, from, err := free.ReadFrom(buf); err != nil || from.String() != addr {
+		t.Errorf("the answer comes from %v, %v; want %s", from, err, addr)
+	}
+	raw, err := connected.(*net.UDPConn).SyscallConn()
+	l.must(err)
+	var peer unix.Sockaddr
+	l.must(errors.Join(raw.Control(func(fd uintptr) { peer, err = unix.Getpeername(int(fd)) }), err))
+	if p := peer.(*unix.SockaddrInet4); netip.AddrPortFrom(netip.AddrFrom4(p.Addr), uint16(p.Port)).String() != addr {
+		t.Errorf("the socket's peer is %v:%d, want %s", p.Addr, p.Port, addr)
+	}
 }
