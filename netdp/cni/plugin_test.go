@@ -14,7 +14,7 @@ import (
 // This program is also a plugin, by the names that it is linked to: one that runs
 // behind others and does one thing.
 const (
-	// witness writes down what it was told.
+	// witness writes down what it was told, and is closed where a file says so.
 	witness = "shoal-test-witness"
 	// refuser fails to add, in the form of the specification.
 	refuser = "shoal-test-refuser"
@@ -50,6 +50,11 @@ func beAPlugin(name string) int {
 	adds := os.Getenv("CNI_COMMAND") == "ADD"
 	dir, _ := input["testDir"].(string)
 	switch {
+	case name == witness && os.Getenv("CNI_COMMAND") == "STATUS":
+		if _, err := os.Stat(filepath.Join(dir, "closed")); err == nil {
+			fmt.Print(`{"cniVersion":"1.1.0","code":50,"msg":"closed today"}`)
+			return 1
+		}
 	case name == witness:
 		data, _ := json.Marshal(told{os.Environ(), input})
 		err = os.WriteFile(filepath.Join(dir, os.Getenv("CNI_COMMAND")), data, 0o600)
@@ -71,7 +76,11 @@ func beAPlugin(name string) int {
 		return fail(err)
 	}
 	if adds {
-		out, _ := json.Marshal(input["prevResult"])
+		result := input["prevResult"]
+		if result == nil { // it is the first
+			result = map[string]any{"cniVersion": input["cniVersion"], "ips": []any{map[string]string{"address": "203.0.113.9/24"}}}
+		}
+		out, _ := json.Marshal(result)
 		fmt.Println(string(out))
 	}
 	return 0

@@ -211,8 +211,57 @@ func TestCNI(t *testing.T) {
 		t.Errorf("containers %v became %v", before, containerIDs(after))
 	}
 
-	kubectl(t, "delete", "--namespace", ns, "deployment/echo", "pod/asker", "--now", "--wait")
+	h.policies(ns)
+	h.hostPort(ns)
+
+	kubectl(t, "delete", "--namespace", ns, "deployment/echo", "pod/asker", "pod/door", "--now", "--wait")
 	h.nothingLeft()
+}
+
+// policies are not enforced, and that is said.
+func (h *cniHost) policies(ns string) {
+	t := h.t
+	t.Helper()
+	apply(t, ns, `
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: nobody}
+spec: {podSelector: {matchLabels: {app: echo}}, policyTypes: [Ingress]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: of-none}
+spec: {podSelector: {matchLabels: {app: other}}, policyTypes: [Ingress]}
+`)
+	h.event(ns, "nobody", "NetworkPolicyNotEnforced", daemon.Name)
+	pods := podsReady(t, ns, "app=echo", 2)
+	result := daemon.Command("policy", "test", "--kubeconfig", daemon.Kubeconfig(), ns+"/asker", ns+"/"+pods[0].Name, "9000").Run(t.Context())
+	mentions(t, result.Stdout, "denied: ", "does not enforce policies at pod "+ns+"/"+pods[0].Name)
+	if _, err := ask(t.Context(), "tcp", net.JoinHostPort(pods[0].Status.PodIP, "9000")); err != nil {
+		t.Errorf("shoal enforces a policy after all: %v", err)
+	}
+	events, err := client.CoreV1().Events(ns).List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=of-none"})
+	if err != nil || len(events.Items) > 0 {
+		t.Errorf("a policy that selects nobody has %d events, %v", len(events.Items), err)
+	}
+}
+
+// hostPort needs no plugin of its own.
+func (h *cniHost) hostPort(ns string) {
+	h.t.Helper()
+	apply(h.t, ns, pod("door", `
+  containers:
+  - {name: main, image: `+echoImage+`, ports: [{containerPort: 9000, hostPort: 9099}]}
+`))
+	for name, prefix := range map[string][]string{"other machine": world.Outside(), "host": nil} {
+		eventually(h.t, name+" to host port", func() error {
+			got, err := askFrom(h.t.Context(), prefix, harness.NodeAddr, "9099")
+			if err == nil && got != "door" {
+				err = fmt.Errorf("%s answers", got)
+			}
+			return err
+		})
+	}
 }
 
 // paths are those by which pods are called, and call.

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 
+	"shoal/netdp/driver"
 	"shoal/netdp/policy"
 )
 
@@ -77,6 +78,7 @@ func (p *PolicyTestCmd) Run(ctx context.Context, streams genericiooptions.IOStre
 	}
 	verdict := cell.Explain(from.Party, to.Party, port)
 	printVerdict(streams.Out, from, to, port, verdict)
+	printUnenforced(ctx, streams.Out, client, from, to)
 	if !verdict.Allowed {
 		return cmdutil.ErrExit
 	}
@@ -213,6 +215,21 @@ func printVerdict(w io.Writer, from, to namedParty, port policy.Port, v policy.V
 	fmt.Fprintf(w, "%s: %s to %s, port %d/%s\n", allowedOrDenied(v.Allowed), from.name, to.name, port.Number, port.Protocol)
 	printJudgement(w, "egress of "+from.name, v.Egress)
 	printJudgement(w, "ingress of "+to.name, v.Ingress)
+}
+
+// printUnenforced says which party's policies shoal does not enforce, as the label
+// of its node tells. Who may not read nodes is not told.
+func printUnenforced(ctx context.Context, w io.Writer, client kubernetes.Interface, parties ...namedParty) {
+	for _, p := range parties {
+		if p.Pod == nil || p.Pod.Spec.HostNetwork || p.Pod.Spec.NodeName == "" {
+			continue
+		}
+		node, err := client.CoreV1().Nodes().Get(ctx, p.Pod.Spec.NodeName, metav1.GetOptions{})
+		if err != nil || node.Labels[driver.NodeLabel] != "cni" {
+			continue
+		}
+		fmt.Fprintf(w, "\nnote: node %s gives its pods their network by CNI plugins: shoal does not enforce policies at %s, a plugin may\n", node.Name, p.name)
+	}
 }
 
 // printJudgement shows what allows, or else all that could have.

@@ -311,6 +311,9 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	if err != nil {
 		return err
 	}
+	if err := p.startUnenforced(ctx, group, informers); err != nil {
+		return err
+	}
 	announced, err := p.startLoadBalancers(ctx, group, informers)
 	if err != nil {
 		return err
@@ -353,6 +356,7 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	group.Go(func() error { return named("hosts", hosts.Run(ctx)) })
 	group.Go(func() error { return named("services", services.run(ctx)) })
 	group.Go(func() error { return named("datapath", p.keepDatapath(ctx)) })
+	group.Go(func() error { p.collectNetwork(ctx); return nil })
 	group.Go(func() error { return named("network policies", policies.Run(ctx)) })
 	group.Go(func() error { return named("volumes", volumes.Run(ctx)) })
 	p.startAgent(ctx, group, schedClient.CoreV1().Nodes())

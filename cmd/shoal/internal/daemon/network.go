@@ -107,6 +107,16 @@ func (p *peer) networkReady(ctx context.Context) error {
 	return p.cni.Ready(ctx)
 }
 
+// collectNetwork has CNI plugins drop what an earlier installation left with them.
+func (p *peer) collectNetwork(ctx context.Context) {
+	if p.config.NetworkDriver != NetworkDriverCNI {
+		return
+	}
+	if err := p.cni.Collect(ctx); err != nil && ctx.Err() == nil {
+		p.log.Warn("what CNI plugins keep of pods that are gone could not be collected", "part", "cni", "error", err)
+	}
+}
+
 // removeNetwork takes away what all pods share of their network, when they are gone.
 func (p *peer) removeNetwork() error {
 	if err := errors.Join(p.cni.Remove(), p.datapath.Remove()); err != nil {
