@@ -380,6 +380,7 @@ const (
 	DatapathVarNodePortMax       = "node_port_max"
 	DatapathVarNodePortMin       = "node_port_min"
 	DatapathVarRecordDescribed   = "record_described"
+	DatapathVarServerIpv4        = "server_ipv4"
 	DatapathVarTakeoverComplete  = "takeover_complete"
 	DatapathVarTakeoverUntilNs   = "takeover_until_ns"
 	DatapathVarTunnelId          = "tunnel_id"
@@ -503,6 +504,7 @@ type DatapathVariableSpecs struct {
 	NodePortMax      *ebpf.VariableSpec `ebpf:"node_port_max"`
 	NodePortMin      *ebpf.VariableSpec `ebpf:"node_port_min"`
 	RecordDescribed  *ebpf.VariableSpec `ebpf:"record_described"`
+	ServerIpv4       *ebpf.VariableSpec `ebpf:"server_ipv4"`
 	TakeoverComplete *ebpf.VariableSpec `ebpf:"takeover_complete"`
 	TakeoverUntilNs  *ebpf.VariableSpec `ebpf:"takeover_until_ns"`
 	TunnelId         *ebpf.VariableSpec `ebpf:"tunnel_id"`
@@ -621,6 +623,7 @@ type DatapathVariables struct {
 	NodePortMax      *ebpf.Variable `ebpf:"node_port_max"`
 	NodePortMin      *ebpf.Variable `ebpf:"node_port_min"`
 	RecordDescribed  *ebpf.Variable `ebpf:"record_described"`
+	ServerIpv4       *ebpf.Variable `ebpf:"server_ipv4"`
 	TakeoverComplete *ebpf.Variable `ebpf:"takeover_complete"`
 	TakeoverUntilNs  *ebpf.Variable `ebpf:"takeover_until_ns"`
 	TunnelId         *ebpf.Variable `ebpf:"tunnel_id"`

@@ -414,6 +414,8 @@ const volatile __u32 maglev_seed = 0;
 /* The host's own addresses; all zero: none, so nothing is passed on. */
 const volatile __be32 node_ipv4[4] = {};
 const volatile __be32 node_ipv6[4] = {};
+/* What the daemon serves pods at. */
+const volatile __be32 server_ipv4[4] = {};
 const volatile __u16 nat_port_min = 10000;
 const volatile __u16 nat_port_max = 29999;
 const volatile __u32 tunnel_id = 1;

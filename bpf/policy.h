@@ -20,6 +20,7 @@
 #define SHOAL_POLICY_H
 
 #include "errors.h"
+#include "silence.h"
 #include "takeover.h"
 
 #define POLICY_INGRESS 0
@@ -384,6 +385,8 @@ int pod_ingress(struct __sk_buff *skb)
 	enum drop_reason reason;
 
 	if (!skb->ingress_ifindex) {
+		if (tells_of_nobody(skb))
+			return drop(skb, DROP_NO_BACKEND);
 		note_node(skb);
 		return VERDICT_PASS;
 	}

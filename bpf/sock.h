@@ -373,17 +373,48 @@ int sock_getpeername6(struct bpf_sock_addr *ctx)
 	return SOCK_ALLOW;
 }
 
-/* A process of the host may not take a port that a service holds: its callers
- * would be sent to the service instead. */
-static __always_inline int guard_node_port(struct bpf_sock *ctx, int v6)
+/* From here on the kernel picks ports for programs that name none
+ * (net.ipv4.ip_local_port_range as it is by default): these must not fail. */
+#define FIRST_LOCAL_PORT 32768
+
+/* Whether a service has a port at that address of the host's own, as hostPorts do. */
+static __always_inline int own_frontend(const __be32 *addr, __be16 port, __u8 proto)
+{
+	struct frontend_key key = {.port = port, .proto = proto};
+	struct frontend *fe;
+
+	if (bpf_ntohs(port) >= FIRST_LOCAL_PORT || is_unset(addr))
+		return 0;
+	set_addr(key.addr, addr);
+	fe = bpf_map_lookup_elem(&frontends, &key);
+	return fe && fe->flags & FRONTEND_OWN;
+}
+
+/* A socket of IPv6 may get IPv4's callers too. */
+static __always_inline int is_taken(const __be32 *addr, __be16 port, __u8 proto, int v6)
+{
+	__be32 own4[4], own6[4];
+
+	if (in_node_port_range(port) &&
+	    (node_port_frontend(port, proto, 0) || (v6 && node_port_frontend(port, proto, 1))))
+		return 1;
+	if (!is_unset(addr))
+		return own_frontend(addr, port, proto);
+	for (int i = 0; i < 4; i++) {
+		own4[i] = node_ipv4[i];
+		own6[i] = node_ipv6[i];
+	}
+	return own_frontend(own4, port, proto) || (v6 && own_frontend(own6, port, proto));
+}
+
+/* A process of the host may not take a port that a service or a hostPort holds:
+ * its callers would be sent there instead. addr is all zero for any. */
+static __always_inline int guard_port(struct bpf_sock *ctx, const __be32 *addr, int v6)
 {
 	__be16 port = bpf_htons((__u16)ctx->src_port);
-	__u8 proto = service_proto(ctx->protocol);
 
-	if (!in_node_port_range(port) || bpf_get_netns_cookie(ctx) != host_netns_cookie)
-		return SOCK_ALLOW;
-	/* A socket of IPv6 may get IPv4's callers too. */
-	if (!node_port_frontend(port, proto, 0) && !(v6 && node_port_frontend(port, proto, 1)))
+	if (bpf_get_netns_cookie(ctx) != host_netns_cookie ||
+	    !is_taken(addr, port, service_proto(ctx->protocol), v6))
 		return SOCK_ALLOW;
 	count_drop(DROP_PORT_TAKEN);
 	bpf_set_retval(ADDRESS_IN_USE);
@@ -393,13 +424,19 @@ static __always_inline int guard_node_port(struct bpf_sock *ctx, int v6)
 SEC("cgroup/post_bind4")
 int sock_post_bind4(struct bpf_sock *ctx)
 {
-	return guard_node_port(ctx, 0);
+	__be32 addr[4] = {0, 0, V4_MAPPED, ctx->src_ip4};
+
+	if (!addr[3])
+		addr[2] = 0;
+	return guard_port(ctx, addr, 0);
 }
 
 SEC("cgroup/post_bind6")
 int sock_post_bind6(struct bpf_sock *ctx)
 {
-	return guard_node_port(ctx, 1);
+	__be32 addr[4] = {ctx->src_ip6[0], ctx->src_ip6[1], ctx->src_ip6[2], ctx->src_ip6[3]};
+
+	return guard_port(ctx, addr, 1);
 }
 
 #endif

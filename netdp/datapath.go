@@ -202,6 +202,7 @@ func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
 		bpf.DatapathVarMaglevSeed:      d.opts.MaglevSeed,
 		bpf.DatapathVarNodeIpv4:        d.nodeKey(false),
 		bpf.DatapathVarNodeIpv6:        d.nodeKey(true),
+		bpf.DatapathVarServerIpv4:      wireAddr(d.opts.PodCIDR.Addr()),
 		bpf.DatapathVarNatPortMin:      uint16(natPortMin),
 		bpf.DatapathVarNatPortMax:      uint16(natPortMax),
 		bpf.DatapathVarTunnelId:        d.opts.VNI,

@@ -89,7 +89,15 @@ func TestRefusedAndLeftAlone(t *testing.T) {
 			t.Errorf("got %v, want connection refused", err)
 		}
 	})
-	t.Run("node port cannot be taken", func(t *testing.T) {
+	t.Run("ports of services cannot be taken", func(t *testing.T) {
+		l.must(d.SetService(Service{Key: "host port", Proto: TCP, Frontends: []Frontend{{Addr: netip.MustParseAddr(labHostIP), Port: 8088, Outside: true}}}))
+		l.must(d.SetService(Service{Key: "high", Proto: TCP, Frontends: []Frontend{{Addr: netip.MustParseAddr(labHostIP), Port: 40088, Outside: true}}}))
+		l.must(d.SetService(Service{Key: "shared", Proto: TCP, Frontends: []Frontend{{Addr: netip.MustParseAddr("198.18.0.200"), Port: 8090, Outside: true}}}))
+		defer func() {
+			for _, key := range []string{"host port", "high", "shared"} {
+				l.must(d.DeleteService(key))
+			}
+		}()
 		for _, c := range []struct {
 			ns      namespace
 			network string
@@ -100,6 +108,14 @@ func TestRefusedAndLeftAlone(t *testing.T) {
 			{l.host, "tcp", ":30080", unix.EADDRINUSE},
 			{l.host, "tcp4", labHostIP + ":30080", unix.EADDRINUSE},
 			{l.host, "tcp4", ":30081", nil},
+			{l.host, "tcp4", ":8088", unix.EADDRINUSE},
+			{l.host, "tcp", ":8088", unix.EADDRINUSE},
+			{l.host, "tcp4", labHostIP + ":8088", unix.EADDRINUSE},
+			{l.host, "tcp4", "127.0.0.1:8088", nil}, // the hostPort is not there
+			{l.host, "tcp4", ":8089", nil},
+			{l.host, "tcp4", ":8090", nil},  // the service is at another address
+			{l.host, "tcp4", ":40088", nil}, // the kernel gives such ports to anybody
+			{client, "tcp4", ":8088", nil},
 			{client, "tcp4", ":30080", nil}, // a pod has its own ports
 		} {
 			err := c.ns.do(func() error {

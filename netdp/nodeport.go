@@ -11,7 +11,8 @@ import (
 // PortsInUse are the frontends of s at this host's own addresses that were not
 // set before and that a process of the host listens on. From when they are set
 // its callers reach the service, so somebody should know; later ones cannot bind
-// to a node port (post_bind refuses). What cannot be found out is logged.
+// to such a port (post_bind refuses), unless it is of those that the kernel gives
+// to anybody. What cannot be found out is logged.
 func (d *Datapath) PortsInUse(s Service) (used []Frontend) {
 	for _, f := range s.Frontends {
 		if !d.ownFrontend(f) || d.table.has(f, s.Proto) {

@@ -14,7 +14,8 @@ import (
 // its pods: the first of the pod range, which no pod gets and no other daemon on
 // this machine has. It is on loopback until Close; from then on what pods send
 // there vanishes, so that they ask again until the next daemon answers. A closed
-// port would tell them at once that there is nobody.
+// port would tell them at once that there is nobody; where the daemon was killed,
+// bpf/silence.h keeps that from them.
 func (d *Datapath) ServerAddress() (netip.Addr, error) {
 	addr := d.opts.PodCIDR.Addr()
 	lo, err := d.nl.LinkByName("lo")

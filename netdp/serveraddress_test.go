@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -35,16 +36,35 @@ func TestServerAddress(t *testing.T) {
 	if got, want := l.ask(client, "tcp4", "10.0.0.10:53"), "daemon "+podIP.String()+" hello"; got != want {
 		t.Errorf("a pod is answered %q, want %q", got, want)
 	}
-	l.must(d.Close())
 	var nothing net.Conn
-	l.must(client.do(func() error {
-		nothing, err = net.Dial("udp4", at.String())
-		return err
-	}))
-	defer nothing.Close()
-	if _, err := call(nothing, "hello"); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("while no daemon runs: %v", err)
+	silence := func(while string) {
+		t.Helper()
+		l.must(client.do(func() error {
+			nothing, err = net.Dial("udp4", netip.AddrPortFrom(addr, 1054).String())
+			return err
+		}))
+		defer nothing.Close()
+		if _, err := call(nothing, "hello"); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("a datagram while %s: %v", while, err)
+		}
+		err := client.do(func() error {
+			c, err := net.DialTimeout("tcp4", netip.AddrPortFrom(addr, 1054).String(), 300*time.Millisecond)
+			if err == nil {
+				c.Close()
+			}
+			return err
+		})
+		if timeout, ok := err.(net.Error); !ok || !timeout.Timeout() {
+			t.Errorf("a connection while %s: %v", while, err)
+		}
 	}
+	silence("nothing has the port, as after a kill")
+	// Of other ports of the host pods are told.
+	if _, err := dial(client, "tcp4", labHostIP+":1054"); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("a closed port of the host: %v", err)
+	}
+	l.must(d.Close())
+	silence("no daemon runs")
 	d = l.open()
 	if _, err := d.ServerAddress(); err != nil {
 		t.Error(err)

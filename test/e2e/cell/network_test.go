@@ -202,17 +202,22 @@ func fetch(ctx context.Context, url string, times int) (string, error) {
 
 // ownAPIFirst: the `kubernetes` service is all peers, and a pod's connections go
 // to the one on its own host. Nothing else can be reached once it is cut off,
-// and before gossip has noticed the service still has all endpoints.
+// and before gossip has noticed the service still has all endpoints. Names of the
+// cell are resolved there all the same.
 func ownAPIFirst(t *testing.T, ns string) {
 	const calls = 10
 	api, err := peers[1].kube.CoreV1().Services("default").Get(t.Context(), "kubernetes", metav1.GetOptions{})
 	ok(t, err)
-	url := "https://" + api.Spec.ClusterIP + "/readyz" // there is no cluster DNS
+	url := "https://" + api.Spec.ClusterIP + "/readyz"
 	for _, p := range []*peer{peers[5], peers[1]} {
 		ok(t, cell.Cut(within(t), p.number))
 		out, err := p.exec(t, ns, "on-"+p.name, "hello", "get", url, fmt.Sprint(calls))
 		if n := strings.Count(out, "ok"); err != nil || n != calls {
 			t.Errorf("a pod on %s, which is cut off, reached the API %d times of %d: %v", p.name, n, calls, err)
+		}
+		out, err = p.exec(t, ns, "on-"+p.name, "nslookup", "-type=a", "kubernetes.default.svc.cluster.local")
+		if err != nil || !strings.Contains(out, api.Spec.ClusterIP) {
+			t.Errorf("a pod on %s, which is cut off, resolves a name of the cell to %q, %v", p.name, out, err)
 		}
 		ok(t, cell.Heal(within(t)))
 		for _, q := range all() {
