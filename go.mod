@@ -56,6 +56,8 @@ require (
 	github.com/vishvananda/netlink v1.3.1
 	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0
+	golang.zx2c4.com/wireguard v0.0.0-20260522210424-ecfc5a8d5446
+	golang.zx2c4.com/wireguard/wgctrl v0.0.0-20241231184526-a9ab2273dd10
 	k8s.io/apiserver v0.37.2
 	k8s.io/cri-streaming v0.37.2
 	k8s.io/kubectl v0.37.2
@@ -69,7 +71,13 @@ require (
 )
 
 require (
+	github.com/mdlayher/genetlink v1.3.2 // indirect
+	github.com/mdlayher/netlink v1.11.2 // indirect
+	github.com/mdlayher/socket v0.6.1 // indirect
 	github.com/pelletier/go-toml/v2 v2.4.3 // indirect
+	golang.zx2c4.com/wintun v0.0.0-20230126152724-0fa3db229ce2 // indirect
+
+
 	tags.cncf.io/container-device-interface/specs-go v1.1.1 // indirect
 )
 

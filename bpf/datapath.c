@@ -4,6 +4,7 @@
 /* One object holds every program, so that they share one set of maps. */
 #include "destroy.h"
 #include "overlay.h"
+#include "wire.h"
 #include "pod.h"
 #include "policy.h"
 #include "sock.h"

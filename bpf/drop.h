@@ -34,6 +34,7 @@ enum drop_reason {
 	DROP_POLICY_EGRESS,  /* no network policy of the pod that sent it allows it */
 	DROP_POLICY_INGRESS, /* no network policy of the pod it is for allows it */
 	DROP_NO_PROGRAM,     /* the program that packets to pods end with is missing */
+	DROP_NOT_ENCRYPTED,  /* of pods of two hosts, and would travel, or came, in the clear */
 	DROP_REASONS,	     /* how many there are */
 };
 

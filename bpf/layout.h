@@ -194,6 +194,8 @@ struct range_key {
 
 #define RANGE_DIRECT 1 /* host is on the link ifindex, and no tunnel's end */
 #define RANGE_HOST 2   /* addresses of a host itself, for calls of pods only */
+#define RANGE_WIRE 4   /* ifindex is the device that encrypts, and knows the host; 0: there
+			* is no way yet, and no other will do */
 
 /* family and host are what bpf_redirect_neigh takes: AF_INET and the first word,
  * or AF_INET6 and all. A tunnel's end is of IPv4. */
@@ -420,5 +422,9 @@ const volatile __u16 nat_port_min = 10000;
 const volatile __u16 nat_port_max = 29999;
 const volatile __u32 tunnel_id = 1;
 const volatile __be16 tunnel_port = 0; /* of UDP; 0: none */
+
+/* Pods' packets to other hosts go encrypted or not at all. netdp may change it
+ * while the programs run. */
+volatile __u32 encrypted = 0;
 
 #endif

@@ -235,6 +235,8 @@ static __always_inline int into_tunnel(struct __sk_buff *skb, const struct range
 /* Past the host's stack to another host; only its neighbour is looked up. */
 static __always_inline int to_range(struct __sk_buff *skb, const struct range *range)
 {
+	if (range->flags & RANGE_WIRE)
+		return range->ifindex ? bpf_redirect(range->ifindex, 0) : drop(skb, DROP_NOT_ENCRYPTED);
 	if (!(range->flags & RANGE_DIRECT))
 		return into_tunnel(skb, range);
 	return bpf_redirect_neigh(range->ifindex, (struct bpf_redir_neigh *)&range->family,

@@ -21,14 +21,12 @@ __noinline int from_known_host(struct __sk_buff *skb)
 	return tunnel.tunnel_id == tunnel_id && bpf_map_lookup_elem(&tunnel_peers, remote);
 }
 
-SEC("tc")
-int overlay_ingress(struct __sk_buff *skb)
+/* What came by a tunnel, with a hardware header in front. */
+static __always_inline int from_tunnel(struct __sk_buff *skb)
 {
 	struct packet p = {};
 	int verdict;
 
-	if (!from_known_host(skb))
-		return drop(skb, DROP_TUNNEL_STRANGER);
 	if (parse(skb, &p))
 		return drop(skb, DROP_MALFORMED);
 	bpf_skb_change_type(skb, PACKET_HOST);
@@ -39,8 +37,20 @@ int overlay_ingress(struct __sk_buff *skb)
 }
 
 SEC("tc")
+int overlay_ingress(struct __sk_buff *skb)
+{
+	if (!from_known_host(skb))
+		return drop(skb, DROP_TUNNEL_STRANGER);
+	if (encrypted && came_bare(skb))
+		return drop(skb, DROP_NOT_ENCRYPTED);
+	return from_tunnel(skb);
+}
+
+SEC("tc")
 int overlay_egress(struct __sk_buff *skb)
 {
+	if (encrypted && leaves_bare(skb))
+		return drop(skb, DROP_NOT_ENCRYPTED);
 	return to_outside(skb);
 }
 

@@ -349,16 +349,14 @@ static __always_inline int rewrites_header(const struct packet *p, const struct 
 }
 
 /* Returns 0 for a whole IP header, with ports where has_ports says so. p is all
- * zero before; addresses are in it also where something else is wrong. Not inlined:
- * the verifier looks at it once, and at its callers with one outcome each. */
-__noinline int parse(struct __sk_buff *skb, struct packet *p)
+ * zero before, ip is where the header begins; addresses are in it also where
+ * something else is wrong. */
+static __always_inline int parse_at(struct __sk_buff *skb, struct packet *p, __u32 ip)
 {
 	struct fragment f = {};
 	int room;
 
-	if (!p)
-		return -1;
-	p->ip = ETH_LEN;
+	p->ip = ip;
 	if (parse_ip(skb, p, &f))
 		return -1;
 	room = transport_room(skb, p, &f);
@@ -369,6 +367,19 @@ __noinline int parse(struct __sk_buff *skb, struct packet *p)
 	if (f.offset)
 		share_ports(p, &f);
 	return 0;
+}
+
+/* Not inlined, as the next: the verifier looks at it once, and at its callers with
+ * one outcome each. */
+__noinline int parse(struct __sk_buff *skb, struct packet *p)
+{
+	return p ? parse_at(skb, p, ETH_LEN) : -1;
+}
+
+/* Of a packet without a hardware header. */
+__noinline int parse_headless(struct __sk_buff *skb, struct packet *p)
+{
+	return p ? parse_at(skb, p, 0) : -1;
 }
 
 /* What a checksum over old changes by. A mapped IPv4 address differs where the

@@ -47,7 +47,7 @@ static __always_inline int to_other_host(struct __sk_buff *skb, const struct pac
 
 	if (!range)
 		return VERDICT_PASS;
-	if (!(range->flags & RANGE_HOST) &&
+	if (!(range->flags & RANGE_HOST) && range->ifindex &&
 	    bpf_check_mtu(skb, range->ifindex, &mtu, 0, BPF_MTU_CHK_SEGS))
 		return VERDICT_PASS;
 	return to_range(skb, range);

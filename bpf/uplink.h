@@ -11,6 +11,7 @@
 #define SHOAL_UPLINK_H
 
 #include "affinity.h"
+#include "bare.h"
 #include "errors.h"
 #include "handover.h"
 #include "hostsocket.h"
@@ -337,11 +338,23 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 	return forward(skb, p, &key, &fresh, handed);
 }
 
+/* What the answer p is to; null: to nothing that we know of. */
+static __always_inline struct flow *answered_flow(struct __sk_buff *skb, const struct packet *p)
+{
+	struct flow_key key = key_of(p, FLOW_REPLY);
+	struct flow *f = bpf_map_lookup_elem(&flows, &key);
+
+	if (f && answers_past_service(skb, p, f)) {
+		bpf_map_delete_elem(&flows, &key);
+		return 0;
+	}
+	return f;
+}
+
 /* Gives an answer to another machine the address that was called, and what a
  * pod sends there by itself an address of ours. */
 static __always_inline int to_outside(struct __sk_buff *skb)
 {
-	struct flow_key key;
 	struct packet p = {};
 	struct flow *f;
 
@@ -351,12 +364,7 @@ static __always_inline int to_outside(struct __sk_buff *skb)
 		return error_to_outside(skb, &p);
 	if (!has_ports(&p))
 		return masquerade_rest(skb, &p, DROP_NO_PORTS);
-	key = key_of(&p, FLOW_REPLY);
-	f = bpf_map_lookup_elem(&flows, &key);
-	if (f && answers_past_service(skb, &p, f)) {
-		bpf_map_delete_elem(&flows, &key);
-		f = 0;
-	}
+	f = answered_flow(skb, &p);
 	if (!f)
 		return masquerade(skb, &p);
 	if (rewrite(skb, &p, END_SRC, f->addr, f->port))
@@ -404,6 +412,8 @@ int uplink_ingress(struct __sk_buff *skb)
 	struct packet p = {};
 	int verdict;
 
+	if (encrypted && came_bare(skb))
+		return drop(skb, DROP_NOT_ENCRYPTED);
 	if (left_to_older(skb, 1))
 		return VERDICT_NEXT;
 	/* A link that is listened on for all, or a bridge's port, shows other machines'
@@ -421,6 +431,8 @@ int uplink_ingress(struct __sk_buff *skb)
 SEC("tc")
 int uplink_egress(struct __sk_buff *skb)
 {
+	if (encrypted && leaves_bare(skb))
+		return drop(skb, DROP_NOT_ENCRYPTED);
 	if (left_to_older(skb, 0))
 		return VERDICT_NEXT;
 	return is_tunnel(skb, IP_SRC) ? VERDICT_PASS : to_outside(skb);

@@ -206,7 +206,8 @@ func (c *cell) others(h *cellHost) []Host {
 }
 
 func (h *cellHost) asHost() Host {
-	return Host{Name: h.name, Addresses: h.opts.NodeIPs, PodCIDR: h.opts.PodCIDR, PodCIDR6: h.opts.PodCIDR6}
+	return Host{Name: h.name, Addresses: h.opts.NodeIPs, PodCIDR: h.opts.PodCIDR, PodCIDR6: h.opts.PodCIDR6,
+		WireGuardKey: h.dp.Encryption()}
 }
 
 // set gives every host the same service, as their controllers would.

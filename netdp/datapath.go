@@ -17,6 +17,7 @@ import (
 
 	"shoal/bpf"
 	"shoal/netdp/policy/tables"
+	"shoal/netdp/wireguard"
 )
 
 // Datapath is the loaded datapath of one host.
@@ -35,6 +36,13 @@ type Datapath struct {
 	pods  *podSet
 
 	routed routedPods // of other drivers
+
+	encrypted *ebpf.Variable // of the programs: 1 while pods' packets are
+
+	// Of the device that encrypts, guarded by hosts.setting. Without one wire is nil.
+	wire      *wireguard.Device
+	wireKey   wireguard.Key            // its own
+	wireHosts map[wireguard.Key]string // whose keys it has
 
 	kernelHasIPv6 bool // it may be switched off all the same; see checkIPv6
 
@@ -93,7 +101,7 @@ func Open(ctx context.Context, opts Options) (_ *Datapath, err error) {
 		}
 	}()
 	for _, step := range []func() error{
-		d.lockState, d.openHost, d.checkIPv6, d.load, d.setNodeAddrs, d.findUplinks, d.openRouted, d.openPods, d.attach, d.forwardIPv6,
+		d.lockState, d.openHost, d.checkIPv6, d.load, d.startEncryption, d.setNodeAddrs, d.findUplinks, d.openRouted, d.openPods, d.attach, d.forwardIPv6,
 	} {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("open datapath: %w", err)
@@ -162,6 +170,7 @@ func (d *Datapath) load() error {
 		return loadError(spec, err)
 	}
 	d.progs = coll.Programs
+	d.encrypted = coll.Variables[bpf.DatapathVarEncrypted]
 	closeMaps(coll.Maps)
 	if err := d.openTakeover(coll); err != nil {
 		return err
@@ -338,7 +347,9 @@ func (d *Datapath) SetBypass(netnsPath string, on bool) error {
 func (d *Datapath) Close() error {
 	var err error
 	d.closeOnce.Do(func() {
-		err = d.withdrawServer()
+		d.hosts.setting.Lock()
+		err = errors.Join(d.withdrawServer(), d.closeWire())
+		d.hosts.setting.Unlock()
 		d.destroyer.stop()
 		d.closeFlows()
 		d.attaching.Lock()

@@ -13,7 +13,8 @@
 //     the first SetHosts. All our routes carry routeProtocol; no other is
 //     touched, and an administrator's own route to the same pods wins.
 //   - Where a host's address is on a link that this host shares with it, its
-//     pods are reached by a plain route; elsewhere by VXLAN. What a pod sends
+//     pods are reached by a plain route; elsewhere by VXLAN; with encryption by
+//     WireGuard, or not at all (bpf/bare.h). What a pod sends
 //     never exceeds the smallest of all ways (see podMTU).
 //   - Between pods and hosts addresses are never changed. Only a call from
 //     outside that goes on to a backend of another host carries this host's
@@ -35,6 +36,5 @@
 // is reached. All methods may be called from many goroutines.
 //
 // It knows nothing of Kubernetes objects (packages netdp/services and netdp/policy
-// translate them), decides nothing about placement or readiness, and does not yet
-// encrypt.
+// translate them), and decides nothing about placement or readiness.
 package netdp

@@ -3,17 +3,20 @@ package netdp
 import (
 	"fmt"
 	"net/netip"
+
+	"shoal/netdp/wireguard"
 )
 
 // hostRules are the ranges that pods of other hosts cannot be in.
 type hostRules struct {
 	own, services   netip.Prefix
-	own6, services6 netip.Prefix // own6 is not valid: no host's IPv6 is of use
+	own6, services6 netip.Prefix  // own6 is not valid: no host's IPv6 is of use
+	key             wireguard.Key // this host's; zero: nothing is encrypted
 }
 
 func (d *Datapath) hostRules() hostRules {
 	o := d.opts
-	return hostRules{own: o.PodCIDR, services: o.ServiceCIDR, own6: o.PodCIDR6, services6: o.ServiceCIDR6}
+	return hostRules{own: o.PodCIDR, services: o.ServiceCIDR, own6: o.PodCIDR6, services6: o.ServiceCIDR6, key: d.hosts.key.Public()}
 }
 
 // reachFunc tells how an address is reached: the way, interface and largest
@@ -32,6 +35,7 @@ func planHosts(hosts []Host, rules hostRules, reach reachFunc) []HostRoute {
 	out := make([]HostRoute, 0, len(hosts))
 	ranges := newRangeClaims()
 	addresses := map[netip.Addr]string{}
+	keys := map[wireguard.Key]string{}
 	for _, h := range hosts {
 		r := HostRoute{Host: h.Name, PodCIDR: h.PodCIDR}
 		usable := unicast(h.Addresses, false)
@@ -55,6 +59,10 @@ func planHosts(hosts []Host, rules hostRules, reach reachFunc) []HostRoute {
 		}
 		for _, a := range usable {
 			addresses[a] = h.Name
+		}
+		if !rules.key.IsZero() {
+			out = append(out, encryptedWay(r, h, usable, rules.key, keys, reach))
+			continue
 		}
 		if h.PodCIDR.Addr().Is6() {
 			usable = append(unicast(h.Addresses, true), usable...)
@@ -124,6 +132,42 @@ func chooseWay(r HostRoute, addrs []netip.Addr, reach reachFunc) HostRoute {
 		return unreachable(r, problem)
 	}
 	return tunnel
+}
+
+// encryptedWay leads to the first of the addresses that is reached, by whatever
+// link, once the host has told a key that nobody else has.
+func encryptedWay(r HostRoute, h Host, addrs []netip.Addr, own wireguard.Key, keys map[wireguard.Key]string, reach reachFunc) HostRoute {
+	problem := ""
+	holder, taken := keys[h.WireGuardKey]
+	switch {
+	case h.WireGuardKey.IsZero():
+		problem = "this cell encrypts, and the host has told no key yet; see that its daemon runs"
+	case h.WireGuardKey == own:
+		problem = "it has the WireGuard key of this host; remove wireguard.key in the data directory of one of them and start its daemon again"
+	case taken && holder != h.Name:
+		problem = fmt.Sprintf("it has the WireGuard key of host %s; remove wireguard.key in the data directory of one of them and start its daemon again", holder)
+	}
+	if problem != "" {
+		out := unreachable(r, problem)
+		out.noKey = true
+		return out
+	}
+	keys[h.WireGuardKey] = h.Name
+	for _, a := range addrs {
+		way, p := reach(a)
+		switch {
+		case p != "":
+			problem = p
+		case r.PodCIDR.Addr().Is6() && way.mtu-wireguard.Overhead < minIPv6MTU:
+			problem = fmt.Sprintf("the way to %s carries %d bytes, and IPv6 in WireGuard needs %d", a, way.mtu, minIPv6MTU+wireguard.Overhead)
+		default:
+			r.Path, r.Via, r.Device, r.MTU = PathWireGuard, a, wireDevice, way.mtu-wireguard.Overhead
+			return r
+		}
+	}
+	out := unreachable(r, problem)
+	out.noKey = true
+	return out
 }
 
 // rangeClaims finds out whether a range overlaps one that was claimed before.

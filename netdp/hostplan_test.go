@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"shoal/bpf"
+	"shoal/netdp/wireguard"
 )
 
 func TestPlanHosts(t *testing.T) {
@@ -81,6 +82,42 @@ func TestPlanHosts(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestPlanEncryptedHosts(t *testing.T) {
+	reach := func(a netip.Addr) (reached, string) {
+		if netip.MustParsePrefix("192.0.2.0/24").Contains(a) {
+			return reached{direct: true, device: "eth0", mtu: 1330}, ""
+		}
+		return reached{}, "this host has no route"
+	}
+	rules := hostRules{own: netip.MustParsePrefix("10.64.0.0/24"), own6: netip.MustParsePrefix("fd00:64::/64"), key: wireguard.Key{9}}
+	host := func(name string, number, key byte) Host {
+		return Host{Name: name, WireGuardKey: wireguard.Key{key}, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, number})},
+			PodCIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 64, number, 0}), 24)}
+	}
+	dual := host("dual", 3, 3)
+	dual.PodCIDR6 = netip.MustParsePrefix("fd00:64:3::/64")
+	lost := host("lost", 6, 6)
+	lost.Addresses = []netip.Addr{netip.MustParseAddr("203.0.113.6")}
+	hosts := byFamily([]Host{
+		host("near", 1, 1), host("silent", 2, 0), dual, host("thief", 4, 1), host("twin", 5, 9), lost,
+	}, true)
+	want := []string{
+		"near wireguard 192.0.2.1 shoal-wg 1270", "silent: has told no key", "dual wireguard 192.0.2.3 shoal-wg 1270",
+		"dual: IPv6 in WireGuard needs 1340", "thief: key of host near", "twin: key of this host", "lost: no route",
+	}
+	for i, r := range planHosts(hosts, rules, reach) {
+		if name, problem, ok := strings.Cut(want[i], ": "); ok {
+			if r.Host != name || r.Path != PathUnreachable || !r.noKey || !strings.Contains(r.Problem, problem) {
+				t.Errorf("got %+v, want %s", r, want[i])
+			}
+			continue
+		}
+		if text := fmt.Sprintf("%s %s %s %s %d", r.Host, r.Path, r.Via, r.Device, r.MTU); text != want[i] || r.noKey {
+			t.Errorf("got %s (%s), want %s", text, r.Problem, want[i])
+		}
 	}
 }
 

@@ -36,14 +36,14 @@ type routeTo struct {
 }
 
 // setHostRoutes adds, replaces in place, and then removes. A route that fails
-// makes its host unreachable and stops no other.
-func (d *Datapath) setHostRoutes(routes []HostRoute, device int) error {
+// makes its host unreachable and stops no other. links are those whose numbers
+// are known.
+func (d *Datapath) setHostRoutes(routes []HostRoute, links map[string]int) error {
 	have, err := d.hostRoutes()
 	if err != nil {
 		return err
 	}
 	src, src6 := d.routeSource(false), d.routeSource(true)
-	links := map[string]int{tunnelDevice: device}
 	var errs []error
 	keep := map[routeKey]bool{}
 	for i, r := range routes {
@@ -57,6 +57,9 @@ func (d *Datapath) setHostRoutes(routes []HostRoute, device int) error {
 			if r.Path == PathVXLAN {
 				to.via = tunnelNeighbour(r.Via)
 			}
+		}
+		if r.Path == PathWireGuard {
+			to.via = netip.Addr{} // the device knows whose a packet is
 		}
 		key := routeKey{unix.RT_TABLE_MAIN, r.PodCIDR}
 		keep[key] = true
@@ -190,5 +193,5 @@ func (d *Datapath) removeFormerRules() error {
 
 // removeHosts takes away all that SetHosts made.
 func (d *Datapath) removeHosts() error {
-	return errors.Join(d.removeFormerRules(), d.setHostRoutes(nil, 0), d.removeTunnel())
+	return errors.Join(d.removeFormerRules(), d.setHostRoutes(nil, nil), d.removeTunnel(), d.removeWire())
 }

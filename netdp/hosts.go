@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+
+	"shoal/netdp/wireguard"
 )
 
 // Host is another host of the cell: where it is and which pods it has.
@@ -14,6 +16,8 @@ type Host struct {
 	Addresses []netip.Addr
 	PodCIDR   netip.Prefix
 	PodCIDR6  netip.Prefix // not valid: its pods have IPv4 only
+	// WireGuardKey is the key it told for encryption; zero: none yet.
+	WireGuardKey wireguard.Key
 }
 
 // byFamily has a host twice whose pods have addresses of both families: the ways
@@ -41,6 +45,8 @@ const (
 	PathDirect Path = "direct"
 	// PathVXLAN: routers lie between that know nothing of pods.
 	PathVXLAN Path = "vxlan"
+	// PathWireGuard: the packets are encrypted.
+	PathWireGuard Path = "wireguard"
 	// PathUnreachable: there is no way; Problem says why.
 	PathUnreachable Path = "unreachable"
 )
@@ -54,13 +60,16 @@ type HostRoute struct {
 	Device  string     // the interface packets leave by
 	MTU     int        // the largest packet, in bytes
 	Problem string     // why there is no way, and what to do; else empty
+
+	noKey bool // the problem is that nothing can be encrypted for it
 }
 
 // hostSet is the other hosts as they were set last.
 type hostSet struct {
 	setting sync.Mutex // held by SetHosts from beginning to end
 
-	mu     sync.Mutex // guards all below
+	mu     sync.Mutex           // guards all below
+	key    wireguard.PrivateKey // written with setting held too; zero: nothing is encrypted
 	routes []HostRoute
 	// The smallest of all ways of IPv4, and of IPv6; 0: there is none.
 	pathMTU, pathMTU6 int
@@ -115,11 +124,22 @@ func (d *Datapath) applyHosts(hosts []Host, routes []HostRoute) error {
 			}
 		}
 	}
+	wire, err := d.ensureWire(routes)
+	if err = errors.Join(err, d.setWirePeers(hosts, routes)); err != nil {
+		errs = append(errs, err)
+		for i, r := range routes {
+			if r.Path == PathWireGuard {
+				routes[i] = unreachable(r, "the WireGuard device is missing: "+err.Error())
+				routes[i].noKey = true
+			}
+		}
+	}
 	d.setPathMTU(routes)
+	links := map[string]int{tunnelDevice: device, wireDevice: wire}
 	errs = append(errs,
-		d.setRangeMaps(hosts, routes, device),
+		d.setRangeMaps(hosts, routes, links),
 		d.removeFormerRules(),
-		d.setHostRoutes(routes, device),
+		d.setHostRoutes(routes, links),
 		d.setMasquerade(hosts),
 	)
 	if !tunnelled(routes) {
@@ -177,6 +197,6 @@ func (d *Datapath) logHosts(was, routes []HostRoute) {
 		}
 	}
 	if changed {
-		d.log.Info("hosts set", "direct", ways[PathDirect], "vxlan", ways[PathVXLAN], "unreachable", ways[PathUnreachable])
+		d.log.Info("hosts set", "direct", ways[PathDirect], "vxlan", ways[PathVXLAN], "wireguard", ways[PathWireGuard], "unreachable", ways[PathUnreachable])
 	}
 }

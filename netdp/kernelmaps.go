@@ -27,6 +27,7 @@ const (
 
 	rangeDirect = 1
 	rangeHost   = 2
+	rangeWire   = 4
 
 	maglevChunk = len(bpf.DatapathMaglevChunk{}.Backend)
 )

@@ -35,6 +35,12 @@ var (
 		"Programs, pins and mounts that were found missing, by whether they could be put back.", []string{"result"}, nil)
 	readersDesc = prometheus.NewDesc("shoal_flow_readers",
 		"Who follows this host's flows now.", nil, nil)
+	handshakeDesc = prometheus.NewDesc("shoal_wireguard_last_handshake_seconds",
+		"When this host and another last agreed on keys, since 1970; 0: not yet. It is done anew every two minutes while something is sent.", []string{"host"}, nil)
+	wireSentDesc = prometheus.NewDesc("shoal_wireguard_sent_bytes_total",
+		"Bytes sent encrypted to another host, since its key is known.", []string{"host"}, nil)
+	wireReceivedDesc = prometheus.NewDesc("shoal_wireguard_received_bytes_total",
+		"Bytes received encrypted from another host, since its key is known.", []string{"host"}, nil)
 	lostDesc = prometheus.NewDesc("shoal_flow_records_lost_total",
 		"Records of flows that the kernel could not tell: too many at once.", nil, nil)
 )
@@ -73,6 +79,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
 		dropsDesc, openedDesc, refusedDesc, entriesDesc, maxEntriesDesc, ratioDesc,
 		noRoomDesc, writeErrorsDesc, notCarriedDesc, repairsDesc, readersDesc, lostDesc,
+		handshakeDesc, wireSentDesc, wireReceivedDesc,
 	} {
 		ch <- desc
 	}
@@ -96,6 +103,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		send(ratioDesc, prometheus.GaugeValue, f.Ratio(), f.Map)
 	}
 	c.services(ch)
+	c.sessions(ch)
 	send(noRoomDesc, prometheus.GaugeValue, float64(len(c.d.WithoutRoom())))
 	send(writeErrorsDesc, prometheus.CounterValue, float64(mapWriteErrors.Load()))
 	for name := range c.d.set.lost {
@@ -109,6 +117,23 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	send(readersDesc, prometheus.GaugeValue, float64(c.d.flows.count()))
 	if lost, err := c.d.lostRecords(); err == nil {
 		send(lostDesc, prometheus.CounterValue, float64(lost))
+	}
+}
+
+// sessions has three series for each host that what pods say is encrypted for.
+func (c *collector) sessions(ch chan<- prometheus.Metric) {
+	sessions, err := c.d.Sessions()
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(handshakeDesc, err)
+	}
+	for host, s := range sessions {
+		when := float64(0)
+		if !s.Handshake.IsZero() {
+			when = float64(s.Handshake.Unix())
+		}
+		ch <- prometheus.MustNewConstMetric(handshakeDesc, prometheus.GaugeValue, when, host)
+		ch <- prometheus.MustNewConstMetric(wireSentDesc, prometheus.CounterValue, float64(s.Sent), host)
+		ch <- prometheus.MustNewConstMetric(wireReceivedDesc, prometheus.CounterValue, float64(s.Received), host)
 	}
 }
 

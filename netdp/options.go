@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
+
+	"shoal/netdp/wireguard"
 )
 
 // Limits of the kernel maps. Kubernetes supports 10,000 services; the rest
@@ -115,6 +117,11 @@ type Options struct {
 	// VNI is the number of the tunnel's network, the same on every host of a
 	// cell. 0: DefaultVNI.
 	VNI uint32
+	// WireGuardKey is this host's key with which packets of pods to other hosts
+	// are encrypted, the zero value: they are not. WireGuardPort is the UDP port,
+	// the same on every host of a cell. 0: DefaultWireGuardPort.
+	WireGuardKey  wireguard.PrivateKey
+	WireGuardPort uint16
 	// MaglevSeed is the same on every host of a cell.
 	MaglevSeed uint32
 	// MaxFlows replaces DefaultMaxFlows when it is not zero.
@@ -128,8 +135,9 @@ type Options struct {
 	// has; CheckLimits says which can be set. They come before Limits and MaxFlows.
 	SetLimits map[string]uint32
 
-	noTCX     bool                           // as on Linux before 6.6, for tests
-	alterMaps func(map[string]*ebpf.MapSpec) // as in another version, for tests
+	noTCX         bool                           // as on Linux before 6.6, for tests
+	alterMaps     func(map[string]*ebpf.MapSpec) // as in another version, for tests
+	userWireGuard bool                           // as on a kernel without WireGuard, for tests
 }
 
 // MapLimits are how many entries the maps of services take. Slots is a power of
@@ -164,6 +172,9 @@ func (o *Options) complete() error {
 	}
 	if o.VXLANPort == 0 {
 		o.VXLANPort = DefaultVXLANPort
+	}
+	if o.WireGuardPort == 0 {
+		o.WireGuardPort = DefaultWireGuardPort
 	}
 	if o.VNI == 0 {
 		o.VNI = DefaultVNI

@@ -122,7 +122,7 @@ func (d *Datapath) repair(pods bool) []Repair {
 		r.sock()
 		r.uplinks()
 	}
-	r.tunnel()
+	r.tunnels()
 	if pods {
 		r.pods()
 	}
@@ -245,20 +245,23 @@ func (d *Datapath) hasFilter(dev netlink.Link, parent uint32, name string, prog 
 	return false, nil
 }
 
-func (r *repairs) tunnel() {
-	dev, err := r.d.nl.LinkByName(tunnelDevice)
-	if err != nil {
-		return // there is none, or SetHosts makes it again
-	}
+func (r *repairs) tunnels() {
 	for _, side := range []struct {
+		device  string
 		parent  uint32
 		program string
 	}{
-		{netlink.HANDLE_MIN_INGRESS, bpf.DatapathProgOverlayIngress},
-		{netlink.HANDLE_MIN_EGRESS, bpf.DatapathProgOverlayEgress},
+		{tunnelDevice, netlink.HANDLE_MIN_INGRESS, bpf.DatapathProgOverlayIngress},
+		{tunnelDevice, netlink.HANDLE_MIN_EGRESS, bpf.DatapathProgOverlayEgress},
+		{wireDevice, netlink.HANDLE_MIN_INGRESS, bpf.DatapathProgWireIngress},
+		{wireDevice, netlink.HANDLE_MIN_EGRESS, bpf.DatapathProgWireEgress},
 	} {
+		dev, err := r.d.nl.LinkByName(side.device)
+		if err != nil {
+			continue // there is none, or SetHosts makes it again
+		}
 		prog := r.d.progs[side.program]
-		r.filter(dev, side.parent, side.program, prog, "program "+side.program+" of the tunnel", func() error {
+		r.filter(dev, side.parent, side.program, prog, "program "+side.program+" of "+side.device, func() error {
 			return r.d.filterDevice(dev.Attrs().Index, side.parent, side.program, prog)
 		})
 	}

@@ -80,7 +80,7 @@ func (d *Datapath) replacePrograms() (err error) {
 		}
 		defer func() { err = errors.Join(err, d.takeover.end(), d.set.again()) }()
 	}
-	err = errors.Join(d.attachSock(), d.adoptTunnel(), d.refreshPodLinks(), d.attachUplinks())
+	err = errors.Join(d.attachSock(), d.adoptTunnel(), d.adoptWire(), d.refreshPodLinks(), d.attachUplinks())
 	return errors.Join(err, d.takeover.begun(), d.set.again())
 }
 

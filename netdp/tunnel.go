@@ -171,12 +171,15 @@ func (d *Datapath) removeTunnel() error {
 }
 
 // setRangeMaps tells the programs how pods of other hosts are reached, and the
-// addresses of hosts: packets of the tunnel come from these.
-func (d *Datapath) setRangeMaps(hosts []Host, routes []HostRoute, device int) error {
-	ranges := map[bpf.DatapathRangeKey]bpf.DatapathRange{}
+// addresses of hosts: packets of the tunnel come from these. links are those
+// whose numbers are known.
+func (d *Datapath) setRangeMaps(hosts []Host, routes []HostRoute, links map[string]int) error {
+	ranges := d.bareRanges()
 	peers := map[[4]uint32]uint32{}
-	links := map[string]int{tunnelDevice: device}
 	for i, r := range routes {
+		if r.Path == PathWireGuard || r.noKey {
+			addWireRanges(ranges, hosts[i], r, links[wireDevice])
+		}
 		if r.Path == PathUnreachable {
 			continue
 		}
@@ -186,6 +189,9 @@ func (d *Datapath) setRangeMaps(hosts []Host, routes []HostRoute, device int) er
 			for _, a := range unicast(hosts[i].Addresses, v6) {
 				peers[wireAddr(a)] = 1
 			}
+		}
+		if r.Path == PathWireGuard {
+			continue
 		}
 		index, err := d.linkIndexOf(r.Device, links)
 		if err != nil {
