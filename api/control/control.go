@@ -76,6 +76,13 @@ type Members interface {
 	RotateKeys(ctx context.Context) error
 }
 
+// Encryption is the cell's choice whether what pods of two hosts say is encrypted.
+type Encryption interface {
+	Encrypts(ctx context.Context) (bool, error)
+	// SetEncryption tells whether that changed anything.
+	SetEncryption(ctx context.Context, on bool) (changed bool, err error)
+}
+
 // Options are what a Server needs.
 type Options struct {
 	// Cell names the cell, see pki.CellID.
@@ -83,7 +90,9 @@ type Options struct {
 	Store   Store
 	Host    Host
 	Members Members // nil for a cell of one peer
-	Logger  *slog.Logger
+	// Encryption is nil where there is no choice.
+	Encryption Encryption
+	Logger     *slog.Logger
 	// Now defaults to time.Now.
 	Now func() time.Time
 }
@@ -118,6 +127,9 @@ func New(o Options) *Server {
 	s.mux.Handle("POST "+v1.LeavePath, s.act(leaveTimeout, s.leave))
 	s.mux.Handle("POST "+v1.ForgetPath, s.act(actTimeout, s.forget))
 	s.mux.Handle("POST "+v1.RotateKeysPath, s.act(actTimeout, s.rotateKeys))
+	if o.Encryption != nil {
+		s.mux.Handle("POST "+v1.EncryptionPath, s.act(actTimeout, s.setEncryption))
+	}
 	s.mux.HandleFunc("GET "+v1.BackupPath, s.backup)
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, fmt.Sprintf("%s %s is nothing this peer knows; is it of an older release?", r.Method, r.URL.Path))

@@ -91,6 +91,23 @@ func (s *Server) rotateKeys(r *http.Request) (any, error) {
 	return v1.Answer{Message: "the gossip key was replaced on all peers"}, nil
 }
 
+func (s *Server) setEncryption(r *http.Request) (any, error) {
+	var request v1.EncryptionRequest
+	if err := read(r, &request); err != nil {
+		return nil, err
+	}
+	changed, err := s.Encryption.SetEncryption(r.Context(), request.On)
+	if err != nil {
+		return nil, fmt.Errorf("switch encryption: %w", err)
+	}
+	state := map[bool]string{true: "on", false: "off"}[request.On]
+	if !changed {
+		return v1.Answer{Message: "encryption between hosts is " + state + " already"}, nil
+	}
+	s.Logger.Info("encryption between hosts was switched", "on", request.On, "user", user(r))
+	return v1.Answer{Message: "encryption between hosts is " + state + "; each host follows by itself, and shoal status shows its ways"}, nil
+}
+
 func names(peers []v1.Peer) string {
 	list := make([]string, len(peers))
 	for i, p := range peers {

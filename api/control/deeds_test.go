@@ -56,6 +56,9 @@ func TestDeeds(t *testing.T) {
 		{name: "rotate", path: v1.RotateKeysPath, status: 200, says: "replaced on all peers", deeds: []string{"rotate"}},
 		{name: "rotate alone", path: v1.RotateKeysPath, alone: true, status: 409, says: "this cell has one peer"},
 		{name: "rotate fails", path: v1.RotateKeysPath, err: errDown, status: 500, says: "the network is down", deeds: []string{"rotate"}},
+		{name: "encrypt", path: v1.EncryptionPath, body: `{"on":true}`, status: 200, says: "between hosts is on;", deeds: []string{"encrypt true"}},
+		{name: "encrypt already", path: v1.EncryptionPath, body: `{"on":false}`, status: 200, says: "is off already", deeds: []string{"encrypt false"}},
+		{name: "encrypt fails", path: v1.EncryptionPath, body: `{"on":true}`, err: errDown, status: 500, says: "the network is down", deeds: []string{"encrypt true"}},
 		{name: "no JSON", path: v1.ForgetPath, body: `{{`, status: 400, says: "read request"},
 		{name: "more than is understood", path: v1.LeavePath, body: `{"peer":"host1","drain":true}`, status: 400, says: "drain"},
 		{name: "an endless body", path: v1.ForgetPath, body: `{"name":"` + strings.Repeat("x", 2*maxBodyBytes), status: 400, says: "too large"},
@@ -63,7 +66,7 @@ func TestDeeds(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			host := &testHost{}
-			o := Options{Store: openStore(t), Host: host}
+			o := Options{Store: openStore(t), Host: host, Encryption: &testEncryption{host: host, err: test.err}}
 			if !test.alone {
 				o.Members = &testMembers{host: host, peers: threePeers(), err: test.err}
 			}

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -71,6 +72,21 @@ func (m *testMembers) Forget(_ context.Context, name string) error {
 func (m *testMembers) RotateKeys(context.Context) error {
 	m.host.did("rotate")
 	return m.err
+}
+
+// testEncryption is off until it is switched on.
+type testEncryption struct {
+	host *testHost
+	on   bool
+	err  error
+}
+
+func (e *testEncryption) Encrypts(context.Context) (bool, error) { return e.on, e.err }
+func (e *testEncryption) SetEncryption(_ context.Context, on bool) (bool, error) {
+	e.host.did(fmt.Sprint("encrypt ", on))
+	changed := on != e.on
+	e.on = on
+	return changed, e.err
 }
 
 var errDown = errors.New("the network is down")

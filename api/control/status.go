@@ -9,7 +9,7 @@ import (
 	v1 "shoal/api/control/v1"
 )
 
-func (s *Server) status(*http.Request) (any, error) {
+func (s *Server) status(r *http.Request) (any, error) {
 	certificates, err := s.Host.Certificates()
 	if err != nil {
 		return nil, err
@@ -29,6 +29,13 @@ func (s *Server) status(*http.Request) (any, error) {
 		Disk:         disk,
 		Store: v1.Store{Records: stats.Records, Tombstones: stats.Tombstones, DiskBytes: stats.DiskBytes,
 			Watchers: stats.Watchers, Root: fmt.Sprintf("%016x", prints.Root()), Refusing: stats.Refusing},
+	}
+	if s.Encryption != nil {
+		on, err := s.Encryption.Encrypts(r.Context())
+		if err != nil {
+			return nil, err
+		}
+		status.Encryption = map[bool]string{true: v1.EncryptionWireGuard, false: v1.EncryptionOff}[on]
 	}
 	status.Alarms = alarms(&status)
 	if host, ok := s.Host.(Alarming); ok {

@@ -93,7 +93,7 @@ func (c *StartCmd) Run() error {
 		Resources: c.ResourceFlags.config(), DevicePluginDir: c.DevicePluginDir,
 		DNSStubs:   c.DNSStub,
 		GossipPort: c.GossipPort, Join: c.Join, Token: c.Token,
-		NoMasquerade: c.NoMasquerade, IPv6: c.IPv6, MapLimits: c.MapLimits,
+		NoMasquerade: c.NoMasquerade, IPv6: c.IPv6, MapLimits: c.MapLimits, Encrypt: c.Encrypt,
 		NetworkDriver: c.NetworkDriver, CNIConfDir: c.CNIConfDir, CNIBinDirs: c.CNIBinDir,
 	}
 	var err error

@@ -19,6 +19,8 @@ type NetFlags struct {
 	MapLimits map[string]uint32 `mapsep:"," placeholder:"MAP=N,..." help:"How many entries kernel maps take, by the names that metrics have, as in flows=262144; entries are carried over when a start changes it."`
 
 	IPv6 string `name:"ipv6" placeholder:"RANGE" help:"The cell's /48 of IPv6 addresses for pods and services, or off; hosts that join take the cell's (default: unique local addresses of the cell's own)."`
+
+	Encrypt *bool `negatable:"" help:"Encrypt what pods of different hosts say to each other, with WireGuard. The first host of a cell chooses; others do as the cell does, and a cell of several is switched by shoal encryption (default: off)."`
 }
 
 func (f *NetFlags) masqueradeExcept() ([]netip.Prefix, error) {

@@ -3,6 +3,7 @@ package hosts
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,12 +12,16 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"shoal/netdp"
+	"shoal/netdp/wireguard"
 )
 
 const (
@@ -28,17 +33,26 @@ const (
 	settleTime = 100 * time.Millisecond
 	// retryInterval is how soon a failure is tried again.
 	retryInterval = 2 * time.Second
+	// writeTimeout bounds one write to the API.
+	writeTimeout = 10 * time.Second
 )
+
+// KeyAnnotation of a Node has the WireGuard key of its host, in base64, while
+// the host encrypts.
+const KeyAnnotation = "shoal.dev/wireguard-key"
 
 // Datapath is what the Controller writes to.
 type Datapath interface {
 	SetHosts([]netdp.Host) error
 	WatchLinks(ctx context.Context, changed func()) error
+	// Encryption is the key that other hosts are to be told, zero: none.
+	Encryption() wireguard.Key
 }
 
 // Controller follows Nodes.
 type Controller struct {
 	dp      Datapath
+	client  kubernetes.Interface
 	factory informers.SharedInformerFactory
 	nodes   corelisters.NodeLister
 	handler cache.ResourceEventHandlerRegistration
@@ -48,10 +62,10 @@ type Controller struct {
 }
 
 // New registers the informer it needs with the factory; Run starts it.
-func New(dp Datapath, factory informers.SharedInformerFactory, nodeName string, logger *slog.Logger) *Controller {
+func New(dp Datapath, client kubernetes.Interface, factory informers.SharedInformerFactory, nodeName string, logger *slog.Logger) *Controller {
 	nodes := factory.Core().V1().Nodes()
 	c := &Controller{
-		dp: dp, factory: factory, nodes: nodes.Lister(), self: nodeName,
+		dp: dp, client: client, factory: factory, nodes: nodes.Lister(), self: nodeName,
 		changed: make(chan struct{}, 1), log: logger.With("node", nodeName),
 	}
 	var err error
@@ -72,6 +86,9 @@ func New(dp Datapath, factory informers.SharedInformerFactory, nodeName string, 
 	}
 	return c
 }
+
+// Wake has the hosts set anew, since what the datapath makes of them has changed.
+func (c *Controller) Wake() { c.wake() }
 
 func (c *Controller) wake() {
 	select {
@@ -97,7 +114,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer func() { <-watching }()
 	for {
 		next := refreshInterval
-		if err := c.set(); err != nil {
+		if err := c.set(ctx); err != nil {
 			c.log.Warn("set hosts", "error", err)
 			next = retryInterval
 		}
@@ -152,12 +169,41 @@ func (c *Controller) pause(ctx context.Context, longest time.Duration) bool {
 	return true
 }
 
-func (c *Controller) set() error {
+func (c *Controller) set(ctx context.Context) error {
 	nodes, err := c.nodes.List(labels.Everything())
 	if err != nil {
 		return fmt.Errorf("list nodes: %w", err)
 	}
-	return c.dp.SetHosts(FromNodes(nodes, c.self))
+	if err := c.dp.SetHosts(FromNodes(nodes, c.self)); err != nil {
+		return err
+	}
+	return c.publishKey(ctx)
+}
+
+// publishKey writes this host's key into its Node, or takes it away. It comes
+// after the device is there: others drop what they cannot encrypt until then.
+func (c *Controller) publishKey(ctx context.Context) error {
+	node, err := c.nodes.Get(c.self)
+	if err != nil {
+		return nil // its agent is about to make it
+	}
+	var want any
+	if key := c.dp.Encryption(); !key.IsZero() {
+		want = key.String()
+	}
+	if have, ok := node.Annotations[KeyAnnotation]; ok && want == any(have) || !ok && want == nil {
+		return nil
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{KeyAnnotation: want}}})
+	if err != nil {
+		return fmt.Errorf("tell this host's key: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	if _, err := c.client.CoreV1().Nodes().Patch(ctx, c.self, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		return fmt.Errorf("tell this host's key: %w", err)
+	}
+	return nil
 }
 
 // FromNodes lists all hosts but self, the oldest first: of two that claim the
@@ -197,9 +243,12 @@ func hostOf(n *corev1.Node) netdp.Host {
 			h.PodCIDR = p
 		}
 	}
+	if text, ok := n.Annotations[KeyAnnotation]; ok {
+		h.WireGuardKey, _ = wireguard.ParseKey(text)
+	}
 	return h
 }
 
 func sameHost(a, b netdp.Host) bool {
-	return a.Name == b.Name && a.PodCIDR == b.PodCIDR && a.PodCIDR6 == b.PodCIDR6 && slices.Equal(a.Addresses, b.Addresses)
+	return a.Name == b.Name && a.PodCIDR == b.PodCIDR && a.PodCIDR6 == b.PodCIDR6 && a.WireGuardKey == b.WireGuardKey && slices.Equal(a.Addresses, b.Addresses)
 }

@@ -13,10 +13,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 
 	"shoal/netdp"
+	"shoal/netdp/wireguard"
 )
 
 func node(name string, age int, cidr string, addresses ...string) *corev1.Node {
@@ -66,6 +68,13 @@ type recorder struct {
 	hosts []netdp.Host
 	calls int
 	fail  bool
+	key   wireguard.Key
+}
+
+func (r *recorder) Encryption() wireguard.Key {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.key
 }
 
 func (r *recorder) SetHosts(hosts []netdp.Host) error {
@@ -106,7 +115,7 @@ func TestControllerFollowsNodes(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	client := fake.NewClientset(node("self", 9, "10.64.9.0/24", "192.0.2.9"), node("one", 5, "10.64.1.0/24", "192.0.2.1"))
 	dp := &recorder{fail: true}
-	c := New(dp, informers.NewSharedInformerFactory(client, 0), "self", slog.New(slog.DiscardHandler))
+	c := New(dp, client, informers.NewSharedInformerFactory(client, 0), "self", slog.New(slog.DiscardHandler))
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
 	one, two := host("one", "10.64.1.0/24", "192.0.2.1"), host("two", "10.64.2.0/24", "192.0.2.2")
@@ -138,6 +147,57 @@ func TestControllerFollowsNodes(t *testing.T) {
 		t.Errorf("set %d times for one change that counts", dp.calls-calls)
 	}
 	dp.mu.Unlock()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// Keys go both ways by Nodes: others' to the datapath, and this host's own while
+// it encrypts, also after somebody took it away.
+func TestKeysTravelByNodes(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	client := fake.NewClientset(node("self", 9, "10.64.9.0/24", "192.0.2.9"), node("one", 5, "10.64.1.0/24", "192.0.2.1"))
+	own, other := wireguard.Key{1}, wireguard.Key{2}
+	dp := &recorder{key: own}
+	c := New(dp, client, informers.NewSharedInformerFactory(client, 0), "self", slog.New(slog.DiscardHandler))
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	told := func() string {
+		n, err := client.CoreV1().Nodes().Get(ctx, "self", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n.Annotations[KeyAnnotation]
+	}
+	await := func(want string) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); told() != want; time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("this host tells %q, want %q", told(), want)
+			}
+		}
+	}
+	annotate := func(name, value string) {
+		patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%s}}}`, KeyAnnotation, value)
+		if _, err := client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	await(own.String())
+	annotate("one", `"`+other.String()+`"`)
+	with := host("one", "10.64.1.0/24", "192.0.2.1")
+	with.WireGuardKey = other
+	dp.await(t, fmt.Sprint([]netdp.Host{with}))
+	annotate("one", `"nonsense"`)
+	dp.await(t, fmt.Sprint([]netdp.Host{host("one", "10.64.1.0/24", "192.0.2.1")}))
+	annotate("self", "null")
+	await(own.String())
+	dp.mu.Lock()
+	dp.key = wireguard.Key{}
+	dp.mu.Unlock()
+	c.Wake()
+	await("")
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)

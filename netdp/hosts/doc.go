@@ -1,5 +1,6 @@
 // Package hosts keeps the datapath's ways to other hosts equal to the cell's
-// Nodes: each Node's InternalIP addresses and pod range.
+// Nodes: each Node's InternalIP addresses, pod range and WireGuard key. It tells
+// this host's own key to the others.
 //
 // FromNodes, which is pure, says what Nodes mean; the Controller hands the
 // result to the datapath, first when all Nodes are known, so that nothing an

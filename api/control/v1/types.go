@@ -20,6 +20,7 @@ const (
 	LeavePath      = Prefix + "leave"       // POST LeaveRequest: Answer
 	ForgetPath     = Prefix + "forget"      // POST ForgetRequest: Answer
 	RotateKeysPath = Prefix + "keys/rotate" // POST, no body: Answer
+	EncryptionPath = Prefix + "encryption"  // POST EncryptionRequest: Answer
 )
 
 // Status is a cell as the peer that answers sees it.
@@ -30,8 +31,10 @@ type Status struct {
 	Peer string    `json:"peer"`
 	Time time.Time `json:"time"`
 
-	Peers        []Peer        `json:"peers"`
-	Paths        []Path        `json:"paths,omitempty"`
+	Peers []Peer `json:"peers"`
+	Paths []Path `json:"paths,omitempty"`
+	// Encryption is how what pods of two hosts say travels: off or wireguard.
+	Encryption   string        `json:"encryption,omitempty"`
 	Alarms       []Alarm       `json:"alarms"`
 	Certificates []Certificate `json:"certificates"`
 	Disk         Disk          `json:"disk"`
@@ -76,9 +79,25 @@ type Peer struct {
 // Path says how the answering peer's pods reach those of another host.
 type Path struct {
 	Host string `json:"host"`
-	Path string `json:"path"` // direct or vxlan
+	Path string `json:"path"` // direct, vxlan, wireguard or unreachable
 	Via  string `json:"via,omitempty"`
 	MTU  int    `json:"mtu,omitempty"`
+	// LastHandshake of a path that is encrypted is when the two hosts last agreed
+	// on keys; absent: not yet.
+	LastHandshake time.Time `json:"lastHandshake,omitzero"`
+	// Problem is why there is no way.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Values of Status.Encryption.
+const (
+	EncryptionOff       = "off"
+	EncryptionWireGuard = "wireguard"
+)
+
+// EncryptionRequest switches encryption between the hosts of the cell.
+type EncryptionRequest struct {
+	On bool `json:"on"`
 }
 
 // Severities of an alarm.

@@ -174,6 +174,37 @@ func (c *KeysRotateCmd) Run(ctx context.Context, streams genericiooptions.IOStre
 	return c.do(ctx, streams, v1.RotateKeysPath, nil)
 }
 
+// EncryptionCmd groups the commands about encryption between hosts.
+type EncryptionCmd struct {
+	On  EncryptionOnCmd  `cmd:"" help:"Encrypt what pods of different hosts say to each other."`
+	Off EncryptionOffCmd `cmd:"" help:"Do not encrypt it any more."`
+}
+
+// Help is the detail of `shoal encryption --help`.
+func (*EncryptionCmd) Help() string {
+	return `Every host of the cell follows at once, and keeps to it. While they change over,
+connections between pods of different hosts stand still for some seconds, since
+nothing is sent in the clear to a host that encrypts.
+
+` + examples("shoal encryption on")
+}
+
+// EncryptionOnCmd is `shoal encryption on`.
+type EncryptionOnCmd struct{ onPeer }
+
+// Run switches encryption on.
+func (c *EncryptionOnCmd) Run(ctx context.Context, streams genericiooptions.IOStreams) error {
+	return c.do(ctx, streams, v1.EncryptionPath, v1.EncryptionRequest{On: true})
+}
+
+// EncryptionOffCmd is `shoal encryption off`.
+type EncryptionOffCmd struct{ onPeer }
+
+// Run switches encryption off.
+func (c *EncryptionOffCmd) Run(ctx context.Context, streams genericiooptions.IOStreams) error {
+	return c.do(ctx, streams, v1.EncryptionPath, v1.EncryptionRequest{})
+}
+
 // do asks the peer for a deed and prints what it says of it.
 func (c *onPeer) do(ctx context.Context, streams genericiooptions.IOStreams, path string, request any) error {
 	peer, err := c.connect(ctx, streams)

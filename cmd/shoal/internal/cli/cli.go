@@ -29,18 +29,19 @@ import (
 // Commands are shoal's own commands for the client's side; the root grammar
 // embeds them.
 type Commands struct {
-	Run      RunCmd      `cmd:"" group:"basics" help:"Run an image as a deployment."`
-	Service  ServiceCmd  `cmd:"" group:"basics" help:"Print the URL of a service and open it in a browser."`
-	Image    ImageCmd    `cmd:"" group:"basics" help:"Load, pull, list and remove images on the nodes."`
-	Flows    FlowsCmd    `cmd:"" group:"debug" help:"Show connections that open and close, and packets that are dropped."`
-	Policy   PolicyCmd   `cmd:"" group:"debug" help:"Explain what network policies allow."`
-	Services ServicesCmd `cmd:"" group:"debug" help:"Show what hosts' kernels hold of services against what the store says."`
-	Status   StatusCmd   `cmd:"" group:"cluster" help:"Show the peers of the cell, alarms, certificates and disk."`
-	Leave    LeaveCmd    `cmd:"" group:"cluster" help:"Take a host out of the cell for good."`
-	Node     NodeCmd     `cmd:"" group:"cluster" help:"Remove a dead host from the cell."`
-	Backup   BackupCmd   `cmd:"" group:"cluster" help:"Write all of the cell to a file."`
-	Token    TokenCmd    `cmd:"" group:"cluster" help:"Make, list and revoke the tokens hosts join with."`
-	Help     HelpCmd     `cmd:"" group:"settings" help:"Show the help of a command."`
+	Run        RunCmd        `cmd:"" group:"basics" help:"Run an image as a deployment."`
+	Service    ServiceCmd    `cmd:"" group:"basics" help:"Print the URL of a service and open it in a browser."`
+	Image      ImageCmd      `cmd:"" group:"basics" help:"Load, pull, list and remove images on the nodes."`
+	Flows      FlowsCmd      `cmd:"" group:"debug" help:"Show connections that open and close, and packets that are dropped."`
+	Policy     PolicyCmd     `cmd:"" group:"debug" help:"Explain what network policies allow."`
+	Services   ServicesCmd   `cmd:"" group:"debug" help:"Show what hosts' kernels hold of services against what the store says."`
+	Status     StatusCmd     `cmd:"" group:"cluster" help:"Show the peers of the cell, alarms, certificates and disk."`
+	Encryption EncryptionCmd `cmd:"" group:"cluster" help:"Encrypt between hosts, or stop doing so."`
+	Leave      LeaveCmd      `cmd:"" group:"cluster" help:"Take a host out of the cell for good."`
+	Node       NodeCmd       `cmd:"" group:"cluster" help:"Remove a dead host from the cell."`
+	Backup     BackupCmd     `cmd:"" group:"cluster" help:"Write all of the cell to a file."`
+	Token      TokenCmd      `cmd:"" group:"cluster" help:"Make, list and revoke the tokens hosts join with."`
+	Help       HelpCmd       `cmd:"" group:"settings" help:"Show the help of a command."`
 }
 
 // passthrough is the grammar of one of kubectl's verbs: everything after its

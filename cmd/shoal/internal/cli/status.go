@@ -71,6 +71,9 @@ func printStatus(w io.Writer, s *v1.Status) error {
 			fmt.Fprintf(table, "%s\t%s\t%s\t%d\n", p.Host, p.Path, orDash(p.Via), p.MTU)
 		}
 	}
+	if s.Encryption == v1.EncryptionWireGuard {
+		fmt.Fprintln(table, "\nWhat pods of different hosts say to each other is encrypted.")
+	}
 	fmt.Fprintln(table, "\nCERTIFICATE\tEXPIRES\tRENEWS ITSELF")
 	for _, c := range s.Certificates {
 		renews := "never"

@@ -75,6 +75,9 @@ type Config struct {
 	// IPv6 is the cell's range of IPv6, a /48, "off" for none, or empty for the one
 	// the cell has; a new cell's comes from its certificate authority.
 	IPv6 string `json:"ipv6,omitempty"`
+	// Encrypt says whether what pods of two hosts say is encrypted; nil: as the
+	// cell has it.
+	Encrypt *bool `json:"encrypt,omitempty"`
 	// NetworkDriver gives pods their network: NetworkDriverShoal or
 	// NetworkDriverCNI, for which CNIConfDir has the networks and CNIBinDirs the
 	// plugins.

@@ -28,7 +28,7 @@ import (
 
 // extra are the paths served beside the Kubernetes API.
 func (p *peer) extra() map[string]http.Handler {
-	o := control.Options{Cell: p.identity.Cell, Store: p.db, Host: &controlHost{p}, Logger: p.log.With("part", "control")}
+	o := control.Options{Cell: p.identity.Cell, Store: p.db, Host: &controlHost{p}, Encryption: cellEncryption{p}, Logger: p.log.With("part", "control")}
 	if p.node != nil {
 		o.Members = &cellMembers{cellNode: p.node, records: api.CellRecords(p.db)}
 	}
@@ -78,11 +78,15 @@ func (h *controlHost) Disk() (v1.Disk, error) {
 // Paths implements control.Host.
 func (h *controlHost) Paths() []v1.Path {
 	var paths []v1.Path
+	sessions, err := h.datapath.Sessions()
+	if err != nil {
+		h.log.Warn("read sessions with other hosts", "error", err)
+	}
 	for _, r := range h.datapath.Hosts() {
 		if r.PodCIDR.Addr().Is6() {
 			continue // a host has one line, that of IPv4
 		}
-		p := v1.Path{Host: r.Host, Path: string(r.Path), MTU: r.MTU}
+		p := v1.Path{Host: r.Host, Path: string(r.Path), MTU: r.MTU, Problem: r.Problem, LastHandshake: sessions[r.Host].Handshake}
 		if r.Via.IsValid() {
 			p.Via = r.Via.String()
 		}

@@ -47,6 +47,7 @@ import (
 	"shoal/netdp/driver"
 	nethosts "shoal/netdp/hosts"
 	"shoal/netdp/policy"
+	"shoal/netdp/wireguard"
 	"shoal/sched"
 	"shoal/store"
 )
@@ -134,11 +135,13 @@ type peer struct {
 	containerd *containerdServer
 	podCIDR    netip.Prefix
 	ipv6       netip.Prefix // the cell's range; not valid: it has none
-	server     *api.Server
-	datapath   *netdp.Datapath
-	cni        *cni.Driver
-	agent      *agent.Agent
-	announcer  *elect.Controller
+	// wireGuardKey is zero where the cell does not encrypt at the start.
+	wireGuardKey wireguard.PrivateKey
+	server       *api.Server
+	datapath     *netdp.Datapath
+	cni          *cni.Driver
+	agent        *agent.Agent
+	announcer    *elect.Controller
 
 	held      hold
 	quit      context.CancelFunc // ends the daemon
@@ -201,6 +204,9 @@ func (p *peer) open(ctx context.Context) (err error) {
 	if err := p.enter(ctx); err != nil {
 		return err
 	}
+	if err := p.chooseEncryption(ctx); err != nil {
+		return err
+	}
 	if p.podCIDR, err = api.ClaimPodCIDR(ctx, p.db, c.Name); err != nil {
 		return err
 	}
@@ -261,6 +267,7 @@ func (p *peer) datapathOptions() netdp.Options {
 
 		NoMasquerade: p.config.NoMasquerade, MasqueradeExcept: p.config.MasqueradeExcept,
 		SetLimits: p.config.MapLimits,
+		WireGuardKey: p.wireGuardKey,
 	}
 	if p.ipv6.IsValid() {
 		o.PodCIDR6, o.CellPodCIDR6, o.ServiceCIDR6 = p.podCIDR6(), api.PodRange6(p.ipv6), p.serviceCIDR6()
@@ -352,8 +359,13 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 		}
 	}
 	p.informing.Store(true)
-	hosts := nethosts.New(p.datapath, informers, p.config.Name, p.log.With("part", "hosts"))
+	hostsClient, err := client("shoal-hosts")
+	if err != nil {
+		return fmt.Errorf("make hosts client: %w", err)
+	}
+	hosts := nethosts.New(p.datapath, hostsClient, informers, p.config.Name, p.log.With("part", "hosts"))
 	group.Go(func() error { return named("hosts", hosts.Run(ctx)) })
+	group.Go(func() error { return named("encryption", p.followEncryption(ctx, hosts.Wake)) })
 	group.Go(func() error { return named("services", services.run(ctx)) })
 	group.Go(func() error { return named("datapath", p.keepDatapath(ctx)) })
 	group.Go(func() error { p.collectNetwork(ctx); return nil })

@@ -1,0 +1,96 @@
+//go:build linux
+
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"shoal/api"
+	"shoal/netdp/wireguard"
+)
+
+// wireGuardKeyFile has this host's private key, below the data directory.
+const wireGuardKeyFile = "wireguard.key"
+
+var (
+	errNotEncrypting = errors.New("--encrypt: this cell does not encrypt between hosts; start without the flag, or switch encryption on for all its hosts with `shoal encryption on` on one of them")
+	errEncrypting    = errors.New("--no-encrypt: this cell encrypts between hosts; start without the flag, or switch encryption off for all its hosts with `shoal encryption off` on one of them")
+)
+
+// chooseEncryption has the cell's choice: a host that is alone in its cell makes
+// it with its flag, any other follows.
+func (p *peer) chooseEncryption(ctx context.Context) error {
+	records := api.CellRecords(p.db)
+	flag := p.config.Encrypt
+	on, err := api.Encrypts(ctx, records)
+	if err != nil {
+		return err
+	}
+	if flag != nil && *flag != on {
+		if len(membersIn(p.db)) > 1 {
+			return refusedEncryption(on)
+		}
+		on = *flag
+		if _, err := api.SetEncryption(ctx, records, on); err != nil {
+			return err
+		}
+	}
+	if on {
+		p.wireGuardKey, err = p.loadWireGuardKey()
+	}
+	return err
+}
+
+func refusedEncryption(on bool) error {
+	if on {
+		return errEncrypting
+	}
+	return errNotEncrypting
+}
+
+func (p *peer) loadWireGuardKey() (wireguard.PrivateKey, error) {
+	return wireguard.LoadKey(filepath.Join(p.config.DataDir, wireGuardKeyFile))
+}
+
+// followEncryption changes the datapath when the cell's choice does. wake has the
+// ways to other hosts set anew.
+func (p *peer) followEncryption(ctx context.Context, wake func()) error {
+	return api.FollowEncryption(ctx, api.CellRecords(p.db), func(on bool) {
+		if on == !p.datapath.Encryption().IsZero() {
+			return
+		}
+		var key wireguard.PrivateKey
+		var err error
+		if on {
+			key, err = p.loadWireGuardKey()
+		}
+		if err == nil {
+			err = p.datapath.SetEncryption(key)
+		}
+		if err != nil {
+			p.log.Error("the cell's choice of encryption could not be followed; start the daemon again to try anew", "encrypts", on, "error", err)
+			return
+		}
+		p.log.Info("the cell chose whether to encrypt between hosts", "encrypts", on)
+		wake()
+	})
+}
+
+// cellEncryption implements control.Encryption.
+type cellEncryption struct{ *peer }
+
+func (c cellEncryption) Encrypts(ctx context.Context) (bool, error) {
+	return api.Encrypts(ctx, api.CellRecords(c.db))
+}
+
+func (c cellEncryption) SetEncryption(ctx context.Context, on bool) (bool, error) {
+	if on { // a host that cannot make its key says so now
+		if _, err := c.loadWireGuardKey(); err != nil {
+			return false, fmt.Errorf("on %s: %w", c.config.Name, err)
+		}
+	}
+	return api.SetEncryption(ctx, api.CellRecords(c.db), on)
+}

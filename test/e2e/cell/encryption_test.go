@@ -1,0 +1,93 @@
+package cell
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// TestEncryption switches encryption on and off again in a cell that runs: pods
+// of all hosts get on, and each host says how.
+func TestEncryption(t *testing.T) {
+	whole(t)
+	ns := space(t, peers[1])
+	for _, p := range all() {
+		_, err := p.kube.CoreV1().Pods(ns).Create(t.Context(), &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: "on-" + p.name, Labels: map[string]string{"app": "net"}},
+			Spec:       corev1.PodSpec{NodeName: p.name, Containers: []corev1.Container{hello()}},
+		}, metav1.CreateOptions{})
+		ok(t, err)
+	}
+	pods := peers[3].runs(t, ns, "net", nodes)
+	allTalk := func(when string) {
+		t.Helper()
+		for i := range pods {
+			for j := range pods {
+				from, to := &pods[i], &pods[j]
+				for _, ip := range to.Status.PodIPs {
+					address := ip.IP
+					if strings.Contains(address, ":") {
+						address = "[" + address + "]"
+					}
+					eventually(t, when+", "+from.Name+" reaches "+to.Name+" at "+address, func() error {
+						out, err := peers[1].exec(t, ns, from.Name, "hello", "get", "http://"+address, "1")
+						if err == nil && !strings.Contains(out, to.Name) {
+							err = fmt.Errorf("somebody else answers: %s", out)
+						}
+						return err
+					})
+				}
+			}
+		}
+	}
+	ways := func(want string) {
+		t.Helper()
+		for _, p := range all() {
+			eventually(t, p.name+" reaches all by "+want, func() error {
+				status := p.shoal(t, "status")
+				if n := strings.Count(status, " "+want+" "); n != nodes-1 {
+					return fmt.Errorf("%d of %d:\n%s", n, nodes-1, status)
+				}
+				return nil
+			})
+		}
+	}
+	peers[1].shoal(t, "encryption", "off") // a run of this test that failed may have left it on
+	ways("direct")
+	if out := peers[2].shoal(t, "encryption", "on"); !strings.Contains(out, "is on") {
+		t.Errorf("switched on: %q", out)
+	}
+	ways("wireguard")
+	allTalk("encrypted")
+
+	t.Run("a daemon that is killed comes back with the same key", func(t *testing.T) {
+		key := func() string {
+			n, err := peers[1].kube.CoreV1().Nodes().Get(t.Context(), "lab-4", metav1.GetOptions{})
+			ok(t, err)
+			return n.Annotations["shoal.dev/wireguard-key"]
+		}
+		before := key()
+		ok(t, cell.Kill(within(t), 4))
+		whole(t)
+		if after := key(); before == "" || after != before {
+			t.Errorf("its key was %q and is %q", before, after)
+		}
+		ways("wireguard")
+		allTalk("after a kill")
+	})
+	t.Run("a daemon that wants otherwise is refused", func(t *testing.T) {
+		ok(t, cell.Kill(within(t), 3))
+		if err := cell.Start(within(t), 3, "--no-encrypt"); err == nil || !strings.Contains(err.Error(), "encrypts between hosts") {
+			t.Errorf("started with --no-encrypt: %v", err)
+		}
+		whole(t)
+	})
+	if out := peers[5].shoal(t, "encryption", "off"); !strings.Contains(out, "is off") {
+		t.Errorf("switched off: %q", out)
+	}
+	ways("direct")
+	allTalk("in the clear again")
+}
