@@ -25,8 +25,9 @@ const (
 )
 
 // BenchmarkHosts compares pods on two hosts, through shoal, with two hosts that
-// shoal is not on and with pods there, in turns: on one link, and by VXLAN with a
-// router between the hosts. The router and its bridges are the same for all.
+// shoal is not on and with pods there, in turns: on one link, by VXLAN with a router
+// between the hosts, and there once more with shoal's packets encrypted and the
+// others by VXLAN. The router and its bridges are the same for all.
 func BenchmarkHosts(b *testing.B) {
 	c := newCell(b, "near1", "near2", "far3")
 	c.meet()
@@ -38,24 +39,24 @@ func BenchmarkHosts(b *testing.B) {
 	near1, near2, far3 := c.plainHost(1, "near", 0), c.plainHost(2, "near", 0), c.plainHost(3, "far", 1)
 	c.connectPlain(near1, near2, false)
 	c.connectPlain(near1, far3, true)
-	for _, link := range []struct {
-		name string
-		ways [hostWays]hostWay
-	}{
-		{"direct", [hostWays]hostWay{
-			{"hosts", near1.ns, near2.ns, near2.ip},
-			{"plain-pods", near1.pod, near2.pod, near2.podIP},
-			{"shoal-pods", pods[0].ns, pods[1].ns, pods[1].ip},
-		}},
-		{"vxlan", [hostWays]hostWay{
-			{"hosts", near1.ns, far3.ns, far3.tunnelIP},
-			{"plain-pods", near1.pod, far3.pod, far3.podIP},
-			{"shoal-pods", pods[0].ns, pods[2].ns, pods[2].ip},
-		}},
-	} {
-		b.Run(link.name+"/bulk", func(b *testing.B) { c.bulk(b, link.ways) })
-		b.Run(link.name+"/roundtrip", func(b *testing.B) { c.roundTrips(b, link.ways) })
+	compare := func(name string, ways [hostWays]hostWay) {
+		b.Run(name+"/bulk", func(b *testing.B) { c.bulk(b, ways) })
+		b.Run(name+"/roundtrip", func(b *testing.B) { c.roundTrips(b, ways) })
 	}
+	compare("direct", [hostWays]hostWay{
+		{"hosts", near1.ns, near2.ns, near2.ip},
+		{"plain-pods", near1.pod, near2.pod, near2.podIP},
+		{"shoal-pods", pods[0].ns, pods[1].ns, pods[1].ip},
+	})
+	far := [hostWays]hostWay{
+		{"hosts", near1.ns, far3.ns, far3.tunnelIP},
+		{"plain-pods", near1.pod, far3.pod, far3.podIP},
+		{"shoal-pods", pods[0].ns, pods[2].ns, pods[2].ip},
+	}
+	compare("vxlan", far)
+	c.encrypt(c.hosts...)
+	c.meet()
+	compare("wireguard", far)
 }
 
 // pair connects the ends of a way and gives one to serve, which ends when the

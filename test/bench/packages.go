@@ -46,6 +46,8 @@ var datapathFigures = []packageFigure{
 var hostFigures = []packageFigure{
 	{"BenchmarkHosts/vxlan/bulk", "ratio", "pods by VXLAN / plain VXLAN of hosts: TCP", "x", 0, atLeast(0.9), "plain pods: {pods-ratio}"},
 	{"BenchmarkHosts/vxlan/roundtrip", "ratio", "pods by VXLAN / plain VXLAN of hosts: p50", "x", 0, atMost(1.15), "plain pods: {pods-ratio}"},
+	{"BenchmarkHosts/wireguard/bulk", "ratio", "pods by WireGuard, encrypted / plain VXLAN of hosts: TCP", "x", 0, stated, "plain pods: {pods-ratio}"},
+	{"BenchmarkHosts/wireguard/roundtrip", "ratio", "pods by WireGuard, encrypted / plain VXLAN of hosts: p50", "x", 0, stated, "plain pods: {pods-ratio}"},
 	{"BenchmarkHosts/direct/bulk", "ratio", "pods on one link / hosts: TCP", "x", 0, stated, "plain pods: {pods-ratio}"},
 	{"BenchmarkHosts/direct/roundtrip", "ratio", "pods on one link / hosts: p50", "x", 0, stated, "plain pods: {pods-ratio}"},
 }
