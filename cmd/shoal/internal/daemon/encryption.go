@@ -7,6 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"shoal/api"
 	"shoal/netdp/wireguard"
@@ -55,28 +59,63 @@ func (p *peer) loadWireGuardKey() (wireguard.PrivateKey, error) {
 	return wireguard.LoadKey(filepath.Join(p.config.DataDir, wireGuardKeyFile))
 }
 
+// encryptRetry is how soon a choice is tried again that could not be followed, such
+// as on a full disk.
+const encryptRetry = 2 * time.Second
+
 // followEncryption changes the datapath when the cell's choice does. wake has the
 // ways to other hosts set anew.
 func (p *peer) followEncryption(ctx context.Context, wake func()) error {
-	return api.FollowEncryption(ctx, api.CellRecords(p.db), func(on bool) {
-		if on == !p.datapath.Encryption().IsZero() {
-			return
-		}
-		var key wireguard.PrivateKey
-		var err error
-		if on {
-			key, err = p.loadWireGuardKey()
-		}
-		if err == nil {
-			err = p.datapath.SetEncryption(key)
-		}
-		if err != nil {
-			p.log.Error("the cell's choice of encryption could not be followed; start the daemon again to try anew", "encrypts", on, "error", err)
-			return
-		}
-		p.log.Info("the cell chose whether to encrypt between hosts", "encrypts", on)
-		wake()
+	var wanted atomic.Bool
+	heard := make(chan struct{}, 1)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return api.FollowEncryption(ctx, api.CellRecords(p.db), func(on bool) {
+			wanted.Store(on)
+			select {
+			case heard <- struct{}{}:
+			default: // one is waiting, and will find this
+			}
+		})
 	})
+	group.Go(func() error {
+		again := time.NewTimer(encryptRetry)
+		again.Stop() // until something has failed
+		defer again.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-heard:
+			case <-again.C:
+			}
+			if err := p.encrypt(wanted.Load(), wake); err != nil {
+				p.log.Error("the cell's choice of encryption between hosts cannot be followed yet", "error", err)
+				again.Reset(encryptRetry)
+			}
+		}
+	})
+	return group.Wait()
+}
+
+func (p *peer) encrypt(on bool, wake func()) error {
+	if on == !p.datapath.Encryption().IsZero() {
+		return nil
+	}
+	var key wireguard.PrivateKey
+	var err error
+	if on {
+		key, err = p.loadWireGuardKey()
+	}
+	if err == nil {
+		err = p.datapath.SetEncryption(key)
+	}
+	if err != nil {
+		return err
+	}
+	p.log.Info("the cell chose whether to encrypt between hosts", "encrypts", on)
+	wake()
+	return nil
 }
 
 // cellEncryption implements control.Encryption.
