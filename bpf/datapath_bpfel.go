@@ -66,7 +66,8 @@ const (
 	DatapathDropReasonDROP_POLICY_EGRESS     DatapathDropReason = 18
 	DatapathDropReasonDROP_POLICY_INGRESS    DatapathDropReason = 19
 	DatapathDropReasonDROP_NO_PROGRAM        DatapathDropReason = 20
-	DatapathDropReasonDROP_REASONS           DatapathDropReason = 21
+	DatapathDropReasonDROP_NOT_ENCRYPTED     DatapathDropReason = 21
+	DatapathDropReasonDROP_REASONS           DatapathDropReason = 22
 )
 
 type DatapathFlow struct {
@@ -371,6 +372,9 @@ const (
 	DatapathProgToPod            = "to_pod"
 	DatapathProgUplinkEgress     = "uplink_egress"
 	DatapathProgUplinkIngress    = "uplink_ingress"
+	DatapathProgWireEgress       = "wire_egress"
+	DatapathProgWireIngress      = "wire_ingress"
+	DatapathVarEncrypted         = "encrypted"
 	DatapathVarHostNetnsCookie   = "host_netns_cookie"
 	DatapathVarMaglevSeed        = "maglev_seed"
 	DatapathVarNatPortMax        = "nat_port_max"
@@ -447,6 +451,8 @@ type DatapathProgramSpecs struct {
 	ToPod            *ebpf.ProgramSpec `ebpf:"to_pod"`
 	UplinkEgress     *ebpf.ProgramSpec `ebpf:"uplink_egress"`
 	UplinkIngress    *ebpf.ProgramSpec `ebpf:"uplink_ingress"`
+	WireEgress       *ebpf.ProgramSpec `ebpf:"wire_egress"`
+	WireIngress      *ebpf.ProgramSpec `ebpf:"wire_ingress"`
 }
 
 // DatapathMapSpecs contains maps before they are loaded into the kernel.
@@ -495,6 +501,7 @@ type DatapathMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathVariableSpecs struct {
+	Encrypted        *ebpf.VariableSpec `ebpf:"encrypted"`
 	HostNetnsCookie  *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 	MaglevSeed       *ebpf.VariableSpec `ebpf:"maglev_seed"`
 	NatPortMax       *ebpf.VariableSpec `ebpf:"nat_port_max"`
@@ -614,6 +621,7 @@ func (m *DatapathMaps) Close() error {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathVariables struct {
+	Encrypted        *ebpf.Variable `ebpf:"encrypted"`
 	HostNetnsCookie  *ebpf.Variable `ebpf:"host_netns_cookie"`
 	MaglevSeed       *ebpf.Variable `ebpf:"maglev_seed"`
 	NatPortMax       *ebpf.Variable `ebpf:"nat_port_max"`
@@ -652,6 +660,8 @@ type DatapathPrograms struct {
 	ToPod            *ebpf.Program `ebpf:"to_pod"`
 	UplinkEgress     *ebpf.Program `ebpf:"uplink_egress"`
 	UplinkIngress    *ebpf.Program `ebpf:"uplink_ingress"`
+	WireEgress       *ebpf.Program `ebpf:"wire_egress"`
+	WireIngress      *ebpf.Program `ebpf:"wire_ingress"`
 }
 
 func (p *DatapathPrograms) Close() error {
@@ -674,6 +684,8 @@ func (p *DatapathPrograms) Close() error {
 		p.ToPod,
 		p.UplinkEgress,
 		p.UplinkIngress,
+		p.WireEgress,
+		p.WireIngress,
 	)
 }
 

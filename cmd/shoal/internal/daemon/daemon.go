@@ -266,7 +266,7 @@ func (p *peer) datapathOptions() netdp.Options {
 		Logger:      p.log.With("part", "netdp"),
 
 		NoMasquerade: p.config.NoMasquerade, MasqueradeExcept: p.config.MasqueradeExcept,
-		SetLimits: p.config.MapLimits,
+		SetLimits:    p.config.MapLimits,
 		WireGuardKey: p.wireGuardKey,
 	}
 	if p.ipv6.IsValid() {
