@@ -172,7 +172,7 @@ type DatapathPolicyConn struct {
 	Revision    uint32
 	Direction   uint8
 	Node        uint8
-	Pad         uint16
+	Done        uint16
 }
 
 type DatapathPolicyConnKey struct {

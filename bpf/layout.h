@@ -381,7 +381,8 @@ struct {
 } fragments SEC(".maps");
 
 /* Addresses of the cell's other hosts: from these the tunnel's packets are taken,
- * and to these calls are handed over. */
+ * and to these calls are handed over. The value is the same for all addresses of
+ * a host. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

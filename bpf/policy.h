@@ -15,6 +15,10 @@
  * All rules allow. What only adds never closes anything; whenever something
  * else changes, netdp moves the revision on, and each connection is judged
  * again at its next packet.
+ *
+ * A TCP connection without an entry, which made room for others (LRU), goes on
+ * when it could have been begun in either direction: nobody knows in which it
+ * was. What begins one is judged by its own direction alone.
  */
 #ifndef SHOAL_POLICY_H
 #define SHOAL_POLICY_H
@@ -29,7 +33,7 @@
 #define SET_NONE 0 /* not isolated */
 #define SET_HELD 1 /* nobody knows yet: only the node may pass */
 
-#define PEER_NODE 1 /* this host's own address */
+#define PEER_NODE 1 /* an address of this host */
 
 #define PROFILE_NONE 0
 #define PROFILE_ALL 1 /* every protocol and port */
@@ -40,6 +44,10 @@
  * kernel's own tracking, and in nat.h. */
 #define POLICY_UDP_SECONDS 120
 #define POLICY_TCP_SECONDS (3 * 3600)
+#define POLICY_CLOSED_SECONDS 60
+
+/* Both ends are done: a bit for each direction of a FIN, or both by a RST. */
+#define CONN_DONE ((1 << POLICY_INGRESS) | (1 << POLICY_EGRESS))
 
 struct policy_subject {
 	__u64 set[2]; /* by direction */
@@ -79,7 +87,7 @@ struct policy_conn {
 	__u32 revision;	    /* that it was judged under */
 	__u8 direction;	    /* of its first packet */
 	__u8 node;	    /* begun by a program of the node */
-	__u16 pad;
+	__u16 done;	    /* of TCP: CONN_DONE */
 };
 
 struct {
@@ -154,16 +162,21 @@ static __always_inline int profile_allows(__u64 profile, __u8 proto, __be16 port
 	return bpf_map_lookup_elem(&policy_ports, &key) != 0;
 }
 
-static __always_inline int set_allows(__u64 set, const struct policy_conn_key *k, __u32 direction)
+/* Not inlined, as all below that is asked for new connections alone: so the
+ * verifier looks at it once. */
+__noinline int set_allows(__u64 set, const struct policy_conn_key *k, __u32 direction)
 {
-	__be16 port = direction == POLICY_INGRESS ? k->pod_port : k->peer_port;
 	struct policy_block_key range = {
 		.bits = 192,
 		.set = {set >> 32, (__u32)set},
 	};
 	struct policy_rule_key rule = {.set = set};
 	__u64 *peer, *profile;
+	__be16 port;
 
+	if (!k)
+		return 0; /* never: for the verifier */
+	port = direction == POLICY_INGRESS ? k->pod_port : k->peer_port;
 	peer = bpf_map_lookup_elem(&policy_peers, k->peer);
 	if (peer) {
 		/* Not the other way: another machine may pretend to be the node.
@@ -190,7 +203,11 @@ static __always_inline __u32 policy_revision_now(void)
 
 static __always_inline int conn_expired(const struct policy_conn *c, __u8 proto, __u32 now)
 {
-	return now - c->seen_seconds > (proto == PROTO_TCP ? POLICY_TCP_SECONDS : POLICY_UDP_SECONDS);
+	__u32 seconds = POLICY_UDP_SECONDS;
+
+	if (proto == PROTO_TCP)
+		seconds = c->done == CONN_DONE ? POLICY_CLOSED_SECONDS : POLICY_TCP_SECONDS;
+	return now - c->seen_seconds > seconds;
 }
 
 /* Ports of SCTP are where those of TCP are. */
@@ -227,65 +244,146 @@ static __always_inline __u32 addr_differs(const __be32 *a, const __be32 *b)
 	return (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]);
 }
 
-/* An ICMP error passes when it is about a connection that does, and belongs to
- * it: a pod's own goes back to who sent what it quotes, or it could carry data to
- * anybody. One to a pod may come from a router on the way. */
-static __always_inline int error_allowed(struct __sk_buff *skb, const struct packet *p,
-					 __u32 direction)
+/*
+ * The key of the connection that an ICMP error is about, where it belongs to it: a
+ * pod's own goes back to who sent what it quotes, or it could carry data to
+ * anybody. One to a pod may come from a router on the way.
+ */
+static __always_inline int key_of_error(struct __sk_buff *skb, const struct packet *p,
+					__u32 direction, struct policy_conn_key *k)
 {
-	struct policy_conn_key k = {};
 	struct packet q = {};
-	struct policy_conn *conn;
 	__u32 other;
 
 	if (parse_quoted(skb, p, &q))
-		return 0;
+		return -1;
 	other = direction == POLICY_EGRESS ? addr_differs(p->src, q.dst) : 0;
 	if (other | addr_differs(p->dst, q.src))
-		return 0;
+		return -1;
 	/* What is quoted went the other way. */
-	conn_key_of(&q, direction == POLICY_INGRESS ? POLICY_EGRESS : POLICY_INGRESS, &k);
-	conn = bpf_map_lookup_elem(&policy_conns, &k);
-	return conn && !conn_expired(conn, q.proto, now_seconds());
+	conn_key_of(&q, direction == POLICY_INGRESS ? POLICY_EGRESS : POLICY_INGRESS, k);
+	return 0;
 }
 
-static __always_inline int conn_allowed(const struct policy_subject *subject,
-					const struct policy_conn_key *k, const struct packet *p,
-					__u32 direction)
+/*
+ * Pods of a host behind the tunnel send by the tunnel, from an address of that
+ * host's: who else uses theirs is somebody else.
+ */
+__noinline int is_forged(struct __sk_buff *skb, const struct policy_conn_key *k)
+{
+	struct bpf_tunnel_key tunnel = {};
+	__be32 end[4] = {0, 0, V4_MAPPED, 0};
+	__u32 *sender, *owner;
+	struct range *range;
+
+	if (!k)
+		return 1; /* never: for the verifier */
+	range = find_range(&ranges, k->peer);
+	if (!range || range->flags || !range->host[0])
+		return 0;
+	if (bpf_skb_get_tunnel_key(skb, &tunnel, __builtin_offsetof(struct bpf_tunnel_key, local_ipv4), 0))
+		return 1;
+	end[3] = bpf_htonl(tunnel.remote_ipv4);
+	sender = bpf_map_lookup_elem(&tunnel_peers, end);
+	end[3] = range->host[0];
+	owner = bpf_map_lookup_elem(&tunnel_peers, end);
+	return !sender || !owner || *sender != *owner;
+}
+
+static __always_inline int direction_allows(const struct policy_subject *subject,
+					    const struct policy_conn_key *k, __u32 direction)
+{
+	__u64 set = direction == POLICY_INGRESS ? subject->set[POLICY_INGRESS]
+						: subject->set[POLICY_EGRESS];
+
+	return set == SET_NONE || set_allows(set, k, direction);
+}
+
+static __always_inline void conn_seen(struct policy_conn *c, const struct packet *p, __u32 direction,
+				      __u32 now)
+{
+	__u16 done = c->done;
+
+	if (c->seen_seconds != now)
+		c->seen_seconds = now;
+	if (p->proto != PROTO_TCP)
+		return;
+	if (p->tcp_flags & TCP_RST)
+		done = CONN_DONE;
+	else if (p->tcp_flags & TCP_FIN)
+		done |= 1 << direction;
+	if (done != c->done)
+		c->done = done;
+}
+
+/* Why a packet to an isolated pod, or from it, is forbidden, as a drop reason. Not
+ * inlined, as parse: it is called for either end. */
+__noinline int judge(struct __sk_buff *skb, const struct policy_subject *subject,
+		     const struct packet *p, __u32 direction, int from_pod)
 {
 	struct policy_conn fresh = {
 		.seen_seconds = now_seconds(),
 		.revision = policy_revision_now(),
 		.direction = direction,
 	};
-	struct policy_conn *conn = bpf_map_lookup_elem(&policy_conns, k);
-	__u64 set;
+	enum drop_reason forbidden = direction == POLICY_INGRESS ? DROP_POLICY_INGRESS
+								 : DROP_POLICY_EGRESS;
+	struct policy_conn_key k = {};
+	struct policy_conn *conn;
+	int error, begins, either;
+	__u8 flags;
 
-	/* The same ports the other way round begin another connection. */
-	if (conn && conn->direction != direction && p->proto == PROTO_TCP &&
-	    (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+	if (!subject || !p)
+		return DROP_MALFORMED; /* never: for the verifier */
+	error = is_error(p);
+	flags = p->proto == PROTO_TCP ? p->tcp_flags : 0;
+	if (!error)
+		conn_key_of(p, direction, &k);
+	else if (key_of_error(skb, p, direction, &k))
+		return forbidden;
+	conn = bpf_map_lookup_elem(&policy_conns, &k);
+	if (conn && conn_expired(conn, k.proto, fresh.seen_seconds))
 		conn = 0;
-	if (conn && conn_expired(conn, k->proto, fresh.seen_seconds))
+	/* The same ports the other way round begin another connection, and so does
+	 * what comes after an end. */
+	begins = (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	if (conn && begins && (conn->direction != direction || conn->done == CONN_DONE))
 		conn = 0;
 	/* It may be of a connection that an older program allowed a moment ago.
 	 * If not, it is a segment of no connection, and opens none. */
 	if (!conn && p->proto == PROTO_TCP && !begins_tcp(p) && taking_over())
 		return 1;
 	if (conn && (conn->node || conn->revision == fresh.revision)) {
-		if (conn->seen_seconds != fresh.seen_seconds)
-			conn->seen_seconds = fresh.seen_seconds;
-		return 1;
+		if (!error)
+			conn_seen(conn, p, direction, fresh.seen_seconds);
+		return DROP_NONE;
 	}
-	if (conn)
+	if (error && !conn)
+		return forbidden;
+	if (!conn && !from_pod && direction == POLICY_INGRESS && is_forged(skb, &k))
+		return DROP_SPOOFED_SOURCE;
+	either = !conn && p->proto == PROTO_TCP && !(flags & TCP_SYN);
+	if (conn) {
 		fresh.direction = conn->direction;
-	set = fresh.direction == POLICY_INGRESS ? subject->set[POLICY_INGRESS]
-						: subject->set[POLICY_EGRESS];
-	/* The entry stays: without it, what the other end still sends on this
-	 * connection would look like the beginning of one. */
-	if (set != SET_NONE && !set_allows(set, k, fresh.direction))
-		return 0;
-	bpf_map_update_elem(&policy_conns, k, &fresh, BPF_ANY);
-	return 1;
+		fresh.done = conn->done;
+	} else if (either && (direction == POLICY_INGRESS ? subject->set[POLICY_EGRESS]
+							  : subject->set[POLICY_INGRESS])) {
+		/* Rather the direction in which somebody said what may be. */
+		fresh.direction = !direction;
+	}
+	/* An entry stays: without it, what the other end still sends on this
+	 * connection would look like the middle of one that may be. */
+	if (!direction_allows(subject, &k, fresh.direction)) {
+		if (either)
+			fresh.direction = !fresh.direction;
+		if (!either || !direction_allows(subject, &k, fresh.direction))
+			return forbidden;
+	}
+	if (error)
+		return DROP_NONE;
+	conn_seen(&fresh, p, direction, fresh.seen_seconds);
+	bpf_map_update_elem(&policy_conns, &k, &fresh, BPF_ANY);
+	return DROP_NONE;
 }
 
 /* Where an end of the packet is an isolated pod of this host, that. */
@@ -303,26 +401,13 @@ static __always_inline struct policy_subject *subject_at(struct __sk_buff *skb, 
 	return bpf_map_lookup_elem(&policy_subjects, addr);
 }
 
-/* Not inlined, as parse: it is called for either end. */
-__noinline int allowed(struct __sk_buff *skb, const struct policy_subject *subject,
-		       const struct packet *p, __u32 direction)
-{
-	struct policy_conn_key k = {};
-
-	if (!subject || !p)
-		return 0;
-	if (is_error(p))
-		return error_allowed(skb, p, direction);
-	conn_key_of(p, direction, &k);
-	return conn_allowed(subject, &k, p, direction);
-}
-
 /* Why policy forbids this packet to the pod it is for or, where it comes from a
  * pod of this host, to either; DROP_NONE: it does not. */
 static __always_inline enum drop_reason policy_forbids(struct __sk_buff *skb, int from_pod)
 {
 	struct policy_subject *to = subject_at(skb, END_DST), *from = 0;
 	struct packet p = {};
+	int reason;
 
 	if (from_pod)
 		from = subject_at(skb, END_SRC);
@@ -334,11 +419,12 @@ static __always_inline enum drop_reason policy_forbids(struct __sk_buff *skb, in
 	}
 	if (parse(skb, &p) || load_sctp_ports(skb, &p))
 		return DROP_MALFORMED;
-	if (from && !allowed(skb, from, &p, POLICY_EGRESS))
-		return DROP_POLICY_EGRESS;
-	if (to && !allowed(skb, to, &p, POLICY_INGRESS))
-		return DROP_POLICY_INGRESS;
-	return DROP_NONE;
+	if (from) {
+		reason = judge(skb, from, &p, POLICY_EGRESS, from_pod);
+		if (reason)
+			return reason;
+	}
+	return to ? judge(skb, to, &p, POLICY_INGRESS, from_pod) : DROP_NONE;
 }
 
 /* A program of the node may call its pods, and is answered: from whatever

@@ -29,7 +29,7 @@ type podSet struct {
 // pod is never worked on twice at once while others go on beside it.
 type podEntry struct {
 	mu     sync.Mutex
-	record podRecord // valid while listed in byUID
+	record podRecord // valid while listed in byUID; written with podSet.mu too, as that is enough to read it
 	ready  bool      // everything was made or found by this daemon
 	dead   bool      // no longer in byUID
 }
@@ -195,7 +195,9 @@ func (d *Datapath) buildPod(entry *podEntry, given string) error {
 	if err := d.makePod(entry.record, given, path); err != nil {
 		return errors.Join(err, d.clearPod(entry.record))
 	}
+	d.pods.mu.Lock()
 	entry.record.Made = true
+	d.pods.mu.Unlock()
 	if err := d.pods.records.save(entry.record); err != nil {
 		return err
 	}

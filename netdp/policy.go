@@ -3,7 +3,11 @@ package netdp
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"net/netip"
+
+	"github.com/vishvananda/netlink"
 
 	"shoal/netdp/policy/tables"
 )
@@ -12,7 +16,14 @@ import (
 // not be written whole the rest is tried again with the next one; until then
 // less is allowed than should be, never more for long-standing pods.
 func (d *Datapath) SetPolicy(c tables.Change) error {
+	open := d.findOpen(c.Subjects)
 	d.policyMu.Lock()
+	if c.Complete {
+		if err := d.listNodePeers(); err != nil {
+			d.log.Warn("list the host's addresses; pods' calls to new ones may be refused until they are", "error", err)
+		}
+	}
+	d.noteOpen(open)
 	err := d.setPolicy(c)
 	d.policyMu.Unlock()
 	if c.Complete {
@@ -33,7 +44,7 @@ func (d *Datapath) setPolicy(c tables.Change) error {
 		p.rules.setAll(c.Rules.Peers)
 		p.blocks.setAll(c.Rules.Blocks)
 	}
-	nodes := d.nodePeers()
+	nodes := p.nodes
 	if c.Complete {
 		for addr := range p.peers.want {
 			if c.Peers[addr] == 0 && !nodes[addr] {
@@ -45,9 +56,6 @@ func (d *Datapath) setPolicy(c tables.Change) error {
 				p.subjects.drop(addr)
 			}
 		}
-		for addr := range nodes {
-			p.peers.set(addr, tables.NodePeer)
-		}
 	}
 	for addr, id := range c.Peers {
 		switch {
@@ -58,7 +66,6 @@ func (d *Datapath) setPolicy(c tables.Change) error {
 			p.peers.set(addr, id)
 		}
 	}
-	d.noteOpen(c.Subjects)
 	for addr, s := range c.Subjects {
 		if s == (tables.Subject{}) {
 			p.subjects.drop(addr)
@@ -69,13 +76,51 @@ func (d *Datapath) setPolicy(c tables.Change) error {
 	return p.write()
 }
 
-// nodePeers are the addresses of this host that its pods may always call.
-func (d *Datapath) nodePeers() map[netip.Addr]bool {
-	out := map[netip.Addr]bool{d.opts.PodCIDR.Addr(): true} // ServerAddress
+// listNodePeers looks up the addresses of this host: its pods may always call
+// it, at whatever address. Who has policyMu calls it, and writes afterwards.
+func (d *Datapath) listNodePeers() error {
+	now := map[netip.Addr]bool{d.opts.PodCIDR.Addr(): true} // ServerAddress
 	for _, addr := range d.opts.NodeIPs {
-		out[addr] = true
+		now[addr] = true
 	}
-	return out
+	list, err := d.nl.AddrList(nil, netlink.FAMILY_ALL)
+	for _, a := range list {
+		if addr, ok := nodePeer(a.IP); ok {
+			now[addr] = true
+		}
+	}
+	p := d.policy
+	for addr := range now {
+		p.peers.set(addr, tables.NodePeer)
+	}
+	if err != nil { // none is taken away
+		maps.Copy(now, p.nodes)
+		p.nodes = now
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	for addr := range p.nodes {
+		if !now[addr] {
+			p.peers.drop(addr)
+		}
+	}
+	p.nodes = now
+	return nil
+}
+
+// nodePeer: what a pod calls at its own loopback, or on its own link, never gets
+// to the host.
+func nodePeer(ip net.IP) (netip.Addr, bool) {
+	addr, ok := addrOf(ip)
+	return addr, ok && !addr.IsLoopback() && !(addr.Is6() && addr.IsLinkLocalUnicast())
+}
+
+// renewNodePeers follows the host's addresses.
+func (d *Datapath) renewNodePeers() {
+	d.policyMu.Lock()
+	defer d.policyMu.Unlock()
+	if err := errors.Join(d.listNodePeers(), d.policy.write()); err != nil {
+		d.log.Warn("follow the host's addresses for network policy; it is tried again with the next change", "error", err)
+	}
 }
 
 // EnforcePolicy tells w of each pod from now on, and returns those that are

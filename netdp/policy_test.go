@@ -266,7 +266,10 @@ func TestPolicyOutlivesTheDaemon(t *testing.T) {
 	if !answeredWithin(c, ioTimeout) {
 		t.Error("the open connection is cut by the new daemon")
 	}
-	for name, n := range map[string]int{"rules": len(l.d.policy.rules.have), "ports": len(l.d.policy.ports.have), "subjects": len(l.d.policy.subjects.have)} {
+	l.d.policyMu.Lock()
+	left := map[string]int{"rules": len(l.d.policy.rules.have), "ports": len(l.d.policy.ports.have), "subjects": len(l.d.policy.subjects.have)}
+	l.d.policyMu.Unlock()
+	for name, n := range left {
 		if n != 0 {
 			t.Errorf("%d %s are left", n, name)
 		}
@@ -278,7 +281,7 @@ func TestPolicyOutlivesTheDaemon(t *testing.T) {
 	l.until("only the node's addresses are left", func() bool {
 		l.d.policyMu.Lock()
 		defer l.d.policyMu.Unlock()
-		return len(l.d.policy.peers.have) == len(l.d.nodePeers())
+		return len(l.d.policy.peers.have) == len(l.d.policy.nodes)
 	})
 }
 

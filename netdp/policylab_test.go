@@ -31,8 +31,10 @@ type policyLab struct {
 	stop   func() // the controller
 }
 
-func newPolicyLab(t testing.TB) *policyLab {
-	l := newLab(t)
+func newPolicyLab(t testing.TB) *policyLab { return policyLabOn(newLab(t)) }
+
+func policyLabOn(l *lab) *policyLab {
+	t := l.t
 	p := &policyLab{lab: l, d: l.open(), client: fake.NewClientset()}
 	t.Cleanup(func() {
 		p.stop()

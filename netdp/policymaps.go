@@ -2,6 +2,7 @@ package netdp
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 
 	"github.com/cilium/ebpf"
@@ -23,6 +24,11 @@ type policyMaps struct {
 	subjects *mirror[netip.Addr, tables.Subject]
 	revision *ebpf.Map
 	current  uint32
+	// owed: something may be forbidden now, and connections could not yet be told
+	// to be judged again.
+	owed bool
+	// nodes are this host's addresses as they were listed last.
+	nodes map[netip.Addr]bool
 }
 
 // openPolicyMaps takes over what an earlier daemon left.
@@ -83,10 +89,10 @@ func eachEntry[K, V any](m *ebpf.Map, f func(K, V)) error {
 // write puts what is wanted into effect: profiles before the rules that name
 // them, rules before the peers and subjects that have them, and only then takes
 // away. So nobody is judged by half a set. When all is written, connections are
-// judged again if anything may forbid now what was allowed.
+// judged again if anything may forbid now what was allowed; where that fails, the
+// next write tries it again.
 func (p *policyMaps) write() error {
 	var errs []error
-	stricter := false
 	for _, step := range []struct {
 		do      func() (bool, error)
 		forbids bool // a change of this kind may
@@ -95,10 +101,10 @@ func (p *policyMaps) write() error {
 		{p.subjects.clear, false}, {p.peers.clear, true}, {p.rules.clear, true}, {p.blocks.clear, true}, {p.ports.clear, false},
 	} {
 		changed, err := step.do()
-		stricter = stricter || changed && step.forbids
+		p.owed = p.owed || changed && step.forbids
 		errs = append(errs, err)
 	}
-	if stricter {
+	if p.owed {
 		errs = append(errs, p.judgeAgain())
 	}
 	return errors.Join(errs...)
@@ -123,8 +129,12 @@ func (p *policyMaps) holds(addrs []netip.Addr) bool {
 
 // judgeAgain has every connection judged at its next packet.
 func (p *policyMaps) judgeAgain() error {
+	if err := p.revision.Put(uint32(0), p.current+1); err != nil {
+		return fmt.Errorf("move policy revision: %w", err)
+	}
 	p.current++
-	return named("move policy revision", p.revision.Put(uint32(0), p.current))
+	p.owed = false
+	return nil
 }
 
 // The bits of a key that come before those that may be left out.

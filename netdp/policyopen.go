@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -25,33 +26,70 @@ type openConn struct {
 	direction uint8
 }
 
-// noteOpen tells the kernel of the connections that pods have which are isolated
-// only now: nobody has watched who called whom. Each is then judged by the policy
-// of its direction at its next packet, and answers are not taken for calls.
-func (d *Datapath) noteOpen(subjects map[netip.Addr]tables.Subject) {
-	for addr, s := range subjects {
-		if _, isolated := d.policy.subjects.have[addr]; isolated || s == (tables.Subject{}) || s == tables.Held {
-			continue
-		}
-		d.noteOpenOf(addr)
-	}
+// openPod is what a pod that is isolated only now has open.
+type openPod struct {
+	addr  netip.Addr
+	conns []openConn
+	err   error
 }
 
-func (d *Datapath) noteOpenOf(addr netip.Addr) {
-	path, ok := d.networkOf(addr)
-	if !ok {
-		return
-	}
-	open, err := openConns(path, addr)
-	now := bpf.DatapathPolicyConn{SeenSeconds: uptimeSeconds(), Revision: d.policy.current}
-	for _, c := range open {
-		now.Direction = c.direction
-		if putErr := d.maps[bpf.DatapathMapPolicyConns].Put(&c.key, &now); putErr != nil {
-			err = fmt.Errorf("write connection: %w", putErr)
+// dumpsAtOnce is how many pods are asked for their sockets at a time: a policy may
+// isolate all of a host's at once.
+const dumpsAtOnce = 8
+
+// findOpen lists the connections of pods that are isolated only now: nobody has
+// watched who called whom. It holds no lock while it asks, as a pod may have many
+// sockets. What is opened until the change is written goes on where either
+// direction allows it (bpf/policy.h).
+func (d *Datapath) findOpen(subjects map[netip.Addr]tables.Subject) []openPod {
+	var addrs []netip.Addr
+	d.policyMu.Lock()
+	for addr, s := range subjects {
+		if _, isolated := d.policy.subjects.have[addr]; !isolated && s != (tables.Subject{}) && s != tables.Held {
+			addrs = append(addrs, addr)
 		}
 	}
-	if err != nil {
-		d.log.Warn("find open connections of a pod that is isolated now; its answers on them may be refused", "pod", addr, "error", err)
+	d.policyMu.Unlock()
+	return d.openOf(addrs)
+}
+
+// openOf lists the connections of pods of this host.
+func (d *Datapath) openOf(addrs []netip.Addr) []openPod {
+	out := make([]openPod, len(addrs))
+	var asking sync.WaitGroup
+	turns := make(chan struct{}, dumpsAtOnce)
+	for i, addr := range addrs {
+		out[i].addr = addr
+		path, ok := d.networkOf(addr)
+		if !ok {
+			continue
+		}
+		turns <- struct{}{}
+		asking.Go(func() {
+			out[i].conns, out[i].err = openConns(path, addr)
+			<-turns
+		})
+	}
+	asking.Wait()
+	return out
+}
+
+// noteOpen tells the kernel of open connections; policyMu is held. Each is then judged by the policy
+// of its direction at its next packet, and answers are not taken for calls.
+func (d *Datapath) noteOpen(pods []openPod) {
+	conns := d.maps[bpf.DatapathMapPolicyConns]
+	for _, pod := range pods {
+		err := pod.err
+		now := bpf.DatapathPolicyConn{SeenSeconds: uptimeSeconds(), Revision: d.policy.current}
+		for _, c := range pod.conns {
+			now.Direction = c.direction
+			if putErr := conns.Put(&c.key, &now); putErr != nil {
+				err = fmt.Errorf("write connection: %w", putErr)
+			}
+		}
+		if err != nil {
+			d.log.Warn("find open connections of a pod that is isolated now; its answers on them may be refused", "pod", pod.addr, "error", err)
+		}
 	}
 }
 

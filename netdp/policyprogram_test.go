@@ -172,6 +172,8 @@ func TestPolicyAnswers(t *testing.T) {
 	table.Rules.Peers[tables.RuleKey{Set: 1002, Peer: 100}] = tables.NoProfile // the set is the same
 	l.must(d.SetPolicy(table))
 	in("an answer that is allowed no longer", answer.bytes(), false)
+	in("an error about it", tooLarge(world, call.bytes()), false)
+	out("an error about the peer's call, which still is", tooLarge(pod, called.bytes()), true)
 	in("an echo's, which still is", echo(pong, true), true)
 	delete(table.Rules.Blocks, tables.BlockKey{Set: 1002, Range: netip.MustParsePrefix("203.0.113.0/24")})
 	l.must(d.SetPolicy(table))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -142,11 +143,16 @@ func (d *Datapath) refreshPodLinks() error {
 // noteAllOpen is noteOpen of all pods that are isolated, when nobody remembers their
 // connections.
 func (d *Datapath) noteAllOpen() {
+	var addrs []netip.Addr
 	d.policyMu.Lock()
-	defer d.policyMu.Unlock()
 	for addr, s := range d.policy.subjects.have {
 		if s != tables.Held {
-			d.noteOpenOf(addr)
+			addrs = append(addrs, addr)
 		}
 	}
+	d.policyMu.Unlock()
+	open := d.openOf(addrs)
+	d.policyMu.Lock()
+	defer d.policyMu.Unlock()
+	d.noteOpen(open)
 }

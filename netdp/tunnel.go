@@ -185,9 +185,10 @@ func (d *Datapath) setRangeMaps(hosts []Host, routes []HostRoute, links map[stri
 		}
 		// A host we reach directly may not see it so and use the tunnel. IPv6
 		// addresses are no ends of tunnels, but calls are handed over to them.
+		number := wireAddr(unicast(hosts[i].Addresses, false)[0])[3]
 		for _, v6 := range []bool{false, true} {
 			for _, a := range unicast(hosts[i].Addresses, v6) {
-				peers[wireAddr(a)] = 1
+				peers[wireAddr(a)] = number
 			}
 		}
 		if r.Path == PathWireGuard {

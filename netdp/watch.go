@@ -18,7 +18,8 @@ type watched struct {
 
 // WatchLinks calls changed whenever an interface to other machines comes, goes,
 // or changes its state, MTU or addresses: the kernel removes routes then, and
-// SetHosts has to be called again. It returns when ctx ends.
+// SetHosts has to be called again. Meanwhile network policy follows the host's
+// addresses. It returns when ctx ends.
 func (d *Datapath) WatchLinks(ctx context.Context, changed func()) error {
 	done := make(chan struct{})
 	links, addrs := make(chan netlink.LinkUpdate), make(chan netlink.AddrUpdate)
@@ -47,6 +48,7 @@ func (d *Datapath) WatchLinks(ctx context.Context, changed func()) error {
 	if err != nil {
 		return fmt.Errorf("watch interfaces: %w", err)
 	}
+	d.renewNodePeers() // what changed before anybody watched
 	state := map[string]watched{}
 	for {
 		select {
@@ -64,6 +66,9 @@ func (d *Datapath) WatchLinks(ctx context.Context, changed func()) error {
 		case u, ok := <-addrs:
 			if !ok {
 				return errors.New("watch addresses: the kernel ended it")
+			}
+			if _, ok := nodePeer(u.LinkAddress.IP); ok {
+				d.renewNodePeers()
 			}
 			if u.LinkAddress.IP.To4() != nil {
 				changed()
