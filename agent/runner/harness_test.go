@@ -313,6 +313,15 @@ func (b *bed) logs(p *v1.Pod, container string, attempt int32) string {
 	return string(data)
 }
 
+// logged waits until a text is in what a container has written, which its log has a
+// little later.
+func (b *bed) logged(p *v1.Pod, container string, attempt int32, text string) {
+	b.t.Helper()
+	waitFor(b.t, fmt.Sprintf("%q in the log of %s, attempt %d", text, p.Name, attempt), func() bool {
+		return strings.Contains(b.logs(p, container, attempt), text)
+	})
+}
+
 // with is the bed for a subtest.
 func (b *bed) with(t *testing.T) *bed {
 	c := *b

@@ -20,7 +20,7 @@ import (
 )
 
 // answerWithin bounds one question to the echo server.
-const answerWithin = 15 * time.Second
+const answerWithin = 5 * time.Second
 
 // echo is a Deployment and a NodePort service of the echo server, which answers
 // a line or a datagram with its pod's name and the text.
@@ -139,7 +139,7 @@ func allAnswer(t *testing.T, network, addr string, pods []corev1.Pod) {
 func askFrom(ctx context.Context, prefix []string, host, port string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*answerWithin)
 	defer cancel()
-	argv := append(slices.Clone(prefix), "busybox", "sh", "-c", fmt.Sprintf("(echo hello; sleep 0.3) | busybox nc -w 10 %s %s", host, port))
+	argv := append(slices.Clone(prefix), "busybox", "sh", "-c", fmt.Sprintf("(echo hello; sleep 0.3) | busybox nc -w 5 %s %s", host, port))
 	result := harness.Command{Argv: argv}.Run(ctx)
 	if result.Stdout == "" {
 		return "", fmt.Errorf("no answer from %s:%s: %w", host, port, errors.Join(result.Err, errors.New(result.Stderr)))

@@ -136,7 +136,7 @@ func TestServiceWithoutSelector(t *testing.T) {
 }
 
 // slowToGo is an echo server that serves on after it was deleted, for far longer
-// than the test takes, which then ends it by force.
+// than the test takes, which then gives it a second.
 const slowToGo = `
 apiVersion: v1
 kind: Pod
@@ -154,7 +154,7 @@ spec:
 // ready, keeps the open ones, and serves when there is no other (KEP-1669).
 func TestTerminatingPods(t *testing.T) {
 	ns := newNamespace(t)
-	defer func() { kubectl(t, "delete", "pods", "--all", "--namespace", ns, "--force", "--grace-period", "0") }()
+	defer func() { kubectl(t, "delete", "pods", "--all", "--namespace", ns, "--grace-period", "1") }()
 	apply(t, ns, fmt.Sprintf(slowToGo, "first")+"---"+fmt.Sprintf(slowToGo, "second")+`---
 apiVersion: v1
 kind: Service
