@@ -105,7 +105,10 @@ func (h *host) type1(s *session, text, want string) {
 	case err := <-s.done:
 		s.done <- err
 		select { // what was typed may have ended it
-		case <-written:
+		case err := <-written:
+			if err != nil {
+				h.t.Fatal(err)
+			}
 		case <-time.After(limit):
 			h.t.Fatalf("the session ended before %q was typed: %v; it showed %q", text, err, s.out)
 		}
@@ -231,7 +234,7 @@ func TestAttachAfterLogs(t *testing.T) {
 	ref, _ := h.agent.runner.Container(h.running("ends").UID, "main")
 	last := h.attach("ends", false, false)
 	h.type1(last, "x\n", "end\n")
-	<-last.done
+	<-last.done //nolint:errcheck // how it ended is told by the pod
 	h.succeeded("ends")
 	h.agent.readers.Add(ref.ID, time.Now().Add(-time.Hour), readFresh) // reads of long ago saw nothing
 	late := h.attach("ends", false, false)

@@ -36,10 +36,10 @@ func TestDropReasons(t *testing.T) {
 		return func() error {
 			c, err := dial(client, network, "10.0.0.81:80")
 			if err == nil {
-				_ = c.Close()
+				_, err = c.Close(), errors.New("a connection")
 			}
 			if !errors.Is(err, want) {
-				return fmt.Errorf("got %v, want %w", err, want)
+				return fmt.Errorf("got %w, want %w", err, want)
 			}
 			return nil
 		}

@@ -162,7 +162,9 @@ func TestPolicyAndOpenConnections(t *testing.T) {
 				l.until(when+": "+name, func() bool { return answered(c) })
 				continue
 			}
-			l.until(when+": "+name+" is cut", func() bool { return !answered(c) && !answered(c) })
+			l.until(when+": "+name+" is cut", func() bool {
+				return !answeredWithin(c, refusedAfter) && !answeredWithin(c, 2*refusedAfter)
+			})
 		}
 	}
 	check("without policies", map[net.Conn]bool{fromFriend: true, fromStranger: true, fromOutside: true, fromNode: true, called: true})

@@ -321,7 +321,7 @@ func TestRemoveEndsWhatRuns(t *testing.T) {
 	if err := tree.Remove(v1.PodQOSBestEffort, "left"); err != nil {
 		t.Error(err)
 	}
-	_ = <-ended
+	<-ended //nolint:errcheck // it was killed
 	if _, left := tree.Pods()["left"]; left {
 		t.Error("the group is still there")
 	}

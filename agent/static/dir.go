@@ -179,7 +179,7 @@ func (d *Dir) follow(ctx context.Context, changed func([]*v1.Pod)) error {
 				return nil
 			}
 			soon()
-		case _ = <-watcher.Errors: // events were lost
+		case <-watcher.Errors: //nolint:errcheck // events were lost
 			soon()
 		case <-due:
 			due = nil

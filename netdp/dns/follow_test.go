@@ -42,7 +42,8 @@ func TestFollow(t *testing.T) {
 			var all []string
 			for _, name := range []string{"db.default.svc.cluster.local.", "other.default.svc.cluster.local.", "10-64-0-9.default.pod.cluster.local."} {
 				for _, rr := range index.Lookup(name, dns.TypeA).Records {
-					all = append(all, name[:strings.Index(name, ".")]+"="+rr.(*dns.A).A.String())
+					label, _, _ := strings.Cut(name, ".")
+					all = append(all, label+"="+rr.(*dns.A).A.String())
 				}
 			}
 			if got = strings.Join(all, " "); got == want && f.Synced() {

@@ -94,10 +94,10 @@ func (c *cache) len() int {
 
 // lifetime is how long an answer may be kept, 0 for not at all.
 func lifetime(m *dns.Msg, p *wire.Packed) time.Duration {
-	seconds, any := p.Lifetime()
+	seconds, limited := p.Lifetime()
 	keep := min(time.Duration(seconds)*time.Second, maxKeep)
 	switch {
-	case !any, m.Truncated, m.Rcode != dns.RcodeSuccess && m.Rcode != dns.RcodeNameError:
+	case !limited, m.Truncated, m.Rcode != dns.RcodeSuccess && m.Rcode != dns.RcodeNameError:
 		return 0
 	case m.Rcode == dns.RcodeSuccess && answers(m):
 		return keep

@@ -27,8 +27,10 @@ import (
 )
 
 const (
-	// Namespace and Name are those under which everybody looks for it.
-	Namespace, Name = "kube-system", "kube-dns"
+	// Namespace is where everybody looks for it.
+	Namespace = "kube-system"
+	// Name is what everybody looks for there.
+	Name = "kube-dns"
 	// Key is both.
 	Key = Namespace + "/" + Name
 

@@ -47,12 +47,13 @@ func Pack(m *dns.Msg) (*Packed, error) {
 
 // locate notes where the records are.
 func (p *Packed) locate(count int) error {
-	at, ok := skipName(p.wire, headerLen)
+	at, _ := skipName(p.wire, headerLen) // of no question there are no records either
 	at += 4
 	p.records = make([]place, 0, count)
 	p.turn = p.answers
 	for i := range count {
 		begin := at
+		var ok bool
 		if at, ok = skipName(p.wire, at); !ok || at+10 > len(p.wire) {
 			return fmt.Errorf("pack answer: record %d is not where it should be", i)
 		}
