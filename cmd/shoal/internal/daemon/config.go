@@ -238,8 +238,8 @@ func defaultNodeIP(apiAddr string) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("--api-addr %q: want HOST:PORT or :PORT: %w", apiAddr, err)
 	}
-	if addr, err := netip.ParseAddr(host); err == nil && addr.IsValid() && !addr.IsUnspecified() && !addr.IsLoopback() {
-		return addr, nil
+	if addr, err := netip.ParseAddr(host); err == nil && addr.Unmap().Is4() && !addr.IsUnspecified() && !addr.IsLoopback() {
+		return addr.Unmap(), nil
 	}
 	if addr, ok := defaultRouteSource(); ok {
 		return addr, nil
@@ -248,12 +248,27 @@ func defaultNodeIP(apiAddr string) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("list this host's addresses: %w", err)
 	}
+	return firstNodeIP(addrs)
+}
+
+// firstNodeIP is the first of a host's addresses that others could reach it by.
+func firstNodeIP(addrs []net.Addr) (netip.Addr, error) {
+	var six netip.Addr
 	for _, a := range addrs {
-		if prefix, err := netip.ParsePrefix(a.String()); err == nil && prefix.Addr().Is4() && prefix.Addr().IsGlobalUnicast() {
+		prefix, err := netip.ParsePrefix(a.String())
+		switch {
+		case err != nil || !prefix.Addr().IsGlobalUnicast():
+		case prefix.Addr().Is4():
 			return prefix.Addr(), nil
+		case !six.IsValid():
+			six = prefix.Addr()
 		}
 	}
-	return netip.Addr{}, errors.New("this host has no address that pods could reach; give one with --node-ip")
+	if six.IsValid() {
+		return netip.Addr{}, fmt.Errorf("this host has IPv6 addresses alone (%s): hosts of a cell know each other by IPv4 addresses, and tunnels between them have IPv4 ends; "+
+			"give it one, a private one does, on the interface to the other hosts; pods have IPv6 beside IPv4 all the same", six)
+	}
+	return netip.Addr{}, errors.New("this host has no address that pods could reach; give it one on the interface to the other hosts, or name it with --node-ip")
 }
 
 func defaultRouteSource() (netip.Addr, bool) {

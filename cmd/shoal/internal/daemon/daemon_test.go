@@ -111,3 +111,29 @@ func TestANamedSocketIsNotStarted(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+func TestTheAddressOfAHost(t *testing.T) {
+	addrs := func(texts ...string) (all []net.Addr) {
+		for _, text := range texts {
+			ip, network, err := net.ParseCIDR(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, &net.IPNet{IP: ip, Mask: network.Mask})
+		}
+		return all
+	}
+	for _, test := range []struct {
+		addrs []net.Addr
+		want  string // the address, or a part of the error
+	}{
+		{addrs("127.0.0.1/8", "::1/128", "fe80::1/64", "2001:db8::7/64", "192.0.2.7/24"), "192.0.2.7"},
+		{addrs("127.0.0.1/8", "::1/128", "fe80::1/64", "2001:db8::7/64"), "IPv6 addresses alone (2001:db8::7)"},
+		{addrs("127.0.0.1/8", "::1/128", "fe80::1/64"), "--node-ip"},
+	} {
+		got, err := firstNodeIP(test.addrs)
+		if err == nil && got.String() != test.want || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%v: %s, %v; want %q", test.addrs, got, err, test.want)
+		}
+	}
+}
