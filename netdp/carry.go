@@ -11,6 +11,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"shoal/bpf"
 )
 
 // carry takes the entries of an earlier daemon's map over to the map of another
@@ -27,6 +29,10 @@ type carry struct {
 	// old programs and what the new ones have changed.
 	seen map[uint64]uint64
 	seed maphash.Seed
+
+	// firstWins: an entry of the old map says who began, so it replaces what the new
+	// programs made of a later packet.
+	firstWins bool
 
 	sockets *link.Iter // of socket storage, in place of all else
 }
@@ -47,7 +53,7 @@ func newCarry(name string, old, fresh *ebpf.Map, spec *ebpf.MapSpec) (*carry, er
 	if err != nil {
 		return nil, err
 	}
-	c := &carry{name: name, old: old, new: fresh, seen: map[uint64]uint64{}, seed: maphash.MakeSeed()}
+	c := &carry{name: name, old: old, new: fresh, seen: map[uint64]uint64{}, seed: maphash.MakeSeed(), firstWins: name == bpf.DatapathMapPolicyConns}
 	if c.moves, err = was.movesTo(shapeOfSpec(spec)); err != nil {
 		return nil, err
 	}
@@ -119,7 +125,7 @@ func (c *carry) fill() error {
 }
 
 // again carries what the old programs wrote since the last time. Where the new
-// programs have written as well, theirs stays.
+// programs have written as well, theirs stays, unless firstWins.
 func (c *carry) again() error {
 	if c.sockets != nil {
 		return runIter(c.sockets)
@@ -135,6 +141,9 @@ func (c *carry) again() error {
 			return nil
 		}
 		flags := ebpf.UpdateNoExist
+		if c.firstWins {
+			flags = ebpf.UpdateAny
+		}
 		if known {
 			now := make([]byte, len(value))
 			if err := c.new.Lookup(key, &now); err != nil || c.sum(now) != last {

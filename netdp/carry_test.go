@@ -156,6 +156,29 @@ func TestCarryOver(t *testing.T) {
 	}
 }
 
+// Who began a connection is known by the older entry.
+func TestFirstEntryWins(t *testing.T) {
+	c := carryBetween(t, ebpf.LRUHash, carriedType, carriedType, 64, 64, 1, func(int) any { return carried{A: 1} })
+	c.firstWins = true
+	if err := c.fill(); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []uint32{0, 1} {
+		if err := errors.Join(c.old.Put(key, carried{A: 2}), c.new.Put(key, carried{A: 3})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.again(); err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[uint32]uint32{0: 3, 1: 2} { // of the first one both knew already
+		var got carried
+		if err := c.new.Lookup(key, &got); err != nil || got.A != want {
+			t.Errorf("entry %d is %+v, %v; want %d", key, got, err, want)
+		}
+	}
+}
+
 // A smaller map has the newest entries if it may forget, and else says that it has
 // no room.
 func TestCarryIntoLess(t *testing.T) {

@@ -81,8 +81,8 @@ func (d *Datapath) replacePrograms() (err error) {
 		}
 		defer func() { err = errors.Join(err, d.takeover.end(), d.set.again()) }()
 	}
-	err = errors.Join(d.attachSock(), d.adoptTunnel(), d.adoptWire(), d.refreshPodLinks(), d.attachUplinks())
-	return errors.Join(err, d.takeover.begun(), d.set.again())
+	err = errors.Join(d.attachSock(), d.adoptTunnel(), d.adoptWire(), d.refreshPodLinks(), d.set.again())
+	return errors.Join(err, d.attachUplinks(), d.takeover.begun(), d.set.again())
 }
 
 // dropOldMaps takes away pins of maps that no program uses any more.
