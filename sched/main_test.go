@@ -2,6 +2,8 @@ package sched
 
 import (
 	"context"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"k8s.io/client-go/tools/cache"
@@ -19,10 +21,22 @@ func TestMain(m *testing.M) {
 	})
 }
 
+// gone has the names of nodes whose hosts gossip does not call alive, and how
+// often the scheduler has asked.
+var gone sync.Map // of *atomic.Int64
+
+func alive(node string) bool {
+	asked, dead := gone.Load(node)
+	if dead {
+		asked.(*atomic.Int64).Add(1)
+	}
+	return !dead
+}
+
 // lead schedules for a first term, which ends, and for a second one, which the
 // tests have.
 func lead(ctx context.Context) error {
-	o := Options{Client: peer.Client, Informers: Lasting(ctx, peer.Informers()), Logger: peer.Log}
+	o := Options{Client: peer.Client, Informers: Lasting(ctx, peer.Informers()), Alive: alive, Logger: peer.Log}
 	term, end := context.WithCancel(ctx)
 	defer end()
 	first := New(o)

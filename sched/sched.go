@@ -56,7 +56,11 @@ type Options struct {
 	Client kubernetes.Interface
 	// Informers is the daemon's shared factory.
 	Informers informers.SharedInformerFactory
-	Logger    *slog.Logger
+	// Alive reports whether gossip calls the host of a node alive. A Node says so
+	// a little later: the first thing that a new leader places must not go to the
+	// old one, which is dead. Nil: all are.
+	Alive  func(node string) bool
+	Logger *slog.Logger
 	// Clock is the real one when nil.
 	Clock clock.WithDelayedExecution
 }
@@ -64,6 +68,7 @@ type Options struct {
 // Scheduler binds pods to nodes. Make it with New.
 type Scheduler struct {
 	client    kubernetes.Interface
+	alive     func(node string) bool
 	informers informers.SharedInformerFactory
 	log       *slog.Logger
 	clock     clock.WithDelayedExecution
@@ -86,6 +91,7 @@ type Scheduler struct {
 func New(o Options) *Scheduler {
 	s := &Scheduler{
 		client:    o.Client,
+		alive:     o.Alive,
 		informers: o.Informers,
 		log:       o.Logger,
 		clock:     o.Clock,
@@ -99,6 +105,9 @@ func New(o Options) *Scheduler {
 	}
 	if s.clock == nil {
 		s.clock = clock.RealClock{}
+	}
+	if s.alive == nil {
+		s.alive = func(string) bool { return true }
 	}
 	s.queue = newQueue(s.clock, s.wake)
 	s.reports = newReporter(o.Client, s.log, s.clock)
@@ -222,10 +231,15 @@ func (s *Scheduler) setAside(it *item, d placement.Diagnosis) {
 	s.queue.park(it, d.Waits)
 }
 
+var errHostGone = errors.New("gossip does not call the node's host alive")
+
 // bind writes the decision. The pod stays assumed until the informer shows it
 // bound or gone.
 func (s *Scheduler) bind(ctx context.Context, d decision) {
-	err := writeBinding(ctx, s.client, d.pod, d.node)
+	err := errHostGone
+	if s.alive(d.node) {
+		err = writeBinding(ctx, s.client, d.pod, d.node)
+	}
 	if err == nil {
 		s.reports.scheduled(d.pod, d.node)
 		return

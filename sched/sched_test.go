@@ -3,6 +3,7 @@ package sched
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -121,6 +122,26 @@ func TestAPendingPodSaysWhyAndTakesTheFirstNodeThatFits(t *testing.T) {
 	if c := scheduledCondition(get(t, ns, "p")); c.Status != v1.ConditionTrue {
 		t.Errorf("a bound pod has condition %+v", c)
 	}
+}
+
+// The Node of a host that has just died still says that it is ready.
+func TestNothingGoesToAHostThatIsGone(t *testing.T) {
+	ns := namespace(t)
+	var asked atomic.Int64
+	gone.Store("gone", &asked)
+	peer.Node(t, "gone", map[v1.ResourceName]string{"cpu": "2", "memory": "1Gi", "pods": "10"})
+	create(t, ns, newPod("waits", "gone", 1))
+	testpeer.Eventually(t, func() string {
+		if n := asked.Load(); n < 2 {
+			return fmt.Sprintf("the scheduler has asked for the host %d times", n)
+		}
+		return ""
+	})
+	if node := get(t, ns, "waits").Spec.NodeName; node != "" {
+		t.Errorf("the pod is on %s, which is gone", node)
+	}
+	gone.Delete("gone")
+	awaitNode(t, ns, "waits", "gone")
 }
 
 func TestRoomThatBecomesFreeIsUsed(t *testing.T) {

@@ -94,10 +94,16 @@ func killLeader(t *testing.T, work string) {
 	other := others(old)[0]
 	ns := space(t, other)
 	ok(t, cell.Kill(within(t), old.number))
+	// Until somebody knows, a pod may be bound to the dead host, and stays so.
+	eventually(t, "the host is called failed", func() error {
+		node, err := other.kube.CoreV1().Nodes().Get(t.Context(), old.name, metav1.GetOptions{})
+		if err == nil && readiness(node) == corev1.ConditionTrue {
+			err = errors.New("its node is ready")
+		}
+		return err
+	})
 	_, err := other.kube.AppsV1().Deployments(ns).Create(t.Context(), deployment("after", 3), metav1.CreateOptions{})
 	ok(t, err)
-	// A pod bound to the dead host before it was known to be dead is replaced
-	// after its toleration.
 	other.runs(t, ns, "after", 3, old)
 	ok(t, cell.Start(within(t), old.number))
 	whole(t)

@@ -29,7 +29,7 @@ func (p *peer) lead(ctx context.Context, group *errgroup.Group, work string, run
 // scheduler returns what schedules for one term.
 func (p *peer) scheduler(client kubernetes.Interface, shared informers.SharedInformerFactory) func(context.Context) error {
 	return func(ctx context.Context) error {
-		return sched.New(sched.Options{Client: client, Informers: shared, Logger: p.log.With("part", "sched")}).Run(ctx)
+		return sched.New(sched.Options{Client: client, Informers: shared, Alive: p.node.Alive, Logger: p.log.With("part", "sched")}).Run(ctx)
 	}
 }
 
