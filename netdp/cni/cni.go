@@ -63,7 +63,6 @@ type Options struct {
 type Driver struct {
 	o       Options
 	lib     *libcni.CNIConfig
-	exec    *executor
 	records records
 	boot    string
 	runs    chan struct{} // has room for those that may run
@@ -92,10 +91,9 @@ func Open(o Options) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open CNI driver: %w", err)
 	}
-	x := &executor{netns: o.NetNS, log: o.Logger}
 	d := &Driver{
-		o: o, exec: x, boot: strings.TrimSpace(string(boot)), pods: map[string]*entry{},
-		lib:     libcni.NewCNIConfigWithCacheDir(o.BinDirs, o.StateDir, x),
+		o: o, boot: strings.TrimSpace(string(boot)), pods: map[string]*entry{},
+		lib:     libcni.NewCNIConfigWithCacheDir(o.BinDirs, o.StateDir, &executor{netns: o.NetNS, log: o.Logger}),
 		records: records{filepath.Join(o.StateDir, "pods")},
 		runs:    make(chan struct{}, runsPerCPU*runtime.GOMAXPROCS(0)),
 	}
@@ -170,7 +168,7 @@ func (d *Driver) claim(uid string) *entry {
 
 // begin writes down what the plugins will be asked for.
 func (d *Driver) begin(ctx context.Context, pod driver.Pod) (record, error) {
-	list, err := d.network()
+	list, err := d.o.network()
 	if err != nil {
 		return record{}, err
 	}

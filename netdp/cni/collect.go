@@ -17,7 +17,7 @@ const collects = "1.1.0"
 // leases of an earlier installation, say. Until they have ended no other plugin runs,
 // as the specification wants it.
 func (d *Driver) Collect(ctx context.Context) error {
-	list, err := d.network()
+	list, err := d.o.network()
 	if err != nil {
 		return nil // Ready says so
 	}

@@ -13,7 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
 
@@ -34,14 +33,17 @@ const (
 	ownEnv = "SHOAL_"
 )
 
-var findInPath = invoke.FindInPath
-
 // executor runs plugins, in the host's network namespace. It implements
 // invoke.Exec.
 type executor struct {
 	version.PluginDecoder
 	netns string // empty: the process's
 	log   *slog.Logger
+}
+
+// FindInPath implements invoke.Exec.
+func (*executor) FindInPath(plugin string, dirs []string) (string, error) {
+	return findPlugin(plugin, dirs)
 }
 
 // ExecPlugin implements invoke.Exec.

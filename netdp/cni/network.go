@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 )
@@ -24,13 +25,13 @@ type network struct {
 // network reads the configuration that counts: of all files, the first by name,
 // as in containerd and CRI-O. One that cannot be read is not passed over, since
 // pods would silently get another network than the one meant.
-func (d *Driver) network() (network, error) {
-	files, err := libcni.ConfFiles(d.o.ConfDir, []string{".conflist", ".conf", ".json"})
+func (o Options) network() (network, error) {
+	files, err := libcni.ConfFiles(o.ConfDir, []string{".conflist", ".conf", ".json"})
 	if err != nil {
 		return network{}, fmt.Errorf("look for CNI networks: %w", err)
 	}
 	if len(files) == 0 {
-		return network{}, fmt.Errorf("no CNI network is configured: %s has no .conflist file; install a network plugin, which puts one there, or start this host with --network-driver shoal", d.o.ConfDir)
+		return network{}, fmt.Errorf("no CNI network is configured: %s has no .conflist file; install a network plugin, which puts one there, or start this host with --network-driver shoal", o.ConfDir)
 	}
 	slices.Sort(files)
 	path := files[0]
@@ -70,22 +71,37 @@ func inlined(list *libcni.NetworkConfigList) ([]byte, error) {
 	return json.Marshal(raw)
 }
 
-// Ready says what keeps pods from getting a network: no configuration, a plugin
-// that is missing, or one that says so itself (STATUS, since version 1.1.0).
-func (d *Driver) Ready(ctx context.Context) error {
-	list, err := d.network()
+// Look reports a network that is missing or cannot be read, and plugins that it
+// needs and that are not there. Nothing is run or written.
+func (o Options) Look() error {
+	_, err := o.look()
+	return err
+}
+
+func (o Options) look() (network, error) {
+	list, err := o.network()
 	if err != nil {
-		return err
+		return list, err
 	}
 	for _, p := range list.Plugins {
 		for _, name := range []string{p.Network.Type, p.Network.IPAM.Type} {
 			if name == "" {
 				continue
 			}
-			if _, err := d.exec.FindInPath(name, d.o.BinDirs); err != nil {
-				return fmt.Errorf("%w; network %q of %s needs it", err, list.Name, list.path)
+			if _, err := findPlugin(name, o.BinDirs); err != nil {
+				return list, fmt.Errorf("%w; network %q of %s needs it", err, list.Name, list.path)
 			}
 		}
+	}
+	return list, nil
+}
+
+// Ready says what keeps pods from getting a network: what Look finds, or a plugin
+// that says so itself (STATUS, since version 1.1.0).
+func (d *Driver) Ready(ctx context.Context) error {
+	list, err := d.o.look()
+	if err != nil {
+		return err
 	}
 	err = d.run(ctx, checkTimeout, func(ctx context.Context) error {
 		return d.lib.GetStatusNetworkList(ctx, list.NetworkConfigList)
@@ -154,9 +170,8 @@ func isPodInterface(i *types100.Interface) bool {
 	return i.Sandbox != "" && (i.Name == ifName || i.Name == "")
 }
 
-// FindInPath implements invoke.Exec.
-func (x *executor) FindInPath(plugin string, dirs []string) (string, error) {
-	path, err := findInPath(plugin, dirs)
+func findPlugin(plugin string, dirs []string) (string, error) {
+	path, err := invoke.FindInPath(plugin, dirs)
 	if err != nil {
 		return "", fmt.Errorf("CNI plugin %q is not in %s: install it, or name its directory with --cni-bin-dir", plugin, strings.Join(dirs, ", "))
 	}

@@ -181,6 +181,7 @@ func TestCNI(t *testing.T) {
 
 	h.must(daemon.Start(t.Context()))
 	h.ready(corev1.ConditionFalse, "NetworkPluginNotReady", h.networks, "--network-driver shoal")
+	mentions(t, shoal(t, "status", "--kubeconfig", daemon.Kubeconfig()), "network-plugins", h.networks)
 	h.event(ns, "asker", "FailedCreatePodSandBox", "no CNI network is configured")
 	h.configure("broken")
 	h.ready(corev1.ConditionTrue)

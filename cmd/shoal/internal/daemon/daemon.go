@@ -140,6 +140,7 @@ type peer struct {
 	server       *api.Server
 	datapath     *netdp.Datapath
 	cni          *cni.Driver
+	noNetwork    atomic.Pointer[error] // what networkReady said last
 	agent        *agent.Agent
 	announcer    *elect.Controller
 

@@ -53,7 +53,7 @@ func (p *peer) keepDatapath(ctx context.Context) error {
 
 // Alarms implements control.Alarming.
 func (h *controlHost) Alarms() []v1.Alarm {
-	var out []v1.Alarm
+	out := h.networkAlarm()
 	if left := h.datapath.WithoutRoom(); len(left) > 0 {
 		out = append(out, v1.Alarm{
 			Code: "datapath-full", Severity: v1.Critical,

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	v1 "shoal/api/control/v1"
 	"shoal/netdp"
 	"shoal/netdp/cni"
 	"shoal/netdp/driver"
@@ -104,7 +105,23 @@ func (p *peer) networkReady(ctx context.Context) error {
 	if p.config.NetworkDriver != NetworkDriverCNI {
 		return nil
 	}
-	return p.cni.Ready(ctx)
+	err := p.cni.Ready(ctx)
+	if ctx.Err() == nil {
+		p.noNetwork.Store(&err)
+	}
+	return err
+}
+
+// networkAlarm is what networkReady last found to be wrong.
+func (p *peer) networkAlarm() []v1.Alarm {
+	if err := p.noNetwork.Load(); err != nil && *err != nil {
+		return []v1.Alarm{{
+			Code: "network-plugins", Severity: v1.Critical,
+			Title: fmt.Sprintf("pods of %s get no network: %v", p.config.Name, *err),
+			Fix:   "shoal doctor, on that host; what is put there is found within seconds",
+		}}
+	}
+	return nil
 }
 
 // collectNetwork has CNI plugins drop what an earlier installation left with them.

@@ -75,6 +75,7 @@ func checks() []check {
 		{"runc", lookRunc},
 		{"forwarding", lookForwarding},
 		{"IPv6", lookIPv6},
+		{"CNI plugins", lookCNI},
 		{"port API", port("tcp", apiPort)},
 		{"port agent", port("tcp", agentPort)},
 		{"port gossip", port("tcp", gossipPort)},

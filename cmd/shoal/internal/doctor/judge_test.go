@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -135,5 +136,30 @@ func TestRun(t *testing.T) {
 	}
 	if lines := strings.Count(out.String(), "\n"); lines < len(all) {
 		t.Errorf("%d lines for %d findings", lines, len(all))
+	}
+}
+
+// A host whose pods' network is of CNI plugins needs them.
+func TestLookCNI(t *testing.T) {
+	dir := t.TempDir()
+	look := func(want Result, words string) {
+		t.Helper()
+		f := lookCNI(t.Context(), &host{Options: Options{Config: daemon.Config{NetworkDriver: daemon.NetworkDriverCNI, CNIConfDir: dir, CNIBinDirs: []string{dir}}}})
+		if f.Result != want || !strings.Contains(f.Summary, words) || (f.Fix == "") != (want == OK) {
+			t.Errorf("%+v, want %s with %q", f, want, words)
+		}
+	}
+	look(Fail, "no .conflist file")
+	const config = `{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "cable"}]}`
+	if err := os.WriteFile(filepath.Join(dir, "pods.conflist"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	look(Fail, `"cable" is not in `+dir)
+	if err := os.WriteFile(filepath.Join(dir, "cable"), nil, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	look(OK, dir)
+	if f := lookCNI(t.Context(), &host{}); f.Result != Skip {
+		t.Errorf("a host with shoal's own network: %+v", f)
 	}
 }

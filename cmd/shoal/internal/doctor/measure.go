@@ -22,6 +22,7 @@ import (
 
 	"shoal/cmd/shoal/internal/daemon"
 	"shoal/netdp"
+	"shoal/netdp/cni"
 )
 
 // host is what is looked at.
@@ -224,6 +225,17 @@ func judgeIPv6(known, on bool) Finding {
 		return warn("sysctl -w net.ipv6.conf.all.disable_ipv6=0, or start shoal with --ipv6 off", "IPv6 is switched off: pods of this host get IPv4 only")
 	}
 	return ok("pods get IPv6 beside IPv4")
+}
+
+// lookCNI looks where the host's configuration says that networks and plugins are.
+func lookCNI(_ context.Context, h *host) Finding {
+	if h.Config.NetworkDriver != daemon.NetworkDriverCNI {
+		return skip("pods get shoal's own network")
+	}
+	if err := (cni.Options{ConfDir: h.Config.CNIConfDir, BinDirs: h.Config.CNIBinDirs}).Look(); err != nil {
+		return fail("ls "+strings.Join(append([]string{h.Config.CNIConfDir}, h.Config.CNIBinDirs...), " "), "pods get no network: %v", err)
+	}
+	return ok("a network in %s, and all plugins it needs", h.Config.CNIConfDir)
 }
 
 // existing is path or its closest parent that is there.
