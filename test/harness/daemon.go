@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -67,6 +68,9 @@ func (d *Daemon) Argv() []string {
 		if flag[1] != "" {
 			argv = append(argv, flag[0], flag[1])
 		}
+	}
+	if !slices.ContainsFunc(d.Extra, func(flag string) bool { return strings.HasPrefix(flag, "--eviction-hard") }) {
+		argv = append(argv, "--eviction-hard", "none") // how full this machine is says nothing about the tests
 	}
 	return append(argv, d.Extra...)
 }
