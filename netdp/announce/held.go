@@ -1,8 +1,10 @@
 package announce
 
 import (
+	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"time"
 )
 
@@ -158,16 +160,22 @@ func (r *Responder) startWork() {
 	r.children.Go(r.work)
 }
 
-// work probes and announces until nothing is left to do.
+// work probes and announces until nothing is left to do. It sends without r.mu: a
+// link whose queue is full keeps nobody else waiting.
 func (r *Responder) work() {
 	for {
 		r.mu.Lock()
-		next, changed := r.step(time.Now())
+		out, next, changed := r.step(time.Now())
 		if r.closed || next.IsZero() {
 			r.working = false
 		}
 		done := !r.working
 		r.mu.Unlock()
+		for _, o := range out {
+			if err := o.send(); err != nil && !errors.Is(err, os.ErrClosed) {
+				r.o.Logger.Debug(o.what, "address", o.about, "error", err)
+			}
+		}
 		if changed {
 			r.o.Changed()
 		}
@@ -184,23 +192,21 @@ func (r *Responder) work() {
 	}
 }
 
-// step does what is due and says when more is; zero: nothing is. r.mu is held.
-func (r *Responder) step(now time.Time) (next time.Time, changed bool) {
+// step says what is to be sent now, and when more is due; zero: nothing is. r.mu
+// is held.
+func (r *Responder) step(now time.Time) (out []outgoing, next time.Time, changed bool) {
 	for a, h := range r.addresses {
-		changed = h.step(now, r.sender(a, "probe an address", (*port).probe), r.sender(a, "announce an address", (*port).tell)) || changed
+		by := func(frames func(*port, netip.Addr) outgoing) func() {
+			return func() {
+				for _, p := range r.ports {
+					out = append(out, frames(p, a))
+				}
+			}
+		}
+		changed = h.step(now, by((*port).probe), by((*port).tell)) || changed
 		if !h.idle() && (next.IsZero() || h.due.Before(next)) {
 			next = h.due
 		}
 	}
-	return next, changed
-}
-
-func (r *Responder) sender(a netip.Addr, what string, send func(*port, netip.Addr) error) func() {
-	return func() {
-		for _, p := range r.ports {
-			if err := send(p, a); err != nil {
-				r.o.Logger.Debug(what, "address", a, "error", err)
-			}
-		}
-	}
+	return out, next, changed
 }

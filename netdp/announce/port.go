@@ -19,24 +19,40 @@ type port struct {
 	groupsFD int
 }
 
+// outgoing is what is to be sent about an address.
+type outgoing struct {
+	what   string // for people
+	about  netip.Addr
+	socket *os.File
+	frames [][]byte
+}
+
 // tell announces an address unasked.
-func (p *port) tell(a netip.Addr) error { return p.send(a, unasked(a, p.mac)...) }
+func (p *port) tell(a netip.Addr) outgoing {
+	return outgoing{"announce an address", a, p.socket(a), unasked(a, p.mac)}
+}
 
 // probe asks whether somebody has an address.
-func (p *port) probe(a netip.Addr) error { return p.send(a, probe(a, p.mac)) }
+func (p *port) probe(a netip.Addr) outgoing {
+	return outgoing{"probe an address", a, p.socket(a), [][]byte{probe(a, p.mac)}}
+}
 
-// send sends frames about an address.
-func (p *port) send(about netip.Addr, frames ...[]byte) error {
-	socket := p.ndp
+// socket is that of an address's family, nil while there is none.
+func (p *port) socket(about netip.Addr) *os.File {
 	if about.Is4() {
-		socket = p.arp
+		return p.arp
 	}
-	if socket == nil {
+	return p.ndp
+}
+
+// send may wait for the interface, until the socket is closed.
+func (o outgoing) send() error {
+	if o.socket == nil {
 		return nil
 	}
 	var errs []error
-	for _, frame := range frames {
-		_, err := socket.Write(frame)
+	for _, frame := range o.frames {
+		_, err := o.socket.Write(frame)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
