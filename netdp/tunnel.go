@@ -185,7 +185,10 @@ func (d *Datapath) setRangeMaps(hosts []Host, routes []HostRoute, links map[stri
 		}
 		// A host we reach directly may not see it so and use the tunnel. IPv6
 		// addresses are no ends of tunnels, but calls are handed over to them.
-		number := wireAddr(unicast(hosts[i].Addresses, false)[0])[3]
+		var number uint32 // of the host: its first address
+		for _, a := range slices.Backward(unicast(hosts[i].Addresses, false)) {
+			number = wireAddr(a)[3]
+		}
 		for _, v6 := range []bool{false, true} {
 			for _, a := range unicast(hosts[i].Addresses, v6) {
 				peers[wireAddr(a)] = number
