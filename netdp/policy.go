@@ -73,7 +73,14 @@ func (d *Datapath) setPolicy(c tables.Change) error {
 			p.subjects.set(addr, s)
 		}
 	}
-	return p.write()
+	return d.writePolicy()
+}
+
+// writePolicy writes what is missing, and notes what there is no room for.
+func (d *Datapath) writePolicy() error {
+	err := d.policy.write()
+	d.noRoom.notePolicy(err)
+	return err
 }
 
 // listNodePeers looks up the addresses of this host: its pods may always call
@@ -118,7 +125,7 @@ func nodePeer(ip net.IP) (netip.Addr, bool) {
 func (d *Datapath) renewNodePeers() {
 	d.policyMu.Lock()
 	defer d.policyMu.Unlock()
-	if err := errors.Join(d.listNodePeers(), d.policy.write()); err != nil {
+	if err := errors.Join(d.listNodePeers(), d.writePolicy()); err != nil {
 		d.log.Warn("follow the host's addresses for network policy; it is tried again with the next change", "error", err)
 	}
 }

@@ -41,6 +41,9 @@ func TestPodsWhilePolicyMapsAreFull(t *testing.T) {
 	if !errors.Is(err, ErrFull) {
 		t.Fatalf("a peer without room: %v", err)
 	}
+	if l.d.PolicyWithoutRoom() == "" {
+		t.Error("nobody is told that a map of policies is full")
+	}
 	server, ip := l.start(podObject("default", "server", app("db")))
 	client, _ := l.start(podObject("default", "client", app("web")))
 	l.serveTCP(server, ":80", "server")
@@ -56,4 +59,5 @@ func TestPodsWhilePolicyMapsAreFull(t *testing.T) {
 	}
 	swap(func(p *policyMaps) { p.subjects.m = subjects })
 	l.start(podObject("default", "late", app("web")))
+	l.until("all is written", func() bool { return l.d.PolicyWithoutRoom() == "" })
 }

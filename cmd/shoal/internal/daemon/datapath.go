@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -22,8 +23,12 @@ import (
 // mapWarnRatio is how full a kernel map may be before people are told.
 const mapWarnRatio = 0.9
 
-// repairReason is that of Events about what was put back.
-const repairReason = "DatapathRepaired"
+// The reasons of Events about the host: what was put back, and room for policies.
+const (
+	repairReason = "DatapathRepaired"
+	fullReason   = "DatapathFull"
+	roomReason   = "DatapathReady"
+)
 
 // watchDatapath is what the agent serves of the datapath, by pattern.
 func (p *peer) watchDatapath(shared informers.SharedInformerFactory, services *netservices.Controller, announced func() []netip.Addr) (map[string]http.Handler, error) {
@@ -48,7 +53,36 @@ func (p *peer) keepDatapath(ctx context.Context) error {
 		})
 	})
 	group.Go(func() error { return p.datapath.KeepCounted(ctx) })
+	group.Go(func() error { return p.tellPolicyRoom(ctx) })
 	return group.Wait()
+}
+
+// policyRoomInterval is how often it is looked whether a map of network policy is
+// full; what begins and ends between is told of by the log alone.
+const policyRoomInterval = 5 * time.Second
+
+// tellPolicyRoom has an Event of the Node when there is no room for network
+// policies, and when there is again: whose policy is kept out, nobody can tell, as
+// all share the maps.
+func (p *peer) tellPolicyRoom(ctx context.Context) error {
+	tick := time.NewTicker(policyRoomInterval)
+	defer tick.Stop()
+	for was := ""; ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		why := p.datapath.PolicyWithoutRoom()
+		switch {
+		case why != "" && was == "":
+			p.agent.NodeEvent(corev1.EventTypeWarning, fullReason,
+				"no room in the kernel's maps for all network policies; less is allowed than they say, what is open goes on, and it is tried again by itself: "+why)
+		case why == "" && was != "":
+			p.agent.NodeEvent(corev1.EventTypeNormal, roomReason, "all network policies are in effect again")
+		}
+		was = why
+	}
 }
 
 // Alarms implements control.Alarming.
@@ -59,6 +93,13 @@ func (h *controlHost) Alarms() []v1.Alarm {
 			Code: "datapath-full", Severity: v1.Critical,
 			Title: fmt.Sprintf("%s has no room in the kernel's maps for %d ports of services: %s", h.config.Name, len(left), shorten(left)),
 			Fix:   "delete services or endpoints; shoal services shows what is missing, and it is tried again by itself",
+		})
+	}
+	if why := h.datapath.PolicyWithoutRoom(); why != "" {
+		out = append(out, v1.Alarm{
+			Code: "datapath-full-policy", Severity: v1.Critical,
+			Title: fmt.Sprintf("%s has no room in the kernel's maps for all network policies, and allows less than they do: %s", h.config.Name, why),
+			Fix:   "delete network policies, or rules and ranges of addresses in them; it is tried again by itself",
 		})
 	}
 	for _, f := range h.datapath.MapFills() {
