@@ -351,8 +351,8 @@ __noinline int judge(struct __sk_buff *skb, const struct policy_subject *subject
 		conn = 0;
 	/* It may be of a connection that an older program allowed a moment ago.
 	 * If not, it is a segment of no connection, and opens none. */
-	if (!conn && p->proto == PROTO_TCP && !begins_tcp(p) && taking_over())
-		return 1;
+	if (!conn && !error && p->proto == PROTO_TCP && !begins && taking_over())
+		return DROP_NONE;
 	if (conn && (conn->node || conn->revision == fresh.revision)) {
 		if (!error)
 			conn_seen(conn, p, direction, fresh.seen_seconds);
