@@ -91,7 +91,8 @@ e2e: deps-check build tools image-tool ## the end-to-end tests alone
 	go test -count=1 -p 1 -timeout 30m $(if $(RUN),-run '$(RUN)' -v) ./test/e2e/...
 
 .PHONY: churn
-churn: deps-check build image-tool ## pods of every shape come and go for three minutes while the daemon is killed (root)
+churn: deps-check build image-tool ## services, endpoints and policies change for a minute each and kernel maps are compared; then pods of every shape come and go for three minutes while the daemon is killed (root)
+	go test -count=1 -p 1 -timeout 10m ./netdp ./netdp/services -run 'TestPolicyRandom|TestRandomObjects' -changes.for 1m
 	go test -count=1 -timeout 20m ./test/e2e -run TestChurn -v
 
 .PHONY: race

@@ -59,6 +59,8 @@ static __always_inline int masquerade(struct __sk_buff *skb, const struct packet
 		fresh.nat_port = f->nat_port;
 	else if (p->proto == PROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return VERDICT_PASS;
+	else if (is_icmp(p) && !p->sport)
+		return drop(skb, DROP_NO_PORTS); /* the answer to an echo of nobody */
 	port = nat_port(p, &fresh, from);
 	if (!port)
 		return drop(skb, DROP_NO_FREE_PORT);

@@ -66,6 +66,8 @@ func TestDropReasons(t *testing.T) {
 			errorAbout(3, 3, pod.String(), frame{src: "203.0.113.80:443", dst: pod.String() + ":1", proto: 132}.bytes()), verdictDrop)},
 		{"no-ports", run(bpf.DatapathProgUplinkEgress, uplink,
 			errorAbout(3, 3, pod.String(), frame{src: "203.0.113.80:443", dst: pod.String() + ":1", proto: UDP}.bytes()), verdictDrop)},
+		{"no-ports", run(bpf.DatapathProgUplinkEgress, uplink,
+			echo(frame{src: pod.String() + ":0", dst: "203.0.113.80:443"}, true), verdictDrop)},
 		{"no-backend", refused("tcp4", unix.ECONNREFUSED)},
 		{"no-backend", refused("udp4", unix.ECONNREFUSED)},
 		{"port-taken", func() error {

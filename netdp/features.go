@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -58,14 +59,19 @@ func Features() []Feature {
 		{"socket storage at connect", "5.9", helper(ebpf.CGroupSockAddr, asm.FnSkStorageGet)},
 		{"redirect to a peer device", "5.10", helper(ebpf.SchedCLS, asm.FnRedirectPeer)},
 		{"redirect to a neighbour", "5.10", helper(ebpf.SchedCLS, asm.FnRedirectNeigh)},
+		{"tail calls in programs with subprograms", subprogramsSince, tailCallWithSubprogram},
 		{"network namespace cookies", "5.14", helper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie)},
 		{"loops by callback", "5.17", helper(ebpf.SchedCLS, asm.FnLoop)},
 		{"error codes from cgroup programs", "5.18", helper(ebpf.CGroupSockAddr, asm.FnSetRetval)},
 	}
 }
 
+// subprogramsSince depends on who compiles the programs for the processor: on arm64
+// the kernel learnt it late.
+var subprogramsSince = map[bool]string{false: "5.10", true: "6.0"}[runtime.GOARCH == "arm64"]
+
 // newestKernel has everything that Features lists.
-const newestKernel = "5.18"
+var newestKernel = map[bool]string{false: "5.18", true: "6.0"}[runtime.GOARCH == "arm64"]
 
 // Check returns nil when this kernel has the feature.
 func (f Feature) Check() error {
@@ -113,6 +119,35 @@ func attaches(t ebpf.ProgramType, at ebpf.AttachType) func() error {
 		}
 		return p.Close()
 	}
+}
+
+// tailCallWithSubprogram probes with a program that calls a function of its own,
+// and ends with another program, as those that hand packets to pods do.
+func tailCallWithSubprogram() error {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "probe", Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "probe", Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{
+		asm.Mov.Reg(asm.R6, asm.R1),
+		asm.Call.Label("subprogram"),
+		asm.Mov.Reg(asm.R1, asm.R6),
+		asm.LoadMapPtr(asm.R2, m.FD()),
+		asm.Mov.Imm(asm.R3, 0),
+		asm.FnTailCall.Call(),
+		asm.Mov.Imm(asm.R0, 0),
+		asm.Return(),
+		asm.Mov.Imm(asm.R0, 0).WithSymbol("subprogram"),
+		asm.Return(),
+	}})
+	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("%w: %w", ebpf.ErrNotSupported, err)
+	}
+	if err != nil {
+		return err
+	}
+	return p.Close()
 }
 
 // batches probes with a map of its own.

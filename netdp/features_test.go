@@ -2,12 +2,14 @@ package netdp
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
 
 	"shoal/bpf"
 )
@@ -30,6 +32,55 @@ func TestFeaturesAreComplete(t *testing.T) {
 	}
 	if missing := lacking(spec); len(missing) != 0 {
 		t.Errorf("Features lists nothing of %q", missing)
+	}
+}
+
+// What a probe finds missing is named, with the kernel that has it; what a probe
+// may not do says what it needs; any other fault stays one.
+func TestMissingFeatureIsNamed(t *testing.T) {
+	for _, c := range []struct {
+		probe       error
+		unsupported bool
+		want        string
+	}{
+		{nil, false, ""},
+		{fmt.Errorf("%w: %w", ebpf.ErrNotSupported, unix.EINVAL), true, "use tail calls: this kernel does not have it (Linux 5.10 or later does)"},
+		{unix.EPERM, false, "needs CAP_BPF"},
+		{unix.ENOMEM, false, "probe tail calls: "},
+	} {
+		err := Feature{Name: "tail calls", Since: "5.10", probe: func() error { return c.probe }}.Check()
+		var unsupported *UnsupportedError
+		if errors.As(err, &unsupported) != c.unsupported || (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: got %v, want %q", c.probe, err, c.want)
+		}
+	}
+}
+
+// The probe's program is refused where one of its parts is, so it is no empty one.
+func TestTailCallProbe(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to probe the kernel")
+	}
+	if err := tailCallWithSubprogram(); err != nil && !errors.Is(err, ebpf.ErrNotSupported) {
+		t.Error(err)
+	}
+	spec, err := bpf.LoadDatapath()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mixed := 0 // programs that the probe stands for
+	for _, p := range spec.Programs {
+		tails, calls := false, false
+		for _, ins := range p.Instructions {
+			tails = tails || ins.IsBuiltinCall() && asm.BuiltinFunc(ins.Constant) == asm.FnTailCall
+			calls = calls || ins.IsFunctionCall()
+		}
+		if tails && calls {
+			mixed++
+		}
+	}
+	if mixed == 0 {
+		t.Error("no program has both: the probe asks for more than is needed")
 	}
 }
 

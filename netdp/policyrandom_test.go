@@ -2,7 +2,9 @@ package netdp
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -10,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -20,6 +23,8 @@ import (
 	"shoal/netdp/policy"
 	"shoal/netdp/policy/tables"
 )
+
+var changesFor = flag.Duration("changes.for", 0, "how long policies are changed at random; 0: a few rounds")
 
 // randomCell is a cell that changes at random: pods of this host and others,
 // namespaces, policies, and the world outside.
@@ -222,9 +227,10 @@ func TestPolicyRandom(t *testing.T) {
 		x.SetPod(policy.PodOf(pod))
 	}
 	allowed, total := 0, 0
-	for round := range rounds {
+	for round, began := 0, time.Now(); round < rounds || time.Since(began) < *changesFor; round++ {
 		c.changeSome(x)
 		l.must(d.SetPolicy(x.Flush(round == 0)))
+		l.comparePolicyMaps(d, c, round)
 		for i := range calls {
 			ok := l.compareOne(d, c, round, i)
 			if t.Failed() {
@@ -240,6 +246,59 @@ func TestPolicyRandom(t *testing.T) {
 	t.Logf("%d of %d calls allowed", allowed, total)
 	if allowed < total/20 || allowed > total*19/20 {
 		t.Errorf("%d of %d calls allowed: the cases say little", allowed, total)
+	}
+}
+
+// comparePolicyMaps compares the kernel's maps, entry by entry, with what an index
+// makes of the objects as they are now: nothing is missing, and nothing is left of
+// what was before.
+func (l *lab) comparePolicyMaps(d *Datapath, c *randomCell, round int) {
+	l.t.Helper()
+	x := policy.NewIndex()
+	for name, labels := range c.naive.namespaces {
+		x.SetNamespace(name, labels)
+	}
+	for i, pod := range slices.Concat(c.local, c.remote) {
+		if i < len(c.local) {
+			x.Attach(tables.LocalPod{UID: pod.Name, Namespace: pod.Namespace, Name: pod.Name, Addrs: addrsOf(pod)})
+		}
+		x.SetPod(policy.PodOf(pod))
+	}
+	for _, p := range c.naive.policies {
+		l.must(x.SetPolicy(p))
+	}
+	want := x.Flush(true)
+	maps.DeleteFunc(want.Subjects, func(_ netip.Addr, s tables.Subject) bool { return s == tables.Subject{} })
+	for addr := range d.policy.nodes {
+		want.Peers[addr] = tables.NodePeer
+	}
+	have, err := openPolicyMaps(d.maps)
+	l.must(err)
+	compareEntries(l.t, round, "subjects", have.subjects.want, want.Subjects)
+	compareEntries(l.t, round, "peers", have.peers.want, want.Peers)
+	compareEntries(l.t, round, "rules", have.rules.want, want.Rules.Peers)
+	compareEntries(l.t, round, "blocks", have.blocks.want, want.Rules.Blocks)
+	compareEntries(l.t, round, "ports", have.ports.want, want.Rules.Ports)
+}
+
+func addrsOf(pod *corev1.Pod) (out []netip.Addr) {
+	for _, ip := range pod.Status.PodIPs {
+		out = append(out, netip.MustParseAddr(ip.IP))
+	}
+	return out
+}
+
+func compareEntries[K, V comparable](t testing.TB, round int, what string, have, want map[K]V) {
+	t.Helper()
+	for key, v := range want {
+		if got, ok := have[key]; !ok || got != v {
+			t.Errorf("round %d: of the %s the kernel has %+v: %+v, %t; want %+v", round, what, key, got, ok, v)
+		}
+	}
+	for key := range have {
+		if _, ok := want[key]; !ok {
+			t.Errorf("round %d: of the %s the kernel still has %+v", round, what, key)
+		}
 	}
 }
 
@@ -281,7 +340,7 @@ func (l *lab) compareOne(d *Datapath, c *randomCell, round, i int) bool {
 	here := func(e naiveEnd) bool { return slices.Contains(c.local, e.pod) }
 	want := (!here(from) || c.naive.side(networkingv1.PolicyTypeEgress, from, to, to, proto, port)) &&
 		(!here(to) || c.naive.side(networkingv1.PolicyTypeIngress, to, from, to, proto, port))
-	in := frame{src: endpoint(from.addr, 20000+round*calls100+i), dst: endpoint(to.addr, int(port)),
+	in := frame{src: endpoint(from.addr, 20000+(round*calls100+i)%40000), dst: endpoint(to.addr, int(port)),
 		proto: map[corev1.Protocol]Proto{"TCP": TCP, "UDP": UDP, "SCTP": protoSCTP}[proto], flags: flagSYN}
 	var verdict uint32
 	if here(from) {

@@ -2,11 +2,13 @@ package services
 
 import (
 	"cmp"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -22,6 +24,8 @@ const (
 	randomServices = 12
 	randomNodes    = 4 // "node-0" is this host
 )
+
+var changesFor = flag.Duration("changes.for", 0, "how long objects are changed at random; 0: a few rounds")
 
 // chaos changes objects at random.
 type chaos struct {
@@ -244,7 +248,7 @@ func TestRandomObjects(t *testing.T) {
 		r.stop()
 		r.must(nil, r.dp.Remove())
 	}()
-	for range rounds {
+	for round, began := 0, time.Now(); round < rounds || time.Since(began) < *changesFor; round++ {
 		for range steps {
 			c.step(r)
 		}

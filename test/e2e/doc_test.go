@@ -40,21 +40,26 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	os.Exit(harness.Main(func(w *harness.World) int {
-		if err := setUp(w); err != nil {
-			fmt.Fprintln(os.Stderr, "e2e:", err)
-			return 1
-		}
-		code := m.Run()
-		if code != 0 {
-			fmt.Fprintf(os.Stderr, "e2e: end of the daemon's log:\n%s\n", harness.Tail(daemon.LogFile))
-			keepLogs()
-		}
-		if err := tearDown(); err != nil {
-			fmt.Fprintln(os.Stderr, "e2e:", err)
-			return 1
-		}
-		return code
+		return harness.RulesUnchanged(func() int { return withDaemon(w, m.Run) })
 	}))
+}
+
+// withDaemon runs the tests while the daemon they share is there.
+func withDaemon(w *harness.World, run func() int) int {
+	if err := setUp(w); err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		return 1
+	}
+	code := run()
+	if code != 0 {
+		fmt.Fprintf(os.Stderr, "e2e: end of the daemon's log:\n%s\n", harness.Tail(daemon.LogFile))
+		keepLogs()
+	}
+	if err := tearDown(); err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		return 1
+	}
+	return code
 }
 
 func setUp(w *harness.World) error {

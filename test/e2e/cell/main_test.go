@@ -7,6 +7,7 @@ package cell
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -35,12 +36,14 @@ var (
 func TestMain(m *testing.M) {
 	os.Exit(harness.Main(func(w *harness.World) int {
 		world = w
-		code, err := inLab(m)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		return code
+		return harness.RulesUnchanged(func() int {
+			code, err := inLab(m)
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+			return code
+		})
 	}))
 }
 
@@ -77,7 +80,26 @@ func inLab(m *testing.M) (code int, err error) {
 	if err := connectAll(); err != nil {
 		return 0, err
 	}
-	return m.Run(), nil
+	return m.Run(), noRules(ctx)
+}
+
+// noRules makes sure that no peer has a netfilter rule: their networks were made
+// without any. A peer that the last test left dead has none to show.
+func noRules(ctx context.Context) error {
+	answered := 0
+	for n := 1; n <= nodes; n++ {
+		rules, err := harness.Rules(func(argv ...string) (string, error) { return cell.Output(ctx, n, argv...) })
+		if err != nil {
+			continue
+		}
+		if answered++; rules != "" {
+			return fmt.Errorf("peer %d has netfilter rules:\n%s", n, rules)
+		}
+	}
+	if answered == 0 {
+		return errors.New("no peer told its netfilter rules")
+	}
+	return nil
 }
 
 func archive() string { return filepath.Join(world.Dir, "image.tar") }

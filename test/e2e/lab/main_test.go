@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 		// A name that stays the same, so that a run clears what one that was
 		// killed left behind.
 		dir = filepath.Join(filepath.Dir(shoal), "lab-test")
-		return m.Run()
+		return harness.RulesUnchanged(m.Run)
 	}))
 }
 
