@@ -70,6 +70,9 @@ type Options struct {
 	// NetworkReady says what keeps pods from getting a network, as long as
 	// something does; it may be nil.
 	NetworkReady func(ctx context.Context) error
+	// Conditions are those of the Node that others know of; type, status, reason
+	// and message are used. It may be nil.
+	Conditions func() []v1.NodeCondition
 	// NodeLabels are put on the Node beside the usual ones.
 	NodeLabels    map[string]string
 	LogLimits     logwriter.Limits // of each container's files; default logwriter.DefaultLimits

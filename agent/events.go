@@ -48,6 +48,10 @@ func (a *Agent) NodeEvent(kind, reason, message string) {
 	a.events.node(a.o.NodeName, kind, reason, message)
 }
 
+// LookAtNode has what the Node says of this host written soon, rather than within
+// minutes: Conditions say something else.
+func (a *Agent) LookAtNode() { a.node.poke() }
+
 // node sends an event about this host. Those about nodes carry the name as
 // uid, as the kubelet's do.
 func (e *events) node(node, kind, reason, message string) {

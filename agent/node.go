@@ -374,7 +374,11 @@ func (n *node) conditions(problem string) []v1.NodeCondition {
 	if problem != "" {
 		ready.Status, ready.Reason, ready.Message = v1.ConditionFalse, "KubeletNotReady", problem
 	}
-	return append(n.pressure(), ready)
+	out := append(n.pressure(), ready)
+	if n.o.Conditions != nil {
+		out = append(out, n.o.Conditions()...)
+	}
+	return out
 }
 
 // stampConditions keeps the times of conditions that did not change.

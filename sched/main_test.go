@@ -27,8 +27,8 @@ var gone sync.Map // of *atomic.Int64
 
 func alive(node string) bool {
 	asked, dead := gone.Load(node)
-	if dead {
-		asked.(*atomic.Int64).Add(1)
+	if n, ok := asked.(*atomic.Int64); ok {
+		n.Add(1)
 	}
 	return !dead
 }

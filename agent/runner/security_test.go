@@ -64,14 +64,19 @@ func TestSecuritySettings(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "nomkdir.json"), []byte(profile), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// A container runs a moment before its own program does: until then the first
+	// process is the runtime's, with what that needs.
 	status := func(p *v1.Pod, field string) string {
 		t.Helper()
-		for _, line := range strings.Split(b.run(p, "cat", "/proc/1/status"), "\n") {
-			if name, value, _ := strings.Cut(line, ":"); name == field {
-				return strings.TrimSpace(value)
+		fields := map[string]string{}
+		waitFor(t, "the container's program to run", func() bool {
+			for line := range strings.Lines(b.run(p, "cat", "/proc/1/status")) {
+				name, value, _ := strings.Cut(line, ":")
+				fields[name] = strings.TrimSpace(value)
 			}
-		}
-		return ""
+			return !strings.HasPrefix(fields["Name"], "runc")
+		})
+		return fields[field]
 	}
 	with := func(name string, sc v1.SecurityContext, pod_ v1.PodSecurityContext) *v1.Pod {
 		p := pod(name, sleeper, func(p *v1.Pod) {

@@ -165,16 +165,7 @@ const fullDiskBytes = 512 << 20
 // the space.
 func TestFullDisk(t *testing.T) {
 	second, disk := startOnSmallDisk(t)
-	ctx := t.Context()
-	// The test speaks to it with kubectl inside that network.
-	run := func(input string, args ...string) harness.Result {
-		path, err := harness.Binary(".cache/bin/kubectl")
-		if err != nil {
-			t.Fatal(err)
-		}
-		argv := second.Within(append([]string{path, "--kubeconfig", second.Kubeconfig(), "--request-timeout", "30s"}, args...)...)
-		return harness.Command{Argv: argv, Stdin: strings.NewReader(input)}.Run(ctx)
-	}
+	run := func(input string, args ...string) harness.Result { return kubectlOf(t, second, input, args...) }
 	note := func(name string) string {
 		return "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: " + name + "}\ndata: {text: " + strings.Repeat("y", 100<<10) + "}\n"
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -13,7 +15,7 @@ import (
 )
 
 // startOnSmallDisk starts a daemon whose data directory is a small disk of its
-// own, in its own network and mount namespaces.
+// own.
 func startOnSmallDisk(t *testing.T) (*harness.Daemon, string) {
 	t.Helper()
 	disk := t.TempDir()
@@ -25,9 +27,16 @@ func startOnSmallDisk(t *testing.T) (*harness.Daemon, string) {
 			t.Error(err)
 		}
 	})
+	return startSecond(t, filepath.Join(disk, "data")), disk
+}
+
+// startSecond starts a daemon in network and mount namespaces of its own.
+func startSecond(t *testing.T, dataDir string, flags ...string) *harness.Daemon {
+	t.Helper()
 	second := *daemon
 	second.Name = "second"
-	second.DataDir = filepath.Join(disk, "data")
+	second.DataDir = dataDir
+	second.Extra = append(slices.Clone(daemon.Extra), flags...)
 	second.APIAddr = "127.0.0.1:6443"
 	second.LogFile = filepath.Join(t.TempDir(), "shoal.log")
 	second.Namespace = daemon.Namespace + "-second"
@@ -58,14 +67,20 @@ func startOnSmallDisk(t *testing.T) (*harness.Daemon, string) {
 			t.Fatalf("it ended:\n%s", harness.Tail(second.LogFile))
 		default:
 		}
-		kubectl, err := harness.Binary(".cache/bin/kubectl")
-		if err != nil {
-			return err
-		}
-		argv := second.Within(kubectl, "--kubeconfig", second.Kubeconfig(), "get", "serviceaccount", "default")
-		return harness.Command{Argv: argv}.Run(t.Context()).Err
+		return kubectlOf(t, &second, "", "get", "serviceaccount", "default").Err
 	})
-	return &second, disk
+	return &second
+}
+
+// kubectlOf speaks to such a daemon, inside its network.
+func kubectlOf(t *testing.T, second *harness.Daemon, input string, args ...string) harness.Result {
+	t.Helper()
+	path, err := harness.Binary(".cache/bin/kubectl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	argv := second.Within(append([]string{path, "--kubeconfig", second.Kubeconfig(), "--request-timeout", "30s"}, args...)...)
+	return harness.Command{Argv: argv, Stdin: strings.NewReader(input)}.Run(t.Context())
 }
 
 // fillDisk writes until the disk is full and returns the file.

@@ -428,6 +428,7 @@ func (p *peer) newAgent(config *rest.Config, resolver *clusterDNS, handlers map[
 		LogLimits:           logLimits,
 		Network:             p.networkDriver(),
 		NetworkReady:        p.networkReady,
+		Conditions:          p.nodeConditions,
 		NodeLabels:          map[string]string{driver.NodeLabel: p.config.NetworkDriver},
 		NodeIPs:             p.nodeIPs(),
 		PodCIDRs:            p.agentPodCIDRs(),

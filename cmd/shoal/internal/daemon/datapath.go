@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,25 +54,30 @@ func (p *peer) keepDatapath(ctx context.Context) error {
 		})
 	})
 	group.Go(func() error { return p.datapath.KeepCounted(ctx) })
-	group.Go(func() error { return p.tellPolicyRoom(ctx) })
+	group.Go(func() error { return p.tellRoom(ctx) })
 	return group.Wait()
 }
 
-// policyRoomInterval is how often it is looked whether a map of network policy is
-// full; what begins and ends between is told of by the log alone.
-const policyRoomInterval = 5 * time.Second
+// roomInterval is how often it is looked whether maps are full; what begins and
+// ends between is told of by the log, and Events of services, alone.
+const roomInterval = 5 * time.Second
 
-// tellPolicyRoom has an Event of the Node when there is no room for network
-// policies, and when there is again: whose policy is kept out, nobody can tell, as
-// all share the maps.
-func (p *peer) tellPolicyRoom(ctx context.Context) error {
-	tick := time.NewTicker(policyRoomInterval)
+// tellRoom has the Node's condition follow what there is room for, and an Event of
+// the Node when there is none for network policies, and when there is again: whose
+// policy is kept out, nobody can tell, as all share the maps.
+func (p *peer) tellRoom(ctx context.Context) error {
+	tick := time.NewTicker(roomInterval)
 	defer tick.Stop()
+	said := p.nodeConditions()
 	for was := ""; ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		}
+		if now := p.nodeConditions(); !slices.Equal(now, said) {
+			said = now
+			p.agent.LookAtNode()
 		}
 		why := p.datapath.PolicyWithoutRoom()
 		switch {
@@ -83,6 +89,30 @@ func (p *peer) tellPolicyRoom(ctx context.Context) error {
 		}
 		was = why
 	}
+}
+
+// fullCondition is the type of the Node's condition that says whether the kernel's
+// maps have room for all that they should hold.
+const fullCondition = "DatapathFull"
+
+// nodeConditions are those of the Node that are not the agent's to know.
+func (p *peer) nodeConditions() []corev1.NodeCondition {
+	c := corev1.NodeCondition{
+		Type: fullCondition, Status: corev1.ConditionFalse, Reason: "DatapathHasRoom",
+		Message: "the kernel's maps have room for all services and network policies",
+	}
+	var lacks []string
+	if left := p.datapath.WithoutRoom(); len(left) > 0 {
+		lacks = append(lacks, fmt.Sprintf("%d ports of services (%s)", len(left), shorten(left)))
+	}
+	if why := p.datapath.PolicyWithoutRoom(); why != "" {
+		lacks = append(lacks, "some network policies ("+why+")")
+	}
+	if len(lacks) > 0 {
+		c.Status, c.Reason = corev1.ConditionTrue, "NoRoom"
+		c.Message = "the kernel's maps have no room for " + strings.Join(lacks, " and ") + "; what is open goes on, and it is tried again by itself; --map-limits gives more"
+	}
+	return []corev1.NodeCondition{c}
 }
 
 // Alarms implements control.Alarming.
