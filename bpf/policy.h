@@ -17,8 +17,10 @@
  * again at its next packet.
  *
  * A TCP connection without an entry, which made room for others (LRU), goes on
- * when it could have been begun in either direction: nobody knows in which it
- * was. What begins one is judged by its own direction alone.
+ * when a rule allows it in either direction: nobody knows in which it was begun.
+ * A direction in which the pod is not isolated allows what goes that way alone, or
+ * segments of no connection would be a way round the other one's rules. What begins
+ * a connection is judged by its own direction alone.
  */
 #ifndef SHOAL_POLICY_H
 #define SHOAL_POLICY_H
@@ -362,22 +364,22 @@ __noinline int judge(struct __sk_buff *skb, const struct policy_subject *subject
 		return forbidden;
 	if (!conn && !from_pod && direction == POLICY_INGRESS && is_forged(skb, &k))
 		return DROP_SPOOFED_SOURCE;
-	either = !conn && p->proto == PROTO_TCP && !(flags & TCP_SYN);
+	either = !conn && p->proto == PROTO_TCP && !(flags & TCP_SYN) &&
+		 (direction == POLICY_INGRESS ? subject->set[POLICY_EGRESS]
+					      : subject->set[POLICY_INGRESS]) != SET_NONE;
 	if (conn) {
 		fresh.direction = conn->direction;
 		fresh.done = conn->done;
-	} else if (either && (direction == POLICY_INGRESS ? subject->set[POLICY_EGRESS]
-							  : subject->set[POLICY_INGRESS])) {
+	} else if (either) {
 		/* Rather the direction in which somebody said what may be. */
 		fresh.direction = !direction;
 	}
 	/* An entry stays: without it, what the other end still sends on this
 	 * connection would look like the middle of one that may be. */
 	if (!direction_allows(subject, &k, fresh.direction)) {
-		if (either)
-			fresh.direction = !fresh.direction;
-		if (!either || !direction_allows(subject, &k, fresh.direction))
+		if (!either || !direction_allows(subject, &k, direction))
 			return forbidden;
+		fresh.direction = direction;
 	}
 	if (error)
 		return DROP_NONE;

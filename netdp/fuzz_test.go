@@ -261,6 +261,8 @@ func (h *fuzzHost) denied(k hook, w *wire, in []byte) bool {
 	switch {
 	case w.later || w.isError():
 		return false // judged by what came before; see TestFragmentsPastPolicy
+	case w.proto == TCP && w.flags&(flagSYN|flagACK) == flagSYN:
+		return w.dport != 80
 	case w.proto == TCP:
 		return w.dport != 80 && w.sport != 443
 	case w.proto == UDP:

@@ -103,8 +103,43 @@ func TestConnectionsOutliveTheirEntries(t *testing.T) {
 	p.must(p.d.SetPolicy(p.table))
 	p.want("a call of the pod, which is isolated for calls to it alone", p.sends(5001, 9999, flagSYN), true)
 	p.entries(nil)
-	p.want("the peer's data on it", p.gets(5001, 9999, flagACK), true)
+	p.want("the pod's data on it", p.sends(5001, 9999, flagACK), true)
+	p.want("the peer's", p.gets(5001, 9999, flagACK), true)
 	p.want("a call of the peer", p.gets(80, 9999, flagSYN), false)
+}
+
+// A pod that is isolated in one direction alone gets round its rules by no segment
+// of a connection that was never begun, and such segments make no entries.
+func TestSegmentsOfNoConnection(t *testing.T) {
+	p := newIsolatedPod(t)
+	count := func() (n int) {
+		p.must(readMap(p.d.maps[bpf.DatapathMapPolicyConns], func(bpf.DatapathPolicyConnKey, bpf.DatapathPolicyConn) { n++ }))
+		return n
+	}
+	isolate := func(s tables.Subject) {
+		p.entries(nil)
+		p.table.Subjects[p.ip] = s
+		p.must(p.d.SetPolicy(p.table))
+	}
+	for _, flags := range []byte{flagACK, flagACK | flagFIN, flagRST, 0} {
+		what := fmt.Sprintf("flags %#x, ", flags)
+		isolate(tables.Subject{Egress: 1002})
+		p.want(what+"a pod that may call few sends", p.sends(5000, 444, flags), false)
+		p.want(what+"and gets", p.gets(5000, 444, flagSYN|flagACK), true) // nothing forbids that way
+		p.entries(nil)
+		p.want(what+"it sends by ports that it may call", p.sends(5000, 443, flags), true)
+
+		isolate(tables.Subject{Ingress: 1001})
+		for port := range 50 {
+			p.want(what+"a pod that few may call gets", p.gets(81, 6000+port, flags), false)
+		}
+		if n := count(); n != 0 {
+			t.Errorf("%s%d entries of what is forbidden", what, n)
+		}
+		p.want(what+"it gets by ports that may be called", p.gets(80, 6000, flags), true)
+		p.entries(nil)
+		p.want(what+"it sends", p.sends(81, 6000, flags), true) // it may call anybody
+	}
 }
 
 // After its end a connection's ports mean nothing for long.
