@@ -99,14 +99,76 @@ func (d *Datapath) linkHolding(ip netip.Addr) (string, error) {
 	return "", nil
 }
 
-// attachUplinks puts the uplink programs on each uplink.
+// attachUplinks puts the uplink programs on each uplink, and in the place of an earlier
+// daemon's wherever else these are: it found such interfaces by routes and hosts, which
+// this one learns of later.
 func (d *Datapath) attachUplinks() error {
-	for _, name := range d.uplinks {
+	earlier, err := d.earlierUplinks()
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Concat(d.uplinks, earlier) {
 		if err := d.attachUplinkPair(name); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// earlierUplinks are interfaces that have an earlier daemon's programs and are none of
+// this one's uplinks. It runs with attaching held.
+func (d *Datapath) earlierUplinks() (out []string, err error) {
+	for _, name := range d.savedUplinks() {
+		if slices.Contains(d.uplinks, name) {
+			continue
+		}
+		dev, err := d.nl.LinkByName(name)
+		if errors.As(err, new(netlink.LinkNotFoundError)) {
+			continue // it is gone, and what was on it
+		}
+		if err != nil {
+			return nil, fmt.Errorf("find uplink %s: %w", name, err)
+		}
+		has, err := d.hasUplinkProgram(dev)
+		if err != nil {
+			return nil, fmt.Errorf("look for programs of uplink %s: %w", name, err)
+		}
+		if has {
+			out = append(out, name)
+		}
+	}
+	return out, nil
+}
+
+// hasUplinkProgram tells whether a program of an uplink is on the device, an earlier
+// daemon's or this one's.
+func (d *Datapath) hasUplinkProgram(dev netlink.Link) (bool, error) {
+	for _, side := range uplinkSides {
+		l, err := link.LoadPinnedLink(d.pins.link(side.program+"-"+dev.Attrs().Name), nil)
+		if err == nil {
+			info, err := l.Info()
+			_ = l.Close()
+			if err != nil {
+				return false, fmt.Errorf("inspect link: %w", err)
+			}
+			// Else it is of an older device of this name.
+			if tcx := info.TCX(); tcx != nil && int(tcx.Ifindex) == dev.Attrs().Index {
+				return true, nil
+			}
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return false, fmt.Errorf("open link: %w", err)
+		}
+		filters, err := d.nl.FilterList(dev, side.parent)
+		if err != nil {
+			return false, fmt.Errorf("list filters: %w", err)
+		}
+		for _, f := range filters {
+			if b, ok := f.(*netlink.BpfFilter); ok && strings.HasPrefix(b.Name, filterPrefix) {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
 }
 
 func (d *Datapath) attachUplinkPair(name string) error {
@@ -194,17 +256,24 @@ func (d *Datapath) removeUplinks() error {
 // earlier one.
 func (d *Datapath) everyUplink() []string {
 	out := d.uplinkNames()
-	saved, err := filepath.Glob(d.savedForwarding("*"))
-	if err != nil {
-		return out // only for a bad pattern
-	}
-	for _, path := range saved {
-		name := strings.TrimPrefix(path, d.savedForwarding(""))
+	for _, name := range d.savedUplinks() {
 		if !slices.Contains(out, name) {
 			out = append(out, name)
 		}
 	}
 	return out
+}
+
+// savedUplinks are the interfaces that were ever served since Remove.
+func (d *Datapath) savedUplinks() []string {
+	paths, err := filepath.Glob(d.savedForwarding("*"))
+	if err != nil {
+		return nil // only for a bad pattern
+	}
+	for i, path := range paths {
+		paths[i] = strings.TrimPrefix(path, d.savedForwarding(""))
+	}
+	return paths
 }
 
 func (d *Datapath) removeFilters(device string) error {
