@@ -196,6 +196,8 @@ struct range_key {
 #define RANGE_HOST 2   /* addresses of a host itself, for calls of pods only */
 #define RANGE_WIRE 4   /* ifindex is the device that encrypts, and knows the host; 0: there
 			* is no way yet, and no other will do */
+#define RANGE_OWN 8    /* this host's pods; the rest of it is the stack's. With RANGE_WIRE: from
+			* outside nothing comes with it */
 
 /* family and host are what bpf_redirect_neigh takes: AF_INET and the first word,
  * or AF_INET6 and all. A tunnel's end is of IPv4. */

@@ -179,7 +179,7 @@ static __always_inline int find_way(struct __sk_buff *skb, const struct packet *
 	struct bpf_fib_lookup fib = {};
 	long found;
 
-	if (range && !(range->flags & RANGE_HOST)) {
+	if (range && !(range->flags & (RANGE_HOST | RANGE_OWN))) {
 		way->range = range;
 		return 0;
 	}

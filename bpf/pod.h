@@ -45,7 +45,7 @@ static __always_inline int to_other_host(struct __sk_buff *skb, const struct pac
 	struct range *range = find_range(&ranges, p->dst);
 	__u32 mtu = 0;
 
-	if (!range)
+	if (!range || range->flags & RANGE_OWN)
 		return VERDICT_PASS;
 	if (!(range->flags & RANGE_HOST) && range->ifindex &&
 	    bpf_check_mtu(skb, range->ifindex, &mtu, 0, BPF_MTU_CHK_SEGS))

@@ -103,7 +103,8 @@ func (d *Datapath) startEncryption() error {
 }
 
 // bareRanges is that of the whole cell, by no device, while the cell encrypts:
-// without a host's own range, which is smaller, there is no way to its pods.
+// without another host's own range, which is smaller, there is no way to its pods.
+// In this host's own the host itself may have addresses, such as ServerAddress.
 func (d *Datapath) bareRanges() map[bpf.DatapathRangeKey]bpf.DatapathRange {
 	return d.bareRangesWith(d.hosts.key)
 }
@@ -116,6 +117,11 @@ func (d *Datapath) bareRangesWith(key wireguard.PrivateKey) map[bpf.DatapathRang
 	for _, p := range []netip.Prefix{d.opts.CellPodCIDR, d.opts.CellPodCIDR6} {
 		if p.IsValid() {
 			out[rangeKey(p.Masked())] = bpf.DatapathRange{Flags: rangeWire}
+		}
+	}
+	for _, p := range []netip.Prefix{d.opts.PodCIDR, d.opts.PodCIDR6} {
+		if p.IsValid() {
+			out[rangeKey(p.Masked())] = bpf.DatapathRange{Flags: rangeWire | rangeOwn}
 		}
 	}
 	return out

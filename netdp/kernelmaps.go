@@ -28,6 +28,7 @@ const (
 	rangeDirect = 1
 	rangeHost   = 2
 	rangeWire   = 4
+	rangeOwn    = 8
 
 	maglevChunk = len(bpf.DatapathMaglevChunk{}.Backend)
 )

@@ -10,12 +10,28 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"shoal/netdp/wireguard"
 )
 
 // TestServerAddress: pods reach what the daemon serves by a service; while no
 // daemon runs they hear nothing, and not that there is nobody.
 func TestServerAddress(t *testing.T) {
+	testServerAddress(newLab(t))
+}
+
+// A host's own addresses are not what encryption is for.
+func TestEncryptionServerAddress(t *testing.T) {
 	l := newLab(t)
+	key, err := wireguard.NewPrivateKey()
+	l.must(err)
+	l.opts.WireGuardKey, l.opts.userWireGuard = key, true
+	l.opts.CellPodCIDR = netip.MustParsePrefix("10.64.0.0/10")
+	testServerAddress(l)
+}
+
+func testServerAddress(l *lab) {
+	t := l.t
 	d := l.open()
 	client, podIP := l.pod(d, "client")
 	addr, err := d.ServerAddress()
@@ -35,6 +51,10 @@ func TestServerAddress(t *testing.T) {
 	l.must(d.SyncComplete())
 	if got, want := l.ask(client, "tcp4", "10.0.0.10:53"), "daemon "+podIP.String()+" hello"; got != want {
 		t.Errorf("a pod is answered %q, want %q", got, want)
+	}
+	l.must(d.SetHosts(nil))
+	if got, want := l.ask(client, "tcp4", "10.0.0.10:53"), "daemon "+podIP.String()+" hello"; got != want {
+		t.Errorf("with hosts set a pod is answered %q, want %q", got, want)
 	}
 	var nothing net.Conn
 	silence := func(while string) {

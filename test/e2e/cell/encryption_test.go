@@ -22,9 +22,18 @@ func TestEncryption(t *testing.T) {
 		ok(t, err)
 	}
 	pods := peers[3].runs(t, ns, "net", nodes)
+	api, err := peers[1].kube.CoreV1().Services("default").Get(t.Context(), "kubernetes", metav1.GetOptions{})
+	ok(t, err)
 	allTalk := func(when string) {
 		t.Helper()
 		for i := range pods {
+			eventually(t, when+", "+pods[i].Name+" resolves a name", func() error {
+				out, err := peers[1].exec(t, ns, pods[i].Name, "nslookup", "-type=a", "kubernetes.default.svc.cluster.local")
+				if err == nil && !strings.Contains(out, api.Spec.ClusterIP) {
+					err = fmt.Errorf("to %q", out)
+				}
+				return err
+			})
 			for j := range pods {
 				from, to := &pods[i], &pods[j]
 				for _, ip := range to.Status.PodIPs {
