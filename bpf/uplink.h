@@ -406,6 +406,15 @@ static __always_inline int is_tunnel(struct __sk_buff *skb, __u32 own)
 	       *(__be32 *)vxlan == VXLAN_HAS_ID && *(__be32 *)(vxlan + 4) == bpf_htonl(tunnel_id << 8);
 }
 
+#define VLAN_ID 0x0fff /* 0: a priority alone (IEEE 802.1Q, section 9.6) */
+
+/* Whether a frame is of an interface above this one, with a VLAN's number: the kernel
+ * takes the tag off before it asks programs. That interface may be an uplink itself. */
+static __always_inline int is_of_vlan(const struct __sk_buff *skb)
+{
+	return skb->vlan_present && skb->vlan_tci & VLAN_ID;
+}
+
 SEC("tc")
 int uplink_ingress(struct __sk_buff *skb)
 {
@@ -414,6 +423,8 @@ int uplink_ingress(struct __sk_buff *skb)
 
 	if (encrypted && came_bare(skb))
 		return drop(skb, DROP_NOT_ENCRYPTED);
+	if (is_of_vlan(skb))
+		return VERDICT_PASS;
 	if (left_to_older(skb, 1))
 		return VERDICT_NEXT;
 	/* A link that is listened on for all, or a bridge's port, shows other machines'
@@ -433,6 +444,8 @@ int uplink_egress(struct __sk_buff *skb)
 {
 	if (encrypted && leaves_bare(skb))
 		return drop(skb, DROP_NOT_ENCRYPTED);
+	if (is_of_vlan(skb))
+		return VERDICT_PASS;
 	if (left_to_older(skb, 0))
 		return VERDICT_NEXT;
 	return is_tunnel(skb, IP_SRC) ? VERDICT_PASS : to_outside(skb);
