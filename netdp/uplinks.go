@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -12,6 +13,19 @@ import (
 // Uplinks are the interfaces to other machines, also those that were found
 // behind hosts since Open.
 func (d *Datapath) Uplinks() []string { return d.uplinkNames() }
+
+// EthernetUplinks are the uplinks on which neighbours ask for addresses: all but
+// tunnels and point-to-point links, which have no hardware address of 6 bytes. One that
+// is gone for now counts, since it may come back.
+func (d *Datapath) EthernetUplinks() []string {
+	return slices.DeleteFunc(d.uplinkNames(), func(name string) bool {
+		link, err := d.nl.LinkByName(name)
+		return err == nil && len(link.Attrs().HardwareAddr) != ethernetAddress
+	})
+}
+
+// ethernetAddress is how many bytes a hardware address of Ethernet has.
+const ethernetAddress = 6
 
 // UplinkNetworks are the networks that the uplinks' own addresses are in, those of
 // a single address left out.
@@ -41,7 +55,7 @@ func (d *Datapath) UplinkNetworks() ([]netip.Prefix, error) {
 func (d *Datapath) UplinkHardware() []net.HardwareAddr {
 	var out []net.HardwareAddr
 	for _, name := range d.uplinkNames() {
-		if link, err := d.nl.LinkByName(name); err == nil && len(link.Attrs().HardwareAddr) > 0 {
+		if link, err := d.nl.LinkByName(name); err == nil && len(link.Attrs().HardwareAddr) == ethernetAddress {
 			out = append(out, link.Attrs().HardwareAddr)
 		}
 	}

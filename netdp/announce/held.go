@@ -61,12 +61,24 @@ func newHeld(now time.Time) *held {
 func (h *held) idle() bool { return h.phase == holding && h.left == 0 }
 
 // renew has it told again, or looked at again where another machine had it.
+// Probes that are under way go on: begun anew each time gossip hears of a host, they
+// would not end while hosts come and go.
 func (h *held) renew(now time.Time) {
-	if h.phase == holding {
+	switch h.phase {
+	case holding:
 		h.left, h.due = announceTimes, now
-	} else {
+	case taken:
 		h.again(now, now)
 	}
+}
+
+// reach has it told, or probed, on one more interface.
+func (h *held) reach(now time.Time) {
+	if h.phase == probing {
+		h.again(now, h.since)
+		return
+	}
+	h.renew(now)
 }
 
 // again begins to probe anew, at a time.

@@ -55,6 +55,27 @@ func TestAnAddressIsTakenWhenNobodyHasIt(t *testing.T) {
 	}
 }
 
+// Hosts come and go, quicker than an address is probed.
+func TestRenewedWhileProbed(t *testing.T) {
+	l := newLived()
+	for range 2 * probeTimes {
+		l.pass(probeEvery / 2)
+		l.renew(l.now)
+	}
+	l.pass(0)
+	if l.phase != holding || l.probes != probeTimes {
+		t.Fatalf("renewed while it is probed: %+v", l)
+	}
+
+	l = newLived()
+	l.pass(probeTimes*probeEvery - 1)
+	l.reach(l.now) // a link on which nobody was asked yet
+	l.pass(probeTimes*probeEvery - 1)
+	if l.phase != probing || l.probes != 2*probeTimes {
+		t.Errorf("another interface while it is probed: %+v", l)
+	}
+}
+
 func TestAnAddressThatAnotherMachineHas(t *testing.T) {
 	stranger := net.HardwareAddr{2, 1, 1, 1, 1, 1}
 	for name, c := range map[string]claim{"has it": {mac: stranger}, "is about to take it": {mac: stranger, probe: true}} {

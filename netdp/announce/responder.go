@@ -46,6 +46,7 @@ type Responder struct {
 	mu        sync.Mutex
 	closed    bool
 	ports     map[string]*port     // by the interface's name; guarded by mu
+	named     int                  // interfaces that there should be a port on; guarded by mu
 	addresses map[netip.Addr]*held // guarded by mu
 	working   bool                 // work runs; guarded by mu
 	wake      chan struct{}        // one token: something is due earlier
@@ -115,8 +116,8 @@ func (r *Responder) Addresses() []netip.Addr {
 	return slices.DeleteFunc(all, func(a netip.Addr) bool { return r.addresses[a].phase != holding })
 }
 
-// Answers tells whether r answers for an address by now, and if another machine
-// has it, which.
+// Answers tells whether r answers for an address by now, on one interface at least,
+// and if another machine has it, which.
 func (r *Responder) Answers(a netip.Addr) (yes bool, taken net.HardwareAddr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -124,7 +125,18 @@ func (r *Responder) Answers(a netip.Addr) (yes bool, taken net.HardwareAddr) {
 	if h == nil {
 		return false, nil
 	}
-	return h.phase == holding, h.holder
+	return h.phase == holding && r.reachable(a), h.holder
+}
+
+// reachable: questions for an address are heard on some interface, or there is none
+// to hear them on; r.mu is held.
+func (r *Responder) reachable(a netip.Addr) bool {
+	for _, p := range r.ports {
+		if p.socket(a.Unmap()) != nil {
+			return true
+		}
+	}
+	return r.named == 0
 }
 
 // Close ends all answers.
@@ -151,6 +163,7 @@ func (r *Responder) families() (v4, v6 bool) {
 // setPorts opens what is missing and closes what is too much; r.mu is held.
 func (r *Responder) setPorts(names []string) (errs []error) {
 	v4, v6 := r.families()
+	r.named = len(names)
 	for name, p := range r.ports {
 		if !slices.Contains(names, name) || !v4 && !v6 {
 			p.close()
@@ -185,7 +198,7 @@ func (r *Responder) setPort(name string, v4, v6 bool) error {
 		p = &port{index: index, mac: mac, groups: map[netip.Addr]struct{}{}, groupsFD: -1}
 		r.ports[name] = p
 		for _, h := range r.addresses { // its neighbours know nothing yet
-			h.renew(time.Now())
+			h.reach(time.Now())
 		}
 	}
 	if v4 && p.arp == nil {

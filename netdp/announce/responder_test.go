@@ -30,6 +30,27 @@ func stuckSocket(t *testing.T) *os.File {
 	return os.NewFile(uintptr(ends[0]), "stuck")
 }
 
+// An address that is asked for on no interface is not said to be answered for.
+func TestAnswersOnNoInterface(t *testing.T) {
+	r := New(Options{Logger: slog.New(slog.DiscardHandler)})
+	defer r.Close()
+	a := netip.MustParseAddr("192.0.2.7")
+	hold := func(interfaces ...string) (error, bool) {
+		err := r.Set(interfaces, []netip.Addr{a}, false)
+		r.mu.Lock()
+		r.addresses[a].phase = holding
+		r.mu.Unlock()
+		yes, _ := r.Answers(a)
+		return err, yes
+	}
+	if err, yes := hold("missing0"); err == nil || yes {
+		t.Errorf("on an interface that is missing: %v, answers %t", err, yes)
+	}
+	if err, yes := hold(); err != nil || !yes {
+		t.Errorf("where there is no link to answer on: %v, answers %t", err, yes)
+	}
+}
+
 // An interface that takes no frame keeps nobody waiting but what is sent.
 func TestStuckInterface(t *testing.T) {
 	r := New(Options{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})

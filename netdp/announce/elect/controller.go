@@ -166,11 +166,17 @@ func (c *Controller) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	renew := false
+	wrong := "" // as last logged
 	for {
-		if err := c.set(ctx, renew); err == nil {
-			renew = false
+		err := c.set(ctx, renew)
+		renew = false // an interface that comes later is told of all
+		if err == nil {
+			wrong = ""
 		} else if ctx.Err() == nil {
-			c.o.Logger.Warn("announce addresses of services, will retry", "error", err)
+			if wrong != err.Error() {
+				wrong = err.Error()
+				c.o.Logger.Warn("announce addresses of services, will retry", "error", err)
+			}
 			if again := time.Now().Add(retry); again.Before(due) {
 				due = again
 			}
@@ -223,17 +229,19 @@ func (c *Controller) set(ctx context.Context, renew bool) error {
 	for i, name := range names {
 		verdicts[i] = c.elect(name, v)
 	}
-	err := c.o.Responder.Set(c.o.Interfaces(), c.addresses(), renew)
+	// One interface, or one service, that cannot be used keeps no other back.
+	errs := []error{c.o.Responder.Set(c.o.Interfaces(), c.addresses(), renew)}
 	if all {
-		err = errors.Join(err, c.publish(ctx))
+		errs = append(errs, c.publish(ctx))
 	}
 	for i, name := range names {
-		if err != nil {
-			break // it is announced anew before it is told
+		err := c.say(ctx, name, verdicts[i])
+		errs = append(errs, err)
+		if errors.Is(err, context.DeadlineExceeded) {
+			break // the API hangs; elections must not wait for it once for each service
 		}
-		err = c.say(ctx, name, verdicts[i])
 	}
-	return err
+	return errors.Join(errs...)
 }
 
 // addresses are all that this host is elected for.

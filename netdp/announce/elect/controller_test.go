@@ -2,6 +2,7 @@ package elect
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -16,8 +17,10 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
 
 	"shoal/api/loadbalancer/v1alpha1"
@@ -32,6 +35,9 @@ type hosts struct {
 	mu     sync.Mutex
 	alive  []string            // guarded by mu
 	says   map[string][]string // addresses by host; guarded by mu
+	broken error               // of Set, which does its work otherwise; guarded by mu
+	sets   int                 // how often it was called; guarded by mu
+	renews int                 // and how often with renew; guarded by mu
 	taken  net.HardwareAddr    // another machine on the link has all addresses; guarded by mu
 	events *record.FakeRecorder
 
@@ -45,7 +51,7 @@ type recorder struct {
 	host string
 }
 
-func (r recorder) Set(interfaces []string, addresses []netip.Addr, _ bool) error {
+func (r recorder) Set(interfaces []string, addresses []netip.Addr, renew bool) error {
 	if !slices.Equal(interfaces, []string{"eth0"}) {
 		return fmt.Errorf("interfaces %v", interfaces)
 	}
@@ -56,7 +62,11 @@ func (r recorder) Set(interfaces []string, addresses []netip.Addr, _ bool) error
 	r.h.mu.Lock()
 	defer r.h.mu.Unlock()
 	r.h.says[r.host] = all
-	return nil
+	r.h.sets++
+	if renew {
+		r.h.renews++
+	}
+	return r.h.broken
 }
 
 func (r recorder) Answers(a netip.Addr) (yes bool, taken net.HardwareAddr) {
@@ -207,6 +217,43 @@ func TestAWholeCellStarts(t *testing.T) {
 	first := h.settles(address, here...)
 	h.dies(first)
 	h.settles(address, without(here, first)...)
+}
+
+// An interface that cannot be used, and a service that cannot be written, keep no
+// report back, and have nothing announced over and over.
+func TestWhatCannotBeUsedKeepsNothingBack(t *testing.T) {
+	const address = "192.0.2.200"
+	first := balanced("192.0.2.100")
+	first.Name = "a-first"
+	client := fake.NewClientset(balanced(address), first)
+	client.PrependReactor("update", "services", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		update, ok := action.(clienttesting.UpdateAction)
+		if s, isService := update.GetObject().(*corev1.Service); ok && isService && s.Name == first.Name {
+			return true, nil, errors.New("a webhook says no")
+		}
+		return false, nil, nil
+	})
+	h := startHosts(t, client, time.Millisecond, nil)
+	h.broken = errors.New("no such interface")
+	h.alive = []string{"a"}
+	h.start("a", "192.0.2.0/24")
+	h.settles(address, "a")
+
+	count := func() (sets, renews int) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return h.sets, h.renews
+	}
+	h.dies("another")
+	eventually.True(t, "neighbours are told again", func() bool { _, renews := count(); return renews == 1 })
+	for range 3 {
+		before, _ := count()
+		h.by["a"].Look()
+		eventually.True(t, "it looks again", func() bool { sets, _ := count(); return sets > before })
+	}
+	if _, renews := count(); renews != 1 {
+		t.Errorf("neighbours were told %d times after one change", renews)
+	}
 }
 
 func TestWhoIsElected(t *testing.T) {

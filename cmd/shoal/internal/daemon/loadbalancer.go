@@ -44,7 +44,7 @@ func (p *peer) startLoadBalancers(ctx context.Context, group *errgroup.Group, sh
 	// The responder calls the announcer from when that has had it answer.
 	announcer, err = elect.New(elect.Options{
 		Self: p.config.Name, Alive: p.node.Names, Changed: changed,
-		Interfaces: p.datapath.Uplinks, Links: p.datapath.UplinkNetworks, Hardware: p.datapath.UplinkHardware,
+		Interfaces: p.datapath.EthernetUplinks, Links: p.datapath.UplinkNetworks, Hardware: p.datapath.UplinkHardware,
 		Responder: responder, Client: client, Events: recorder, Logger: log,
 	}, shared)
 	if err != nil {
