@@ -17,7 +17,7 @@ func TestEthernetUplinks(t *testing.T) {
 		if d.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return err
 		}
-		if err := netlink.LinkAdd(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: "ether0"}}); err != nil {
+		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "ether0"}, PeerName: "ether1"}); err != nil {
 			return err
 		}
 		return netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "tunnel0"}, Mode: netlink.TUNTAP_MODE_TUN})

@@ -28,8 +28,8 @@ const (
 	// DefaultTimeout bounds what a network's plugins may take together to add or
 	// remove a pod. The kubelet gives its runtimes as long.
 	DefaultTimeout = 2 * time.Minute
-	// checkTimeout bounds CHECK and STATUS, which only look.
-	checkTimeout = 10 * time.Second
+	// defaultCheckTimeout bounds CHECK and STATUS, which only look.
+	defaultCheckTimeout = 10 * time.Second
 	// runsPerCPU bounds the pods whose plugins run at once.
 	runsPerCPU = 4
 	// ifName is the interface that a pod has, in every runtime of Kubernetes.
@@ -56,7 +56,10 @@ type Options struct {
 	PodCIDRs []netip.Prefix
 	// Timeout replaces DefaultTimeout when it is not zero.
 	Timeout time.Duration
-	Logger  *slog.Logger
+	// CheckTimeout bounds looking whether plugins are ready, or a pod has what they
+	// gave it; 0 is a default.
+	CheckTimeout time.Duration
+	Logger       *slog.Logger
 }
 
 // Driver implements driver.Driver by CNI plugins.
@@ -86,6 +89,9 @@ func Open(o Options) (*Driver, error) {
 	}
 	if o.Timeout == 0 {
 		o.Timeout = DefaultTimeout
+	}
+	if o.CheckTimeout == 0 {
+		o.CheckTimeout = defaultCheckTimeout
 	}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -261,7 +267,7 @@ func (d *Driver) check(ctx context.Context, rec record) []driver.Warning {
 		return nil
 	}
 	if err == nil {
-		err = d.run(ctx, checkTimeout, func(ctx context.Context) error {
+		err = d.run(ctx, d.o.CheckTimeout, func(ctx context.Context) error {
 			return d.lib.CheckNetworkList(ctx, list, d.runtimeConf(rec))
 		})
 	}

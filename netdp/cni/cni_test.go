@@ -214,6 +214,26 @@ func TestPluginHangs(t *testing.T) {
 	l.nothingLeft()
 }
 
+// TestPluginLeavesChild: a helper that a plugin starts for the pod, and leaves, does
+// not make it fail.
+func TestPluginLeavesChild(t *testing.T) {
+	l := newLab(t)
+	l.configure(leaver)
+	got, err := l.d.Attach(context.Background(), labPod("a"))
+	pid, readErr := os.ReadFile(filepath.Join(l.dir, "pids"))
+	l.must(readErr)
+	child, atoiErr := strconv.Atoi(string(pid))
+	l.must(atoiErr)
+	if killErr := unix.Kill(child, unix.SIGKILL); killErr != nil {
+		t.Errorf("its child has ended: %v", killErr)
+	}
+	if err != nil || len(got.Addresses) != 1 {
+		t.Fatalf("attached: %+v, %v", got, err)
+	}
+	l.detach("a")
+	l.nothingLeft()
+}
+
 // ended waits until a process is no more, or only waits to be reaped.
 func ended(pid int) bool {
 	for range 200 {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // configureAlone has a network of version 1.1.0, made by the test's own plugin.
@@ -66,4 +67,16 @@ func TestStatus(t *testing.T) {
 	}
 	l.must(os.Remove(closed))
 	l.must(l.d.Ready(context.Background()))
+
+	// Plugins that hang have all places, and so would it.
+	for range cap(l.d.runs) {
+		l.d.runs <- struct{}{}
+	}
+	defer l.d.release(cap(l.d.runs))
+	l.must(l.d.Ready(context.Background()))
+	l.must(os.WriteFile(filepath.Join(l.dir, "hung"), nil, 0o600))
+	l.d.o.CheckTimeout = 100 * time.Millisecond
+	if err := l.d.Ready(context.Background()); err == nil || !strings.Contains(err.Error(), "did not end within") {
+		t.Errorf("a plugin that hangs is ready: %v", err)
+	}
 }

@@ -22,9 +22,9 @@ import (
 const (
 	// maxAnswer bounds what a plugin may print; results have some kilobytes.
 	maxAnswer = 1 << 20
-	// pipesAfterKill is how long a killed plugin's pipes may stay open: somebody
-	// who left its process group may hold them.
-	pipesAfterKill = time.Second
+	// pipesAfterEnd is how long the pipes of a plugin that ended, or was killed, may
+	// stay open: a child that it left behind may hold them.
+	pipesAfterEnd = time.Second
 	// busyTries and busyPause are for a plugin that is just being installed.
 	busyTries = 5
 	busyPause = 200 * time.Millisecond
@@ -70,10 +70,13 @@ func (x *executor) runOnce(ctx context.Context, path string, stdin []byte, envir
 	// A group of its own: the plugins that it runs are in it too.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = pipesAfterKill
+	cmd.WaitDelay = pipesAfterEnd
 	err := x.start(cmd)
 	if err == nil {
 		err = cmd.Wait()
+	}
+	if errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil {
+		err = nil // it succeeded; a child that it left behind still holds its pipes
 	}
 	name := filepath.Base(path)
 	if said := strings.TrimSpace(stderr.String()); said != "" {

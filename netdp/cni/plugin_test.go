@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // This program is also a plugin, by the names that it is linked to: one that runs
@@ -22,6 +23,8 @@ const (
 	crasher = "shoal-test-crasher"
 	// hanger does not end, and neither does its child. It takes no TERM.
 	hanger = "shoal-test-hanger"
+	// leaver adds, and leaves a child behind that holds its pipes.
+	leaver = "shoal-test-leaver"
 )
 
 // told is what a plugin learns.
@@ -32,7 +35,7 @@ type told struct {
 
 func TestMain(m *testing.M) {
 	switch name := filepath.Base(os.Args[0]); name {
-	case witness, refuser, crasher, hanger:
+	case witness, refuser, crasher, hanger, leaver:
 		os.Exit(beAPlugin(name))
 	}
 	os.Exit(m.Run())
@@ -55,6 +58,9 @@ func beAPlugin(name string) int {
 			fmt.Print(`{"cniVersion":"1.1.0","code":50,"msg":"closed today"}`)
 			return 1
 		}
+		if _, err := os.Stat(filepath.Join(dir, "hung")); err == nil {
+			time.Sleep(time.Hour)
+		}
 	case name == witness:
 		data, _ := json.Marshal(told{os.Environ(), input})
 		err = os.WriteFile(filepath.Join(dir, os.Getenv("CNI_COMMAND")), data, 0o600)
@@ -64,6 +70,12 @@ func beAPlugin(name string) int {
 	case name == crasher && adds:
 		fmt.Fprintln(os.Stderr, "panic: no such thing")
 		return 2
+	case name == leaver && adds:
+		child := exec.Command("sleep", "100000")
+		child.Stdout, child.Stderr = os.Stdout, os.Stderr
+		if err = child.Start(); err == nil {
+			err = os.WriteFile(filepath.Join(dir, "pids"), fmt.Append(nil, child.Process.Pid), 0o600)
+		}
 	case name == hanger && adds:
 		child := exec.Command("sleep", "100000")
 		child.Stdout = os.Stdout // it holds the pipe too
@@ -99,7 +111,7 @@ func linkPlugins(t testing.TB) string {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	for _, name := range []string{witness, refuser, crasher, hanger} {
+	for _, name := range []string{witness, refuser, crasher, hanger, leaver} {
 		if err := os.Symlink(self, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
