@@ -413,6 +413,25 @@ func TestContainerdDown(t *testing.T) {
 	h.delete("after")
 }
 
+// What a network driver finds after longer than containerd is waited for counts: its
+// plugins may hang.
+func TestNetworkIsAskedWithoutContainerdsLimit(t *testing.T) {
+	h := newHost(t, "network", func(o *Options) {
+		o.NetworkReady = func(ctx context.Context) error {
+			if deadline, has := ctx.Deadline(); has && time.Until(deadline) <= containerdTimeout {
+				<-ctx.Done() // as a plugin that hangs would
+				return ctx.Err()
+			}
+			return errors.New("a plugin did not end")
+		}
+	})
+	for _, c := range h.node(v1.ConditionFalse).Status.Conditions {
+		if c.Type == v1.NodeReady && !strings.Contains(c.Message, "a plugin did not end") {
+			t.Errorf("the node says %q", c.Message)
+		}
+	}
+}
+
 // TestWhatOthersSayOfTheNode: a host that others took for failed says at once
 // that it is there, also when its Node was deleted.
 func TestWhatOthersSayOfTheNode(t *testing.T) {

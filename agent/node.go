@@ -169,12 +169,12 @@ func (n *node) probe(ctx context.Context) string {
 	if n.closing() {
 		return shutdown.NodeMessage
 	}
-	ctx, cancel := context.WithTimeout(ctx, containerdTimeout)
+	asked, cancel := context.WithTimeout(ctx, containerdTimeout)
 	defer cancel()
-	if _, err := n.client.Version(ctx); err != nil {
+	if _, err := n.client.Version(asked); err != nil {
 		return "container runtime is down: " + err.Error()
 	}
-	return n.networkProblem(ctx)
+	return n.networkProblem(ctx) // which has a limit of its own, and says so when that is reached
 }
 
 // networkProblem says, in the kubelet's words, what keeps pods from getting a

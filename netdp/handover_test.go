@@ -63,9 +63,9 @@ func TestFramesOfOtherMachinesAreLeftAlone(t *testing.T) {
 // marked and a hop older; what came so goes no further than one host.
 func TestCallsAreHandedOver(t *testing.T) {
 	const own = 5 // a code point of the caller's
-	for _, family := range []struct{ client, vip, near, stranger string }{
-		{labOutsideIP + ":40000", "198.18.0.200:80", "10.64.8.7:80", "198.18.0.77:80"},
-		{"[" + labOutsideIP6 + "]:40000", "[2001:db8:18::c8]:80", "[fd00:64:8::7]:80", "[2001:db8:18::77]:80"},
+	for _, family := range []struct{ client, vip, near, stranger, own, pod string }{
+		{labOutsideIP + ":40000", "198.18.0.200:80", "10.64.8.7:80", "198.18.0.77:80", "198.18.0.9:40001", "10.64.8.8:40001"},
+		{"[" + labOutsideIP6 + "]:40000", "[2001:db8:18::c8]:80", "[fd00:64:8::7]:80", "[2001:db8:18::77]:80", "[2001:db8:18::9]:40001", "[fd00:64:8::8]:40001"},
 	} {
 		l := dualLab(t)
 		d := l.openUntilEnd()
@@ -106,6 +106,14 @@ func TestCallsAreHandedOver(t *testing.T) {
 		verdict, out := run(flagSYN, handedDSCP, 17, 0)
 		if src, dst := frameEnds(out); verdict != verdictRedirect || dst.String() != family.near || src.Port() < natPortMin || src.String() == family.client {
 			t.Errorf("handed over twice: verdict %d, %s", verdict, describe(out))
+		}
+		// The backend's host, or a pod of it, calls by itself.
+		for _, caller := range []string{family.own, family.pod} {
+			in := frame{src: caller, dst: family.vip, proto: TCP, flags: flagSYN}
+			verdict, out := l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, in.bytes())
+			if src, dst := frameEnds(out); verdict != verdictRedirect || dst.String() != family.near || src.Port() < natPortMin || src.String() == caller {
+				t.Errorf("called by %s: verdict %d, %s", caller, verdict, describe(out))
+			}
 		}
 		serve(local.String())
 		verdict, out = run(flagSYN, handedDSCP, 17, 0)

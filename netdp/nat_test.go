@@ -60,6 +60,14 @@ func TestPassedOn(t *testing.T) {
 						t.Errorf("went on from %s, then from %s", src, s)
 					}
 				}
+				// Hosts whose services lead to each other's node ports send nothing in circles.
+				_, aged := l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, marked(in.bytes(), 0, 9))
+				if _, hops := marks(aged); hops != 8 {
+					t.Errorf("goes on with %d hops left of 9", hops)
+				}
+				if verdict, _ := l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, marked(in.bytes(), 0, 1)); verdict != verdictDrop {
+					t.Errorf("at its last hop: verdict %d", verdict)
+				}
 				answer := frame{src: dst.String(), dst: src.String(), proto: in.proto, flags: flagSYN | flagACK, payload: "answer"}
 				verdict, out = l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, answer.bytes())
 				if want := fmt.Sprintf("%s %s > %s", in.proto, called, client); verdict != verdictRedirect || describe(out) != want {
