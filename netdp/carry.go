@@ -161,10 +161,14 @@ func (c *carry) again() error {
 
 // close lets go of the old map.
 func (c *carry) close() {
+	c.closeSockets()
+	_ = c.old.Close()
+}
+
+func (c *carry) closeSockets() {
 	if c.sockets != nil {
 		_ = c.sockets.Close()
 	}
-	_ = c.old.Close()
 }
 
 // each calls f with every entry in its new form, and the hash of its key. f may not

@@ -10,11 +10,12 @@ import (
 	"shoal/bpf"
 )
 
-// What SetLimits may say: at least what a host needs for itself, and no more than
-// any map of the kernel's is good at.
+// What SetLimits may say: at least what a host needs for itself, and no more than a
+// start with other limits can hold in memory while it carries the entries over: about
+// 200 bytes for each.
 const (
 	minSetLimit = 64
-	maxSetLimit = 1 << 24
+	maxSetLimit = 1 << 22
 )
 
 // settable are the maps that grow with a cell or with its traffic, as metrics name

@@ -13,8 +13,8 @@ func TestSetLimits(t *testing.T) {
 		{map[string]uint32{"flows": 1 << 18, "slots": 1 << 10, "policy_rules": 100}, ""},
 		{map[string]uint32{"flow": 1 << 18}, "those that can be set are flows, "},
 		{map[string]uint32{"node_addrs": 1 << 18}, "needs no other limit"},
-		{map[string]uint32{"flows": 0}, "not between 64 and 16777216"},
-		{map[string]uint32{"flows": 1<<24 + 1}, "not between 64 and 16777216"},
+		{map[string]uint32{"flows": 0}, "not between 64 and 4194304"},
+		{map[string]uint32{"flows": 1<<22 + 1}, "not between 64 and 4194304"},
 		{map[string]uint32{"slots": 1000}, "not a power of two"},
 	} {
 		if err := CheckLimits(c.limits); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {

@@ -22,6 +22,7 @@ const (
 	awaitServices awaited = 1 << iota // SyncComplete
 	awaitPolicy                       // a complete SetPolicy
 	awaitHosts                        // SetHosts
+	awaitRetry                        // nothing: all is known, and the switch-over failed
 )
 
 // mapGroup is maps whose entries point at each other: if one changes its shape, all
@@ -231,6 +232,7 @@ func (s *mapSet) carryOver(name string, olds map[string]*ebpf.Map) error {
 		return err
 	}
 	if err := c.fill(); err != nil {
+		c.closeSockets()
 		return err
 	}
 	delete(olds, name)
@@ -298,6 +300,9 @@ func (s *mapSet) mattered(g mapGroup, olds map[string]*ebpf.Map) bool {
 	if old == nil {
 		old = s.maps[name] // another of the group is missing
 	}
+	if old == nil {
+		return true // it could not be made, nor is there another
+	}
 	if s.begun[name] && old == s.maps[name] {
 		return g.await != awaitPolicy // no map, so nobody was isolated
 	}
@@ -358,7 +363,7 @@ func (s *mapSet) again() error {
 // pin gives the maps that were made now their pins.
 func (s *mapSet) pin() error {
 	for name := range s.unpinned {
-		if err := replacePin(s.maps[name], s.pins.mapPath(s.layout[name])); err != nil {
+		if err := replacePin(s.maps[name].Pin, s.pins.mapPath(s.layout[name])); err != nil {
 			return fmt.Errorf("map %s: %w", name, err)
 		}
 		delete(s.unpinned, name)

@@ -144,12 +144,32 @@ func (p pins) oldPins(name, current string) ([]string, error) {
 	return out, nil
 }
 
-// replacePin pins a map, also where another one is.
-func replacePin(m *ebpf.Map, path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove pin: %w", err)
+// halfMade begins names of pins that replacePin has not put in place yet.
+const halfMade = "new+"
+
+// replacePin pins a map or link, also where another one is: at each moment one of both
+// has the pin. pin makes one at the path it is given.
+func replacePin(pin func(path string) error, path string) error {
+	half := filepath.Join(filepath.Dir(path), halfMade+filepath.Base(path))
+	if err := os.Remove(half); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove pin that a killed daemon did not put in place: %w", err)
 	}
-	return named("pin map", m.Pin(path))
+	if err := pin(half); err != nil {
+		return fmt.Errorf("pin: %w", err)
+	}
+	return named("put pin in place", os.Rename(half, path))
+}
+
+// removeHalfMade takes away links that a killed daemon did not put in place. Maps of that
+// kind go with those of other layouts.
+func (p pins) removeHalfMade() error {
+	found, err := p.linkNames()
+	for _, name := range found {
+		if strings.HasPrefix(name, halfMade) {
+			err = errors.Join(err, named("remove pin of half made link", os.Remove(filepath.Join(p.linksDir(), name))))
+		}
+	}
+	return err
 }
 
 func closeMaps(maps map[string]*ebpf.Map) {

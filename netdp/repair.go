@@ -113,10 +113,13 @@ func (d *Datapath) Repair() []Repair { return d.repair(true) }
 func (d *Datapath) repair(pods bool) []Repair {
 	d.attaching.Lock()
 	defer d.attaching.Unlock()
-	if d.await != 0 {
-		return nil // an earlier daemon's programs serve until ours have all they need
-	}
 	r := &repairs{d: d}
+	if d.await == awaitRetry {
+		r.add(d.settle(awaitRetry), "programs of an earlier daemon were still in place")
+	}
+	if d.await != 0 { // an earlier daemon's programs serve until ours have all they need
+		return r.found
+	}
 	if r.bpffs() {
 		r.maps()
 		r.sock()

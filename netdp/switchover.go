@@ -31,21 +31,32 @@ func (d *Datapath) attach() error {
 func (d *Datapath) settled(what awaited) error {
 	d.attaching.Lock()
 	defer d.attaching.Unlock()
-	if d.await&what == 0 {
+	return d.settle(what)
+}
+
+// settle is settled for who has attaching. A switch-over that failed is tried again with
+// the next call, whatever that is for.
+func (d *Datapath) settle(what awaited) error {
+	if what |= awaitRetry; d.await&what == 0 {
 		return nil
 	}
-	if d.await &^= what; d.await != 0 {
+	if left := d.await &^ what; left != 0 {
+		d.await = left
 		return nil
 	}
-	return d.switchOver()
+	d.await = awaitRetry
+	if err := d.switchOver(); err != nil {
+		return err
+	}
+	d.await = 0
+	return nil
 }
 
 // switchOver replaces the programs of an earlier daemon by this one's. What the old
 // ones write into their maps is carried over before, so that each packet finds its
 // connection whoever handles it, and until they write no more. It runs with
-// attaching held.
+// attaching held, and may be called again when it failed.
 func (d *Datapath) switchOver() error {
-	defer close(d.switched)
 	began := time.Now()
 	if err := d.set.again(); err != nil {
 		return err
@@ -56,10 +67,6 @@ func (d *Datapath) switchOver() error {
 	if err := d.set.pin(); err != nil {
 		return err
 	}
-	// Programs end with this one: it goes in before any of them is attached.
-	if err := d.maps[bpf.DatapathMapPrograms].Put(uint32(programToPod), d.progs[bpf.DatapathProgToPod]); err != nil {
-		return fmt.Errorf("put program for packets to pods: %w", err)
-	}
 	if err := d.replacePrograms(); err != nil {
 		return err
 	}
@@ -68,7 +75,11 @@ func (d *Datapath) switchOver() error {
 			"maps", slices.Sorted(maps.Keys(d.set.carried)), "switched_within", time.Since(began))
 	}
 	d.set.endCarries()
-	return d.pins.removeOldMaps(d.specs)
+	if err := d.pins.removeOldMaps(d.specs); err != nil {
+		return err
+	}
+	close(d.switched)
+	return nil
 }
 
 // replacePrograms puts this daemon's programs in. While there are connections to be
@@ -81,8 +92,13 @@ func (d *Datapath) replacePrograms() (err error) {
 		}
 		defer func() { err = errors.Join(err, d.takeover.end(), d.set.again()) }()
 	}
+	// Programs end with this one: it goes in before any of them is attached. Those of an
+	// earlier daemon may call it as well.
+	if err := d.maps[bpf.DatapathMapPrograms].Put(uint32(programToPod), d.progs[bpf.DatapathProgToPod]); err != nil {
+		return fmt.Errorf("put program for packets to pods: %w", err)
+	}
 	err = errors.Join(d.attachSock(), d.adoptTunnel(), d.adoptWire(), d.refreshPodLinks(), d.set.again())
-	return errors.Join(err, d.attachUplinks(), d.takeover.begun(), d.set.again())
+	return errors.Join(err, d.attachUplinks(), d.takeover.begun(), d.set.again(), d.pins.removeHalfMade())
 }
 
 // dropOldMaps takes away pins of maps that no program uses any more.
