@@ -222,7 +222,7 @@ func (db *DB) commit(b *batch) {
 	// to watchers also.
 	db.publish(b)
 	if err == nil {
-		db.witness.note(db.replica.actor, db.replica.sequence)
+		db.witness.note(db.replica.actor, db.replica.onDisk())
 		db.spread(b)
 	}
 	refused := make(map[*pending]bool, len(b.refused))

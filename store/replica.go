@@ -156,9 +156,7 @@ func OpenReplica(disk Disk, o ReplicaOptions) (*Replica, error) {
 	} else if !errors.Is(err, ErrNotFound) {
 		return nil, fmt.Errorf("read what was adopted: %w", err)
 	}
-	if spans := r.vector[r.actor]; len(spans) > 0 {
-		r.sequence = spans[len(spans)-1].Last
-	}
+	r.sequence = r.onDisk()
 	r.kept = r.sequence
 	r.skipSequences()
 	if err := r.renew(); err != nil {
@@ -166,6 +164,17 @@ func OpenReplica(disk Disk, o ReplicaOptions) (*Replica, error) {
 	}
 	r.atOpen, r.opened, r.committed = r.sequence, r.last, r.last
 	return r, nil
+}
+
+// onDisk is the last sequence number of this actor that the account on disk has.
+// The next to be given out may be far beyond it, see skipSequences.
+func (r *Replica) onDisk() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if spans := r.vector[r.actor]; len(spans) > 0 {
+		return spans[len(spans)-1].Last
+	}
+	return 0
 }
 
 // sequenceUnit: no peer makes more than one write in so long, over its life.

@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 )
 
-// witnessFile has the last sequence number that this peer's actor gave out, for
+// witnessFile has the last sequence number of this peer's actor that is on disk, for
 // telling at the next start that the database has less: a log that lost its
 // end, or a disk that lost what it said was synced, look like nothing happened
 // otherwise. It is overwritten in place after a commit and never synced, so
