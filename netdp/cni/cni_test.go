@@ -168,6 +168,7 @@ func TestPluginFails(t *testing.T) {
 	for name, want := range map[string][]string{
 		refuser: {`network "lab"`, refuser, "the switch is on fire", "try later"},
 		crasher: {`network "lab"`, crasher, "exit status 2", "panic: no such thing"},
+		talker:  {`network "lab"`, talker, "prints more than 1048576 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)

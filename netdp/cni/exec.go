@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os/exec"
 	"path/filepath"
@@ -79,14 +80,14 @@ func (x *executor) runOnce(ctx context.Context, path string, stdin []byte, envir
 		err = nil // it succeeded; a child that it left behind still holds its pipes
 	}
 	name := filepath.Base(path)
-	if said := strings.TrimSpace(stderr.String()); said != "" {
+	if said := strings.TrimSpace(stderr.kept.String()); said != "" {
 		x.log.Debug("CNI plugin says", "plugin", name, "text", said)
 	}
 	switch {
-	case err == nil && stdout.over:
-		return nil, fmt.Errorf("its answer has more than %d bytes", maxAnswer)
+	case stdout.over || stderr.over:
+		return nil, fmt.Errorf("it prints more than %d bytes", maxAnswer)
 	case err == nil:
-		return stdout.Bytes(), nil
+		return stdout.kept.Bytes(), nil
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return nil, fmt.Errorf("it did not end within %s, and was killed with its children", time.Since(begun).Round(time.Millisecond))
 	case ctx.Err() != nil:
@@ -94,7 +95,7 @@ func (x *executor) runOnce(ctx context.Context, path string, stdin []byte, envir
 	case cmd.Process == nil:
 		return nil, fmt.Errorf("start %s: %w", path, err)
 	}
-	return nil, pluginError(err, stdout.Bytes(), stderr.Bytes())
+	return nil, pluginError(err, stdout.kept.Bytes(), stderr.kept.Bytes())
 }
 
 // start has the child begin in the host's network namespace.
@@ -115,6 +116,7 @@ func (x *executor) start(cmd *exec.Cmd) error {
 func pluginError(err error, stdout, stderr []byte) error {
 	said := &types.Error{}
 	if json.Unmarshal(stdout, said) == nil && said.Msg != "" {
+		said.Msg, said.Details = clip(said.Msg), clip(said.Details)
 		return said
 	}
 	text := strings.TrimSpace(string(stdout) + " " + string(stderr))
@@ -144,17 +146,19 @@ func withoutOwn(environ []string) []string {
 	return out
 }
 
-// limited takes all that is written and keeps maxAnswer bytes.
+// limited takes maxAnswer bytes; a plugin that writes on finds its pipe closed. It
+// has no other method of a buffer's: io.Copy would read by that past the limit.
 type limited struct {
-	bytes.Buffer
+	kept bytes.Buffer
 	over bool
 }
 
 func (l *limited) Write(p []byte) (int, error) {
-	if room := maxAnswer - l.Len(); len(p) > room {
-		l.over = true
-		_, _ = l.Buffer.Write(p[:room])
-		return len(p), nil
+	room := maxAnswer - l.kept.Len()
+	if len(p) <= room {
+		return l.kept.Write(p)
 	}
-	return l.Buffer.Write(p)
+	l.over = true
+	n, _ := l.kept.Write(p[:room]) // never fails
+	return n, io.ErrShortWrite
 }

@@ -25,6 +25,8 @@ const (
 	hanger = "shoal-test-hanger"
 	// leaver adds, and leaves a child behind that holds its pipes.
 	leaver = "shoal-test-leaver"
+	// talker prints without an end.
+	talker = "shoal-test-talker"
 )
 
 // told is what a plugin learns.
@@ -35,7 +37,7 @@ type told struct {
 
 func TestMain(m *testing.M) {
 	switch name := filepath.Base(os.Args[0]); name {
-	case witness, refuser, crasher, hanger, leaver:
+	case witness, refuser, crasher, hanger, leaver, talker:
 		os.Exit(beAPlugin(name))
 	}
 	os.Exit(m.Run())
@@ -76,6 +78,12 @@ func beAPlugin(name string) int {
 		if err = child.Start(); err == nil {
 			err = os.WriteFile(filepath.Join(dir, "pids"), fmt.Append(nil, child.Process.Pid), 0o600)
 		}
+	case name == talker && adds:
+		for line := strings.Repeat("more ", 1000); ; {
+			if _, err := fmt.Println(line); err != nil {
+				return 1
+			}
+		}
 	case name == hanger && adds:
 		child := exec.Command("sleep", "100000")
 		child.Stdout = os.Stdout // it holds the pipe too
@@ -111,7 +119,7 @@ func linkPlugins(t testing.TB) string {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	for _, name := range []string{witness, refuser, crasher, hanger, leaver} {
+	for _, name := range []string{witness, refuser, crasher, hanger, leaver, talker} {
 		if err := os.Symlink(self, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
