@@ -48,26 +48,10 @@ static __always_inline int set_dscp(struct __sk_buff *skb, const struct packet *
 	return bpf_skb_store_bytes(skb, p->ip, &word, 2, p->v6 ? BPF_F_RECOMPUTE_CSUM : 0);
 }
 
-/* As a router does; one hop is what is left in the end. */
-static __always_inline int take_hop(struct __sk_buff *skb, const struct packet *p)
-{
-	/* With what follows it IPv4's makes one word of the checksum. */
-	__u32 at = p->ip + (p->v6 ? 6 : 8);
-	__be16 old, word;
-
-	if (bpf_skb_load_bytes(skb, at, &old, 2))
-		return -1;
-	/* IPv6 has it in the lower half, after the next header's number. */
-	word = p->v6 ? bpf_htons(bpf_ntohs(old) - 1) : bpf_htons(bpf_ntohs(old) - 0x100);
-	if ((p->v6 ? bpf_ntohs(old) & 0xff : bpf_ntohs(old) >> 8) <= 1)
-		return -1;
-	if (!p->v6 && bpf_l3_csum_replace(skb, p->ip + IP_CHECKSUM, old, word, 2))
-		return -1;
-	return bpf_skb_store_bytes(skb, at, &word, 2, p->v6 ? BPF_F_RECOMPUTE_CSUM : 0);
-}
-
 /* The verdict on a call whose backend, f, is on another machine; -1: it can not be
- * handed over. A connection that went on in this host's name keeps to that. */
+ * handed over. A connection that went on in this host's name keeps to that. One of a
+ * host or its pods does too: its backend may be where it began, and a host takes
+ * nothing from the wire that has an address of its own. */
 static __always_inline int hand_over(struct __sk_buff *skb, const struct packet *p,
 				     const struct flow *f)
 {
@@ -75,6 +59,8 @@ static __always_inline int hand_over(struct __sk_buff *skb, const struct packet 
 	struct way way = {};
 
 	if (f->nat_port || bpf_map_lookup_elem(&node_addrs, p->dst))
+		return -1;
+	if (bpf_map_lookup_elem(&tunnel_peers, p->src) || find_range(&ranges, p->src))
 		return -1;
 	if (find_way(skb, p, f->addr, &way))
 		return -1;

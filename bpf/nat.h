@@ -259,7 +259,26 @@ static __always_inline void own_address(const struct packet *p, __be32 *own)
 		own[i] = p->v6 ? node_ipv6[i] : node_ipv4[i];
 }
 
-/* Sends a call on to its backend, f, which is on another machine. */
+/* As a router does; one hop is what is left in the end. */
+static __always_inline int take_hop(struct __sk_buff *skb, const struct packet *p)
+{
+	/* With what follows it IPv4's makes one word of the checksum. */
+	__u32 at = p->ip + (p->v6 ? 6 : 8);
+	__be16 old, word;
+
+	if (bpf_skb_load_bytes(skb, at, &old, 2))
+		return -1;
+	/* IPv6 has it in the lower half, after the next header's number. */
+	word = p->v6 ? bpf_htons(bpf_ntohs(old) - 1) : bpf_htons(bpf_ntohs(old) - 0x100);
+	if ((p->v6 ? bpf_ntohs(old) & 0xff : bpf_ntohs(old) >> 8) <= 1)
+		return -1;
+	if (!p->v6 && bpf_l3_csum_replace(skb, p->ip + IP_CHECKSUM, old, word, 2))
+		return -1;
+	return bpf_skb_store_bytes(skb, at, &word, 2, p->v6 ? BPF_F_RECOMPUTE_CSUM : 0);
+}
+
+/* Sends a call on to its backend, f, which is on another machine. A hop older: that
+ * may be the address of a service there, whose backend is a service here. */
 static __always_inline int pass_on(struct __sk_buff *skb, const struct packet *p,
 				   const struct flow_key *key, struct flow *f)
 {
@@ -284,7 +303,8 @@ static __always_inline int pass_on(struct __sk_buff *skb, const struct packet *p
 		if (bpf_map_update_elem(&flows, key, f, BPF_ANY))
 			return drop(skb, DROP_FLOW_NOT_KEPT);
 	}
-	if (rewrite(skb, p, END_DST, f->addr, f->port) || rewrite(skb, p, END_SRC, own, port))
+	if (take_hop(skb, p) || rewrite(skb, p, END_DST, f->addr, f->port) ||
+	    rewrite(skb, p, END_SRC, own, port))
 		return drop(skb, DROP_NOT_REWRITTEN);
 	return leave(skb, &way);
 }

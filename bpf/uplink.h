@@ -252,11 +252,21 @@ static __always_inline int answers_past_service(struct __sk_buff *skb, const str
  * A pod of this host sends nothing by the links to other machines that comes
  * back with its address: what is for this host or its pods never leaves. A
  * router that returns it is only heeded where a service of ours was called whose
- * backend is elsewhere; that goes on in this host's name.
+ * backend is elsewhere; that goes on in this host's name. Pods whose network is
+ * another driver's are not asked for: some of those networks (macvlan by a switch that
+ * reflects) lead from pod to host by the link.
  */
 static __always_inline int is_own_pod(const __be32 *addr)
 {
 	return bpf_map_lookup_elem(&pods, addr) != 0;
+}
+
+/* What seems to come from this host itself, the stack refuses. Known are the addresses
+ * of its Node: with another one of the host's a packet reaches a pod, as nobody who may
+ * call an isolated one (policy.h), and the answer stays here. */
+static __always_inline int is_own_host(const __be32 *addr)
+{
+	return bpf_map_lookup_elem(&node_addrs, addr) != 0;
 }
 
 /* To a pod of this host, to the host itself, or on to another machine. */
@@ -432,9 +442,7 @@ int uplink_ingress(struct __sk_buff *skb)
 	if (skb->pkt_type == PACKET_OTHERHOST || is_tunnel(skb, IP_DST) || parse(skb, &p))
 		return VERDICT_PASS;
 	verdict = from_outside(skb, &p);
-	/* What seems to come from this host itself, the stack refuses. */
-	if (verdict != VERDICT_PASS || skb->pkt_type != PACKET_HOST ||
-	    bpf_map_lookup_elem(&node_addrs, p.src))
+	if (verdict != VERDICT_PASS || skb->pkt_type != PACKET_HOST || is_own_host(p.src))
 		return verdict;
 	return to_own_pod(skb, &p);
 }
