@@ -34,7 +34,11 @@ type carry struct {
 	// programs made of a later packet.
 	firstWins bool
 
-	sockets *link.Iter // of socket storage, in place of all else
+	// Of socket storage, in place of all else: one gives every socket what it has in the
+	// old map, the other only those that have nothing in the new one.
+	allSockets, newSockets *link.Iter
+	// alone: only the old programs have run so far.
+	alone bool
 }
 
 // errNoPlace: an entry of the old map is beyond what the new one takes.
@@ -58,8 +62,14 @@ func newCarry(name string, old, fresh *ebpf.Map, spec *ebpf.MapSpec) (*carry, er
 		return nil, err
 	}
 	if spec.Type == ebpf.SkStorage {
-		c.sockets, err = socketIter(old, fresh, c.moves)
-		return c, err
+		if c.allSockets, err = socketIter(old, fresh, c.moves, true); err != nil {
+			return nil, err
+		}
+		if c.newSockets, err = socketIter(old, fresh, c.moves, false); err != nil {
+			c.closeSockets()
+			return nil, err
+		}
+		return c, nil
 	}
 	for _, field := range []string{"seen_seconds", "seen_ns"} {
 		if at, n := fieldAt(spec.Value, field); n > 0 {
@@ -74,8 +84,9 @@ func (c *carry) isArray() bool { return c.new.Type() == ebpf.Array }
 // fill carries every entry into the new map, which is empty. Of a map that forgets
 // (LRU) the newest are kept when not all fit; for others that is errNoPlace.
 func (c *carry) fill() error {
-	if c.sockets != nil {
-		return runIter(c.sockets)
+	c.alone = true
+	if c.allSockets != nil {
+		return runIter(c.allSockets)
 	}
 	var keys, values []byte
 	keySize, valueSize := int(c.new.KeySize()), int(c.new.ValueSize())
@@ -127,8 +138,11 @@ func (c *carry) fill() error {
 // again carries what the old programs wrote since the last time. Where the new
 // programs have written as well, theirs stays, unless firstWins.
 func (c *carry) again() error {
-	if c.sockets != nil {
-		return runIter(c.sockets)
+	if c.alone && c.allSockets != nil {
+		return runIter(c.allSockets)
+	}
+	if c.newSockets != nil {
+		return runIter(c.newSockets)
 	}
 	return c.each(func(key, value []byte, hash uint64) error {
 		sum := c.sum(value)
@@ -166,8 +180,10 @@ func (c *carry) close() {
 }
 
 func (c *carry) closeSockets() {
-	if c.sockets != nil {
-		_ = c.sockets.Close()
+	for _, iter := range []*link.Iter{c.allSockets, c.newSockets} {
+		if iter != nil {
+			_ = iter.Close()
+		}
 	}
 }
 

@@ -360,6 +360,13 @@ func (s *mapSet) again() error {
 	return errors.Join(errs...)
 }
 
+// shared says that this daemon's programs are about to write into its maps as well.
+func (s *mapSet) shared() {
+	for _, c := range s.carries {
+		c.alone = false
+	}
+}
+
 // pin gives the maps that were made now their pins.
 func (s *mapSet) pin() error {
 	for name := range s.unpinned {

@@ -22,11 +22,12 @@ const (
 	storageCreate    = 1 // BPF_SK_STORAGE_GET_F_CREATE
 )
 
-// socketIter makes the program and ties it to the old map.
-func socketIter(old, fresh *ebpf.Map, moves []move) (*link.Iter, error) {
+// socketIter makes the program and ties it to the old map. Unless overwrite, it leaves a
+// socket alone that has storage in the new map: programs of this daemon wrote it.
+func socketIter(old, fresh *ebpf.Map, moves []move, overwrite bool) (*link.Iter, error) {
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "carry_sockets", Type: ebpf.Tracing, AttachType: ebpf.AttachTraceIter, AttachTo: "bpf_sk_storage_map",
-		License: "Dual BSD/GPL", Instructions: socketCopy(fresh, moves),
+		License: "Dual BSD/GPL", Instructions: socketCopy(fresh, moves, overwrite),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load program over sockets: %w", err)
@@ -36,9 +37,7 @@ func socketIter(old, fresh *ebpf.Map, moves []move) (*link.Iter, error) {
 	return iter, named("attach program over sockets", err)
 }
 
-// socketCopy leaves a socket alone that has storage in the new map: programs of this
-// daemon wrote it.
-func socketCopy(fresh *ebpf.Map, moves []move) asm.Instructions {
+func socketCopy(fresh *ebpf.Map, moves []move, overwrite bool) asm.Instructions {
 	get := func(flags int32) asm.Instructions {
 		return asm.Instructions{
 			asm.LoadMapPtr(asm.R1, fresh.FD()),
@@ -54,8 +53,10 @@ func socketCopy(fresh *ebpf.Map, moves []move) asm.Instructions {
 		asm.LoadMem(asm.R7, asm.R6, iterValueOffset, asm.DWord),
 		asm.JEq.Imm(asm.R7, 0, "out"),
 	}
-	out = append(out, get(0)...)
-	out = append(out, asm.JNE.Imm(asm.R0, 0, "out"))
+	if !overwrite {
+		out = append(out, get(0)...)
+		out = append(out, asm.JNE.Imm(asm.R0, 0, "out"))
+	}
 	out = append(out, get(storageCreate)...)
 	out = append(out, asm.JEq.Imm(asm.R0, 0, "out"))
 	for _, m := range moves {

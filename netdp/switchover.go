@@ -86,6 +86,7 @@ func (d *Datapath) switchOver() error {
 // carried over, those of the uplinks have the older ones behind them, for connections
 // that begin before all are.
 func (d *Datapath) replacePrograms() (err error) {
+	d.set.shared()
 	if len(d.set.carries) > 0 {
 		if err := d.takeover.begin(); err != nil {
 			return err

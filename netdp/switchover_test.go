@@ -313,6 +313,55 @@ func renamed(spec *ebpf.MapSpec, field string) {
 	spec.Value = &s
 }
 
+// A socket that goes on to another service while the older programs still serve has the
+// name of that one after the switch.
+func TestSocketsChangeBeforeTheSwitch(t *testing.T) {
+	l := newLab(t)
+	d := l.open()
+	_, serverIP := l.pod(d, "server")
+	client, _ := l.pod(d, "client")
+	var services []Service
+	for _, addr := range []string{"10.0.0.53", "10.0.0.54"} {
+		s := Service{Key: addr, Proto: UDP, Frontends: []Frontend{{Addr: netip.MustParseAddr(addr), Port: 53}},
+			Backends: []Backend{{Addr: netip.AddrPortFrom(serverIP, 53)}}}
+		services = append(services, s)
+		l.must(d.SetService(s))
+	}
+	conn, err := dial(client, "udp4", "10.0.0.53:53")
+	l.must(err)
+	defer conn.Close()
+	raw, err := conn.(*net.UDPConn).SyscallConn()
+	l.must(err)
+	l.must(d.Close())
+	l.opts.alterMaps = func(specs map[string]*ebpf.MapSpec) {
+		otherKeys(bpf.DatapathMapFrontends)(specs)
+		renamed(specs[bpf.DatapathMapSocketPeer], "backend")
+	}
+	d = l.openUntilEnd()
+	if d.await != awaitServices {
+		t.Fatalf("awaits %b", d.await)
+	}
+	const then = "10.0.0.54:53"
+	control := func(f func(fd int) error) {
+		t.Helper()
+		var failed error
+		err := raw.Control(func(fd uintptr) { failed = f(int(fd)) })
+		l.must(errors.Join(err, failed))
+	}
+	control(func(fd int) error {
+		return unix.Connect(fd, &unix.SockaddrInet4{Addr: netip.MustParseAddrPort(then).Addr().As4(), Port: 53})
+	})
+	for _, s := range services {
+		l.must(d.SetService(s))
+	}
+	l.must(d.SyncComplete())
+	var peer unix.Sockaddr
+	control(func(fd int) (err error) { peer, err = unix.Getpeername(fd); return err })
+	if p := peer.(*unix.SockaddrInet4); netip.AddrPortFrom(netip.AddrFrom4(p.Addr), uint16(p.Port)).String() != then {
+		t.Errorf("the socket's peer is %v:%d, want %s", p.Addr, p.Port, then)
+	}
+}
+
 // What a socket asked for is in its own storage, which goes over as well: a socket that
 // was connected to a service has its address as peer, and answers to one that is not
 // connected come from it.
