@@ -44,12 +44,18 @@ static __always_inline int to_other_host(struct __sk_buff *skb, const struct pac
 {
 	struct range *range = find_range(&ranges, p->dst);
 	__u32 mtu = 0;
+	long unfit;
 
 	if (!range || range->flags & RANGE_OWN)
 		return VERDICT_PASS;
-	if (!(range->flags & RANGE_HOST) && range->ifindex &&
-	    bpf_check_mtu(skb, range->ifindex, &mtu, 0, BPF_MTU_CHK_SEGS))
-		return VERDICT_PASS;
+	if (!(range->flags & RANGE_HOST) && range->ifindex) {
+		unfit = bpf_check_mtu(skb, range->ifindex, &mtu, 0, BPF_MTU_CHK_SEGS);
+		/* Gone with the daemon: the stack would know another way. */
+		if (unfit < 0 && range->flags & RANGE_WIRE)
+			return drop(skb, DROP_NOT_ENCRYPTED);
+		if (unfit)
+			return VERDICT_PASS;
+	}
 	return to_range(skb, range);
 }
 

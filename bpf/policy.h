@@ -269,19 +269,26 @@ static __always_inline int key_of_error(struct __sk_buff *skb, const struct pack
 
 /*
  * Pods of a host behind the tunnel send by the tunnel, from an address of that
- * host's: who else uses theirs is somebody else.
+ * host's: who else uses theirs is somebody else. While the cell encrypts they send
+ * by the device that does.
  */
 __noinline int is_forged(struct __sk_buff *skb, const struct policy_conn_key *k)
 {
 	struct bpf_tunnel_key tunnel = {};
 	__be32 end[4] = {0, 0, V4_MAPPED, 0};
-	__u32 *sender, *owner;
+	__u32 *sender, *owner, by;
 	struct range *range;
 
 	if (!k)
 		return 1; /* never: for the verifier */
 	range = find_range(&ranges, k->peer);
-	if (!range || range->flags || !range->host[0])
+	if (!range)
+		return 0;
+	by = skb->ingress_ifindex;
+	asm volatile("" : "+r"(by)); /* read here: the verifier knows no moved pointer to it */
+	if ((range->flags & (RANGE_WIRE | RANGE_HOST | RANGE_OWN)) == RANGE_WIRE)
+		return by != range->ifindex;
+	if (range->flags || !range->host[0])
 		return 0;
 	if (bpf_skb_get_tunnel_key(skb, &tunnel, __builtin_offsetof(struct bpf_tunnel_key, local_ipv4), 0))
 		return 1;

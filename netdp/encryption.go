@@ -46,6 +46,14 @@ func (d *Datapath) Encryption() wireguard.Key {
 	return d.hosts.key.Public()
 }
 
+// KeyToTell is this host's public key while its device is there; else zero, as
+// without encryption: others drop what they cannot encrypt.
+func (d *Datapath) KeyToTell() wireguard.Key {
+	d.hosts.mu.Lock()
+	defer d.hosts.mu.Unlock()
+	return d.hosts.toTell
+}
+
 // setEncrypted has the programs know which addresses are pods' before they are
 // told that these are to be encrypted. The ways in the clear that were are gone
 // when it returns.
@@ -125,6 +133,18 @@ func (d *Datapath) bareRangesWith(key wireguard.PrivateKey) map[bpf.DatapathRang
 		}
 	}
 	return out
+}
+
+// encryptedRanges are those of the whole cell while it encrypts. Programs of the
+// host know no other way to them when the device went with its daemon, not even by
+// links that no program of ours is at.
+func (d *Datapath) encryptedRanges() []netip.Prefix {
+	if d.hosts.key.IsZero() {
+		return nil
+	}
+	return slices.DeleteFunc([]netip.Prefix{d.opts.CellPodCIDR, d.opts.CellPodCIDR6}, func(p netip.Prefix) bool {
+		return !p.IsValid() || p.Addr().Is6() && !d.kernelHasIPv6
+	})
 }
 
 // addWireRanges leads to the pods of a host, and its pods' calls to the host

@@ -338,9 +338,16 @@ func TestNothingLeavesInTheClear(t *testing.T) {
 		t.Fatalf("with all keys: %v", err)
 	}
 	tap = c.tap()
+	if first.dp.KeyToTell().IsZero() {
+		t.Error("a key whose device is there is not told")
+	}
+	sent := first.sideLink()
 	c.must(first.dp.Close())
 	silent("without a daemon", first, pods[0].ns, "udp4", at6(four, 80))
 	silent("without a daemon", first, first.host, "udp4", at6(four, 80))
+	if n := sent(); n != 0 {
+		t.Errorf("%d packets left by a link that is no uplink", n)
+	}
 	first.dp = first.open()
 	silent("with a daemon that knows no host yet", first, pods[0].ns, "udp4", at6(four, 80))
 	if plain, _ := tap.counts(); plain != 0 {
@@ -349,6 +356,31 @@ func TestNothingLeavesInTheClear(t *testing.T) {
 	c.must(first.dp.SetHosts(c.others(first)))
 	if _, err := c.say(first, pods[0].ns, "udp4", at6(four, 80), ioTimeout); err != nil {
 		t.Errorf("with a new daemon: %v", err)
+	}
+}
+
+// sideLink is a way of the host's to half the world by a link without our
+// programs; the function counts what left by it.
+func (h *cellHost) sideLink() (sent func() uint64) {
+	h.t.Helper()
+	h.must(h.host.do(func() error {
+		err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "side"}, PeerName: "side-end"})
+		return errors.Join(err, writeSysctl("1", "net/ipv6/conf/side/disable_ipv6"), writeSysctl("1", "net/ipv6/conf/side-end/disable_ipv6"))
+	}))
+	h.raise(h.host, "side", "192.0.2.1/24")
+	h.raise(h.host, "side-end", "192.0.2.2/24")
+	link, err := h.dp.nl.LinkByName("side")
+	h.must(err)
+	h.must(h.dp.nl.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(netip.MustParsePrefix("0.0.0.0/1"))}))
+	return func() (n uint64) {
+		h.must(h.host.do(func() error {
+			link, err := netlink.LinkByName("side")
+			if err == nil {
+				n = link.Attrs().Statistics.TxPackets
+			}
+			return err
+		}))
+		return n
 	}
 }
 
@@ -422,6 +454,7 @@ func TestEncryptionLeavesNothing(t *testing.T) {
 	c.meet()
 	pods := c.servers()
 	first := c.hosts[0]
+	first.dp.opts.CellPodCIDR = netip.MustParsePrefix("10.64.0.0/10")
 	before := c.network(first)
 	goroutines := runtime.NumGoroutine()
 	c.encrypt(c.hosts...)

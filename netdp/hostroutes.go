@@ -33,12 +33,14 @@ type routeTo struct {
 	via  netip.Addr
 	link int
 	src  netip.Addr
+	// refused: there is no way, and no wider route is to be one.
+	refused bool
 }
 
 // setHostRoutes adds, replaces in place, and then removes. A route that fails
 // makes its host unreachable and stops no other. links are those whose numbers
-// are known.
-func (d *Datapath) setHostRoutes(routes []HostRoute, links map[string]int) error {
+// are known. What is in the refused ranges has no other way.
+func (d *Datapath) setHostRoutes(routes []HostRoute, links map[string]int, refused []netip.Prefix) error {
 	have, err := d.hostRoutes()
 	if err != nil {
 		return err
@@ -46,6 +48,16 @@ func (d *Datapath) setHostRoutes(routes []HostRoute, links map[string]int) error
 	src, src6 := d.routeSource(false), d.routeSource(true)
 	var errs []error
 	keep := map[routeKey]bool{}
+	for _, p := range refused {
+		key, to := routeKey{unix.RT_TABLE_MAIN, p.Masked()}, routeTo{refused: true}
+		keep[key] = true
+		if have[key] == to {
+			continue
+		}
+		if err := d.nl.RouteReplace(d.kernelRoute(key, to)); err != nil {
+			errs = append(errs, fmt.Errorf("route that refuses %s: %w", p, err))
+		}
+	}
 	for i, r := range routes {
 		if r.Path == PathUnreachable {
 			continue
@@ -119,6 +131,9 @@ func (d *Datapath) kernelRoute(key routeKey, to routeTo) *netlink.Route {
 		Table: key.table, Dst: ipNet(key.dst), Gw: to.via.AsSlice(), LinkIndex: to.link,
 		Protocol: routeProtocol, Priority: hostRouteMetric,
 	}
+	if to.refused {
+		r.Type = unix.RTN_UNREACHABLE
+	}
 	if to.src.IsValid() {
 		r.Src = to.src.AsSlice()
 	}
@@ -162,6 +177,9 @@ func (d *Datapath) hostRoutes() (map[routeKey]routeTo, error) {
 		via, _ := netip.AddrFromSlice(r.Gw)
 		src, _ := netip.AddrFromSlice(r.Src)
 		to := routeTo{via: via.Unmap(), link: r.LinkIndex, src: src.Unmap()}
+		if r.Type == unix.RTN_UNREACHABLE { // of IPv6 the kernel says that it is by loopback
+			to = routeTo{refused: true}
+		}
 		out[routeKey{r.Table, netip.PrefixFrom(addr.Unmap(), bits)}] = to
 	}
 	return out, nil
@@ -193,5 +211,5 @@ func (d *Datapath) removeFormerRules() error {
 
 // removeHosts takes away all that SetHosts made.
 func (d *Datapath) removeHosts() error {
-	return errors.Join(d.removeFormerRules(), d.setHostRoutes(nil, nil), d.removeTunnel(), d.removeWire())
+	return errors.Join(d.removeFormerRules(), d.setHostRoutes(nil, nil, nil), d.removeTunnel(), d.removeWire())
 }

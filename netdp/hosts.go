@@ -70,6 +70,7 @@ type hostSet struct {
 
 	mu     sync.Mutex           // guards all below
 	key    wireguard.PrivateKey // written with setting held too; zero: nothing is encrypted
+	toTell wireguard.Key        // that of the device, once it is there
 	routes []HostRoute
 	// The smallest of all ways of IPv4, and of IPv6; 0: there is none.
 	pathMTU, pathMTU6 int
@@ -94,6 +95,10 @@ func (d *Datapath) SetHosts(hosts []Host) error {
 	d.hosts.mu.Lock()
 	was := d.hosts.routes
 	d.hosts.routes = routes
+	d.hosts.toTell = wireguard.Key{}
+	if d.wire != nil {
+		d.hosts.toTell = d.wireKey
+	}
 	d.hosts.mu.Unlock()
 	d.logHosts(was, routes)
 	if err = errors.Join(err, d.settled(awaitHosts)); err != nil {
@@ -139,7 +144,7 @@ func (d *Datapath) applyHosts(hosts []Host, routes []HostRoute) error {
 	errs = append(errs,
 		d.setRangeMaps(hosts, routes, links),
 		d.removeFormerRules(),
-		d.setHostRoutes(routes, links),
+		d.setHostRoutes(routes, links, d.encryptedRanges()),
 		d.setMasquerade(hosts),
 	)
 	if !tunnelled(routes) {

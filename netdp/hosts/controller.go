@@ -45,8 +45,8 @@ const KeyAnnotation = "shoal.dev/wireguard-key"
 type Datapath interface {
 	SetHosts([]netdp.Host) error
 	WatchLinks(ctx context.Context, changed func()) error
-	// Encryption is the key that other hosts are to be told, zero: none.
-	Encryption() wireguard.Key
+	// KeyToTell is the key that other hosts are to be told, zero: none.
+	KeyToTell() wireguard.Key
 }
 
 // Controller follows Nodes.
@@ -174,10 +174,8 @@ func (c *Controller) set(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list nodes: %w", err)
 	}
-	if err := c.dp.SetHosts(FromNodes(nodes, c.self)); err != nil {
-		return err
-	}
-	return c.publishKey(ctx)
+	// One host's trouble does not keep the key from the others.
+	return errors.Join(c.dp.SetHosts(FromNodes(nodes, c.self)), c.publishKey(ctx))
 }
 
 // publishKey writes this host's key into its Node, or takes it away. It comes
@@ -188,7 +186,7 @@ func (c *Controller) publishKey(ctx context.Context) error {
 		return nil // its agent is about to make it
 	}
 	var want any
-	if key := c.dp.Encryption(); !key.IsZero() {
+	if key := c.dp.KeyToTell(); !key.IsZero() {
 		want = key.String()
 	}
 	if have, ok := node.Annotations[KeyAnnotation]; ok && want == any(have) || !ok && want == nil {

@@ -64,14 +64,15 @@ func TestFromNodes(t *testing.T) {
 
 // recorder keeps what was set last.
 type recorder struct {
-	mu    sync.Mutex
-	hosts []netdp.Host
-	calls int
-	fail  bool
-	key   wireguard.Key
+	mu         sync.Mutex
+	hosts      []netdp.Host
+	calls      int
+	fail       bool
+	failAlways bool // but it sets them
+	key        wireguard.Key
 }
 
-func (r *recorder) Encryption() wireguard.Key {
+func (r *recorder) KeyToTell() wireguard.Key {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.key
@@ -81,6 +82,10 @@ func (r *recorder) SetHosts(hosts []netdp.Host) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.calls++
+	if r.failAlways {
+		r.hosts = hosts
+		return errors.New("a host cannot be reached")
+	}
 	if r.fail {
 		r.fail = false
 		return errors.New("the first try fails")
@@ -159,7 +164,7 @@ func TestKeysTravelByNodes(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	client := fake.NewClientset(node("self", 9, "10.64.9.0/24", "192.0.2.9"), node("one", 5, "10.64.1.0/24", "192.0.2.1"))
 	own, other := wireguard.Key{1}, wireguard.Key{2}
-	dp := &recorder{key: own}
+	dp := &recorder{key: own, failAlways: true} // one host's trouble keeps no key back
 	c := New(dp, client, informers.NewSharedInformerFactory(client, 0), "self", slog.New(slog.DiscardHandler))
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
@@ -172,7 +177,7 @@ func TestKeysTravelByNodes(t *testing.T) {
 	}
 	await := func(want string) {
 		t.Helper()
-		for deadline := time.Now().Add(10 * time.Second); told() != want; time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); told() != want; time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("this host tells %q, want %q", told(), want)
 			}
