@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -26,6 +27,9 @@ type Party struct {
 	Addr netip.Addr
 	// Node says that the address is of this node, empty: of none.
 	Node string
+	// OwnHost says that every pod's own host answers at the address: that of the
+	// cluster DNS.
+	OwnHost bool
 }
 
 // subject tells whether policies can isolate the party.
@@ -115,6 +119,8 @@ func (c *Cell) free(self, other Party) string {
 		return "a pod may always call itself"
 	case other.Node != "" && other.Node == self.Pod.Spec.NodeName:
 		return "a pod and its own node may always call each other"
+	case other.OwnHost:
+		return "its own node answers there, which a pod may always call"
 	}
 	return ""
 }
@@ -145,8 +151,13 @@ func (c *Cell) ruleAllows(own string, r rule, other, called Party, port Port) (s
 	if !ok {
 		return why, false
 	}
-	if r.ports.contains(protocolNumber(port.Protocol), port.Number) {
-		return why + allPorts(r.ports.all), true
+	if r.ports.all {
+		return why + ", all ports", true
+	}
+	for _, sp := range r.ports.spans {
+		if sp.contains(protocolNumber(port.Protocol), port.Number) {
+			return why + ", " + sp.describe(), true
+		}
 	}
 	for _, n := range r.named {
 		if called.Pod != nil && n.protocol == protocolNumber(port.Protocol) &&
@@ -154,21 +165,46 @@ func (c *Cell) ruleAllows(own string, r rule, other, called Party, port Port) (s
 			return fmt.Sprintf("%s, port %q", why, n.name), true
 		}
 	}
-	return fmt.Sprintf("%s, but port %d/%s is not among its ports", why, port.Number, port.Protocol), false
+	return fmt.Sprintf("%s, but port %d/%s is not among its ports: %s", why, port.Number, port.Protocol, describePorts(r)), false
 }
 
-func allPorts(all bool) string {
-	if all {
-		return ", all ports"
+// describePorts lists what a rule that does not allow all ports allows.
+func describePorts(r rule) string {
+	var out []string
+	for _, sp := range r.ports.spans {
+		out = append(out, sp.describe())
 	}
-	return ""
+	for _, n := range r.named {
+		out = append(out, fmt.Sprintf("port %q/%s", n.name, protocolName(n.protocol)))
+	}
+	return strings.Join(out, ", ")
+}
+
+// describe writes a span as people do.
+func (sp span) describe() string {
+	name := protocolName(sp.protocol)
+	switch {
+	case sp.low == 0 && sp.high == 65535:
+		return "all ports of " + string(name)
+	case sp.low == sp.high:
+		return fmt.Sprintf("port %d/%s", sp.low, name)
+	}
+	return fmt.Sprintf("ports %d-%d/%s", sp.low, sp.high, name)
 }
 
 func (c *Cell) peersAllow(own string, r rule, other Party) (string, bool) {
 	if r.anyPeer {
 		return "any peer", true
 	}
+	why := "none of its peers is the other end"
 	for i, p := range r.peers {
+		if p.block != nil && other.Addr.IsValid() && p.block.within.Contains(other.Addr) {
+			for _, e := range p.block.except {
+				if e.Contains(other.Addr) {
+					why += fmt.Sprintf("; peer %d (block %s) has %s in its except %s", i+1, p.block.within, other.Addr, e)
+				}
+			}
+		}
 		if p.block != nil && p.block.has(other.Addr) {
 			return fmt.Sprintf("peer %d (block %s)", i+1, p.block.within), true
 		}
@@ -176,7 +212,7 @@ func (c *Cell) peersAllow(own string, r rule, other Party) (string, bool) {
 			return fmt.Sprintf("peer %d", i+1), true
 		}
 	}
-	return "none of its peers is the other end", false
+	return why, false
 }
 
 // has takes an invalid address for one that only blocks of all addresses have.

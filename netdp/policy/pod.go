@@ -92,6 +92,17 @@ func protocolNumber(p corev1.Protocol) uint8 {
 	return protocolTCP
 }
 
+// protocolName is the other way round.
+func protocolName(number uint8) corev1.Protocol {
+	switch number {
+	case protocolUDP:
+		return corev1.ProtocolUDP
+	case protocolSCTP:
+		return corev1.ProtocolSCTP
+	}
+	return corev1.ProtocolTCP
+}
+
 func (p Pod) equal(q Pod) bool {
 	return p.UID == q.UID && p.Namespace == q.Namespace && p.Name == q.Name && p.Mirror == q.Mirror &&
 		maps.Equal(p.Labels, q.Labels) && slices.Equal(p.Ports, q.Ports) && slices.Equal(p.Addrs, q.Addrs)

@@ -4,14 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/kubernetes"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
@@ -47,9 +44,6 @@ func (*PolicyTestCmd) Help() string {
 		"shoal policy test data/db-0 outside 53/udp")
 }
 
-// partyOutside is the world outside the cell.
-const partyOutside = "outside"
-
 // Run prints the verdict and its reasons.
 func (p *PolicyTestCmd) Run(ctx context.Context, streams genericiooptions.IOStreams) error {
 	namespace, err := p.namespace(streams)
@@ -68,6 +62,7 @@ func (p *PolicyTestCmd) Run(ctx context.Context, streams genericiooptions.IOStre
 	if err != nil {
 		return err
 	}
+	from, to = from.inFamilyOf(to), to.inFamilyOf(from)
 	port, err := parsePolicyPort(p.Port, to.Pod)
 	if err != nil {
 		return err
@@ -83,69 +78,6 @@ func (p *PolicyTestCmd) Run(ctx context.Context, streams genericiooptions.IOStre
 		return cmdutil.ErrExit
 	}
 	return nil
-}
-
-// namedParty is a party with the words for it.
-type namedParty struct {
-	policy.Party
-	name string
-}
-
-// findParty finds the pod or address that is meant. An address of a pod is that
-// pod, one of a node is that node.
-func findParty(ctx context.Context, client kubernetes.Interface, namespace, text string) (namedParty, error) {
-	if text == partyOutside {
-		return namedParty{name: "the world outside"}, nil
-	}
-	if addr, err := netip.ParseAddr(text); err == nil {
-		return partyAt(ctx, client, addr.Unmap())
-	}
-	name := text
-	if ns, rest, ok := strings.Cut(text, "/"); ok {
-		namespace, name = ns, rest
-	}
-	pod, err := client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
-	if err != nil {
-		return namedParty{}, err
-	}
-	return partyOf(pod), nil
-}
-
-func partyOf(pod *corev1.Pod) namedParty {
-	p := namedParty{Party: policy.Party{Pod: pod}, name: "pod " + pod.Namespace + "/" + pod.Name}
-	address := pod.Status.PodIP
-	if pod.Spec.HostNetwork {
-		address, p.Node = pod.Status.HostIP, pod.Spec.NodeName
-	}
-	p.Addr, _ = netip.ParseAddr(address) // none yet: as outside
-	return p
-}
-
-func partyAt(ctx context.Context, client kubernetes.Interface, addr netip.Addr) (namedParty, error) {
-	pods, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
-		FieldSelector: fields.OneTermEqualSelector("status.podIP", addr.String()).String(),
-	})
-	if err != nil {
-		return namedParty{}, err
-	}
-	for i := range pods.Items {
-		pod := &pods.Items[i]
-		if ended := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed; !ended && !pod.Spec.HostNetwork {
-			return partyOf(pod), nil
-		}
-	}
-	p := namedParty{Party: policy.Party{Addr: addr}, name: addr.String()}
-	nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return namedParty{}, err
-	}
-	for i := range nodes.Items {
-		if slices.ContainsFunc(nodes.Items[i].Status.Addresses, func(a corev1.NodeAddress) bool { return a.Address == addr.String() }) {
-			p.Node = nodes.Items[i].Name
-			p.name = "node " + p.Node
-		}
-	}
-	return p, nil
 }
 
 // parsePolicyPort reads PORT[/PROTOCOL]; a name is looked up in the pod.
