@@ -3,6 +3,7 @@ package netdp
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 
@@ -16,8 +17,9 @@ const adoptBatch = 4096
 
 // adopt learns what an earlier daemon left in the maps, so that its entries
 // are used on: the same service and backend keep their numbers, and with them
-// every connection that was made under these.
-func (t *table) adopt() error {
+// every connection that was made under these. Entries that do not fit together
+// are logged and begin anew; the errors are those of system calls.
+func (t *table) adopt(log *slog.Logger) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	byID := map[uint32]*liveService{}
@@ -40,7 +42,7 @@ func (t *table) adopt() error {
 		return err
 	}
 	for _, live := range byID {
-		if err := t.adoptService(live); err != nil {
+		if err := t.adoptService(live, byID, log); err != nil {
 			return err
 		}
 	}
@@ -146,27 +148,52 @@ func (t *table) adoptSources(byID map[uint32]*liveService) error {
 	return nil
 }
 
-func (t *table) adoptService(live *liveService) error {
+// adoptService takes a service out of byID that has no entry of its own. One
+// whose slots are not its alone keeps its numbers and is given others when it is
+// set next; until then it has no backends.
+func (t *table) adoptService(live *liveService, byID map[uint32]*liveService, log *slog.Logger) error {
 	var s bpf.DatapathService
-	if err := t.maps.services.Lookup(live.id, &s); err != nil {
+	err := t.maps.services.Lookup(live.id, &s)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		log.Warn("forget service found in the kernel: it has addresses and no entry", "service", live.id)
+		delete(byID, live.id)
+		return t.forget(live)
+	}
+	if err != nil {
 		return fmt.Errorf("read service: %w", err)
 	}
 	slices.SortFunc(live.members, func(a, b member) int { return a.addr.Compare(b.addr) })
 	live.maglev.size, live.affinitySeconds, live.published = s.Maglev, s.AffinitySeconds, s
+	t.serviceIDs.take(live.id)
+	t.adopted[live] = struct{}{}
 	base, count := uint32(s.Extent>>32), uint32(s.Extent)
-	live.base, live.order = base, orderOf(count)
-	if err := t.extents.take(base, live.order); err != nil {
-		return fmt.Errorf("read service: %w", err)
+	if count == 0 { // it may have no run at all: a full map had none for it
+		return nil
 	}
+	order := orderOf(count)
+	if err := t.extents.take(base, order); err != nil {
+		log.Warn("begin slots of service found in the kernel anew", "service", live.id, "error", err)
+		return t.publish(live)
+	}
+	live.base, live.order = base, order
 	live.slots = make([]uint32, count)
 	for i := range live.slots {
 		if err := t.maps.slots.Lookup(base+uint32(i), &live.slots[i]); err != nil {
 			return fmt.Errorf("read slot: %w", err)
 		}
 	}
-	t.serviceIDs.take(live.id)
-	t.adopted[live] = struct{}{}
 	return nil
+}
+
+// forget deletes what leads to a service that was found and cannot be used.
+func (t *table) forget(live *liveService) error {
+	for _, f := range live.faces {
+		if err := t.maps.deleteFrontend(f.key); err != nil {
+			return err
+		}
+		delete(t.frontends, f.key)
+	}
+	return firstError(t.dropSources(live, nil), t.dropBackends(live.members))
 }
 
 // readMap calls f for every entry, a batch at a time.

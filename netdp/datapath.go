@@ -184,7 +184,7 @@ func (d *Datapath) load() error {
 		return err
 	}
 	if d.set.adoptable() {
-		return d.table.adopt()
+		return d.table.adopt(d.log)
 	}
 	return nil
 }

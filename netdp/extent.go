@@ -65,6 +65,9 @@ func (e *extents) release(base uint32, order int) {
 
 // take removes a given run from the free ones: an earlier daemon used it.
 func (e *extents) take(base uint32, order int) error {
+	if base&(1<<order-1) != 0 {
+		return fmt.Errorf("take %d slots from %d on: no run begins there", uint64(1)<<order, base)
+	}
 	for o := order; o <= orderOf(e.size); o++ {
 		start := base &^ (1<<o - 1)
 		if _, ok := e.free[o][start]; !ok {
@@ -83,7 +86,7 @@ func (e *extents) take(base uint32, order int) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("take slots %d to %d: they are in use", base, base+1<<order-1)
+	return fmt.Errorf("take %d slots of %d from %d on: they are in use, or not in the map", uint64(1)<<order, e.size, base)
 }
 
 // ids hands out numbers from 1 to limit. A number that comes back waits behind
