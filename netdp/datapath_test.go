@@ -221,6 +221,29 @@ func TestPortInUseIsNoticed(t *testing.T) {
 	}
 }
 
+// The guard of a service's IPv4 node port is no process that listens at IPv6; one
+// that does is noticed all the same.
+func TestDualStackNodePortIsFree(t *testing.T) {
+	for _, proto := range []Proto{TCP, UDP} {
+		t.Run(proto.String(), func(t *testing.T) {
+			l := newLab(t)
+			d := l.openUntilEnd()
+			if proto == TCP {
+				l.serveTCP(l.host, "[::1]:30085", "process")
+			} else {
+				l.serveUDP(l.host, "[::1]:30085", "process")
+			}
+			l.must(d.SetService(Service{Key: "web", Proto: proto, Frontends: []Frontend{{Port: 30083}, {Port: 30085}}}))
+			of6 := Service{Key: "web6", Proto: proto, Frontends: []Frontend{
+				{Addr: NodePortIPv6, Port: 30083}, {Addr: NodePortIPv6, Port: 30085},
+			}}
+			if got := fmt.Sprint(d.PortsInUse(of6)); got != "[IPv6 node port 30085]" {
+				t.Errorf("in use are %s", got)
+			}
+		})
+	}
+}
+
 func TestFrontendTaken(t *testing.T) {
 	l := newLab(t)
 	d := l.openUntilEnd()

@@ -40,7 +40,9 @@ func (d *Datapath) ownFrontend(f Frontend) bool {
 	return f.nodePort() || f.Addr.IsLoopback() || slices.Contains(d.opts.NodeIPs, f.Addr)
 }
 
-// portTaken tries to bind the port in the calling thread's namespace.
+// portTaken tries to bind the port in the calling thread's namespace. To an IPv6
+// socket post_bind also refuses the port of an IPv4 frontend, so that there the
+// kernel's list of sockets has the last word.
 func portTaken(f Frontend, proto Proto) (bool, error) {
 	kind := unix.SOCK_STREAM
 	if proto == UDP {
@@ -70,6 +72,8 @@ func portTaken(f Frontend, proto Proto) (bool, error) {
 	}
 	err = unix.Bind(fd, to)
 	switch {
+	case errors.Is(err, unix.EADDRINUSE) && family == unix.AF_INET6:
+		return listensIPv6(f, proto)
 	case errors.Is(err, unix.EADDRINUSE):
 		return true, nil
 	case errors.Is(err, unix.EADDRNOTAVAIL): // the address is not on any interface
