@@ -13,7 +13,6 @@ import (
 
 	"shoal/cmd/shoal/internal/daemon"
 	"shoal/cmd/shoal/lab"
-	"shoal/netdp"
 
 	// The log writer of containers is this binary, entered before the Go
 	// runtime starts.
@@ -93,15 +92,18 @@ func (c *StartCmd) Run() error {
 		Resources: c.ResourceFlags.config(), DevicePluginDir: c.DevicePluginDir,
 		DNSStubs:   c.DNSStub,
 		GossipPort: c.GossipPort, Join: c.Join, Token: c.Token,
-		NoMasquerade: c.NoMasquerade, IPv6: c.IPv6, MapLimits: c.MapLimits, Encrypt: c.Encrypt,
+		NoMasquerade: c.NoMasquerade, IPv6: c.IPv6, Encrypt: c.Encrypt,
 		NetworkDriver: c.NetworkDriver, CNIConfDir: c.CNIConfDir, CNIBinDirs: c.CNIBinDir,
 	}
 	var err error
 	if config.MasqueradeExcept, err = c.masqueradeExcept(); err != nil {
 		return err
 	}
-	if err := netdp.CheckLimits(c.MapLimits); err != nil {
-		return fmt.Errorf("--map-limits: %w", err)
+	if config.MapLimits, err = c.mapLimits(); err != nil {
+		return err
+	}
+	if err := c.checkDriver(); err != nil {
+		return err
 	}
 	if config.Shutdown, err = c.shutdownPeriods(); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -72,9 +73,12 @@ func (s *ServiceCmd) Run(ctx context.Context, streams genericiooptions.IOStreams
 	return nil
 }
 
-// reachableFromOutside explains what to do about a service that has no port on
-// the hosts.
+// reachableFromOutside explains what to do about a service that has no address of
+// its own outside and no port on the hosts.
 func reachableFromOutside(service *corev1.Service) error {
+	if ownHost(service) != "" {
+		return nil
+	}
 	for _, port := range service.Spec.Ports {
 		if port.NodePort != 0 {
 			return nil
@@ -198,14 +202,33 @@ func isReady(node *corev1.Node) bool {
 	})
 }
 
-// outsideAddresses lists a service's node ports, as URLs where they speak HTTP.
+// ownHost is the first address that a load balancer has for the service, or "".
+func ownHost(service *corev1.Service) string {
+	if service.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		return ""
+	}
+	for _, ingress := range service.Status.LoadBalancer.Ingress {
+		if host := cmp.Or(ingress.IP, ingress.Hostname); host != "" {
+			return host
+		}
+	}
+	return ""
+}
+
+// outsideAddresses lists where a service answers, as URLs where it speaks HTTP: at
+// its own address, or else at its node ports on host.
 func outsideAddresses(service *corev1.Service, host string) []string {
 	var addresses []string
+	own := ownHost(service)
 	for _, port := range service.Spec.Ports {
-		if port.NodePort == 0 {
+		at, number := own, port.Port
+		if own == "" {
+			at, number = host, port.NodePort
+		}
+		if number == 0 {
 			continue
 		}
-		address := net.JoinHostPort(host, strconv.Itoa(int(port.NodePort)))
+		address := net.JoinHostPort(at, strconv.Itoa(int(number)))
 		if scheme := schemeOf(&port); scheme != "" {
 			address = scheme + "://" + address
 		}

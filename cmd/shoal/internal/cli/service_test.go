@@ -74,6 +74,39 @@ func TestOutsideAddresses(t *testing.T) {
 	}
 }
 
+func TestAddressOfALoadBalancer(t *testing.T) {
+	for name, test := range map[string]struct {
+		kind    corev1.ServiceType
+		ingress []corev1.LoadBalancerIngress
+		want    []string
+	}{
+		"assigned": {corev1.ServiceTypeLoadBalancer, []corev1.LoadBalancerIngress{{IP: "192.0.2.7"}, {IP: "2001:db8::7"}}, []string{"http://192.0.2.7:80", "192.0.2.7:53"}},
+		"IPv6":     {corev1.ServiceTypeLoadBalancer, []corev1.LoadBalancerIngress{{IP: "2001:db8::7"}}, []string{"http://[2001:db8::7]:80", "[2001:db8::7]:53"}},
+		"by name":  {corev1.ServiceTypeLoadBalancer, []corev1.LoadBalancerIngress{{Hostname: "lb.example"}}, []string{"http://lb.example:80", "lb.example:53"}},
+		"none yet": {corev1.ServiceTypeLoadBalancer, nil, []string{"http://h:30000"}},
+		"was one":  {corev1.ServiceTypeNodePort, []corev1.LoadBalancerIngress{{IP: "192.0.2.7"}}, []string{"http://h:30000"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			service := &corev1.Service{
+				Spec:   corev1.ServiceSpec{Type: test.kind, Ports: []corev1.ServicePort{{Port: 80, NodePort: 30000}, {Port: 53}}},
+				Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: test.ingress}},
+			}
+			if got := outsideAddresses(service, "h"); !slices.Equal(got, test.want) {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+			if err := reachableFromOutside(service); err != nil {
+				t.Error(err)
+			}
+			if len(test.ingress) > 0 && test.kind == corev1.ServiceTypeLoadBalancer {
+				service.Spec.Ports = []corev1.ServicePort{{Port: 80}} // without ports on the hosts
+				if err := reachableFromOutside(service); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
+
 func TestReachableFromOutside(t *testing.T) {
 	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "hw", Namespace: "web"},
 		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, Ports: []corev1.ServicePort{{Port: 80}}}}
