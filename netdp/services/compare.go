@@ -91,7 +91,7 @@ func (c *Controller) wanted(namespace, name string) ([]netdp.Service, error) {
 	all = slices.DeleteFunc(slices.Clone(all), func(s *corev1.Service) bool { return name != "" && s.Name != name })
 	var out []netdp.Service
 	for _, svc := range all {
-		ports, err := c.translate(svc.Namespace + "/" + svc.Name)
+		ports, _, err := c.wants(svc.Namespace + "/" + svc.Name)
 		if err != nil {
 			return nil, err
 		}

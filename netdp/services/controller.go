@@ -46,8 +46,10 @@ type Options struct {
 	// the log does.
 	Events record.EventRecorder
 	// Own are the services that this host answers by itself.
-	Own    []Own
-	Logger *slog.Logger
+	Own []Own
+	// Reserved are ports of hosts that no service gets.
+	Reserved []Reserved
+	Logger   *slog.Logger
 }
 
 // Controller follows Services, EndpointSlices, Nodes, and pods of this host that
@@ -65,14 +67,16 @@ type Controller struct {
 	look     chan struct{} // of size 1: Nodes have changed
 	log      *slog.Logger
 
-	mu   sync.Mutex
-	zone string // of this host; guarded by mu
+	mu    sync.Mutex
+	zone  string // of this host; guarded by mu
+	hosts hosts  // of the cell; guarded by mu
 
 	// Only the goroutine of Run uses these.
 	keys    map[string]map[string]struct{} // service or pod → its keys in the datapath
 	waiting map[string]struct{}            // those whose address another one holds
 	told    map[string]string              // what the last Event about each said
 	full    map[string]struct{}            // those that a full kernel map keeps out
+	refused map[string]string              // what the last Event about reserved ports of each said
 }
 
 // fullRetry is how soon something is tried again that a full map kept out: room
@@ -121,6 +125,7 @@ func New(o Options) *Controller {
 		waiting:  map[string]struct{}{},
 		told:     map[string]string{},
 		full:     map[string]struct{}{},
+		refused:  map[string]string{},
 	}
 	if err := IndexSlices(slices); err != nil {
 		c.log.Error("follow endpoint slices", "error", err) // only after the informer was stopped
@@ -281,10 +286,11 @@ func (c *Controller) failed(key string, err error) {
 // sync makes the datapath's entries for one service what they should be.
 func (c *Controller) sync(key string) error {
 	delete(c.waiting, key)
-	want, err := c.translate(key)
+	want, refused, err := c.wants(key)
 	if err != nil {
 		return err
 	}
+	c.tellRefused(key, refused)
 	keys := map[string]struct{}{}
 	for _, s := range want {
 		keys[s.Key] = struct{}{}
@@ -337,6 +343,17 @@ func (c *Controller) drop(key string, keep map[string]struct{}) error {
 		}
 	}
 	return nil
+}
+
+// wants is what the datapath should forward of a service or pod, and what of it is
+// refused.
+func (c *Controller) wants(key string) (want []netdp.Service, refused []string, err error) {
+	all, err := c.translate(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	want, refused = guard(all, c.o.Reserved, c.cellHosts())
+	return want, refused, nil
 }
 
 func (c *Controller) translate(key string) ([]netdp.Service, error) {

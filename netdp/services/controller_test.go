@@ -134,6 +134,11 @@ func (m *members) set(names ...string) {
 
 func start(t *testing.T, opts netdp.Options, client *fake.Clientset, alive ...string) *running {
 	t.Helper()
+	return startWith(t, opts, client, nil, alive...)
+}
+
+func startWith(t *testing.T, opts netdp.Options, client *fake.Clientset, reserved []Reserved, alive ...string) *running {
+	t.Helper()
 	dp, err := netdp.Open(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)
@@ -144,7 +149,7 @@ func start(t *testing.T, opts netdp.Options, client *fake.Clientset, alive ...st
 	known := &members{changed: make(chan struct{}, 1)}
 	known.set(alive...)
 	c := New(Options{Datapath: dp, Informers: factory, Node: "test", Logger: slog.New(slog.DiscardHandler),
-		Members: known, Events: recorder})
+		Members: known, Events: recorder, Reserved: reserved})
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
 	return &running{t: t, dp: dp, client: client, members: known, controller: c, events: recorder.Events, stop: func() {

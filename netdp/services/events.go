@@ -16,6 +16,8 @@ const (
 	reasonInUse = "PortInUse"
 	reasonFull  = "DatapathFull"  // a kernel map of the host has no room for it
 	reasonRoom  = "DatapathReady" // it has room again
+	// reasonReserved: it wants a port of the daemons at an address of a host.
+	reasonReserved = "PortReserved"
 )
 
 // tell logs what went wrong with a service or pod; what its owner can mend is

@@ -2,6 +2,7 @@ package services
 
 import (
 	"context"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -34,6 +35,7 @@ func nodeMatters(old, obj any) bool {
 	before, ok1 := old.(*corev1.Node)
 	after, ok2 := obj.(*corev1.Node)
 	return !ok1 || !ok2 || calledFailed(before) != calledFailed(after) ||
+		!slices.Equal(before.Status.Addresses, after.Status.Addresses) ||
 		before.Labels[corev1.LabelTopologyZone] != after.Labels[corev1.LabelTopologyZone]
 }
 
@@ -50,6 +52,7 @@ func (c *Controller) lookAtHosts() {
 		c.log.Warn("list nodes", "error", err)
 		return
 	}
+	c.setHosts(nodes)
 	if c.setZone(zoneOf(nodes, c.o.Node)) {
 		for _, obj := range c.slices.List() {
 			c.again(obj, func(ep discoveryv1.Endpoint) bool { return ep.Hints != nil })

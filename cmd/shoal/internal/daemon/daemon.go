@@ -199,6 +199,9 @@ func (p *peer) run(ctx context.Context, ready func(), drain <-chan struct{}) (er
 // open takes everything that can be refused, before anything runs.
 func (p *peer) open(ctx context.Context) (err error) {
 	c := p.config
+	if err := c.freePorts(); err != nil {
+		return err
+	}
 	if p.listener, err = listen(ctx, c.APIAddr); err != nil {
 		return err
 	}

@@ -35,7 +35,7 @@ func (p *peer) newServices(shared informers.SharedInformerFactory, dns *clusterD
 	s.controller = netservices.New(netservices.Options{
 		Datapath: p.datapath, Informers: shared, Node: p.config.Name, Members: p.hostMembers(),
 		Events: s.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "shoal-services", Host: p.config.Name}),
-		Own:    []netservices.Own{dns.own()}, Logger: p.log.With("part", "services"),
+		Own:    []netservices.Own{dns.own()}, Reserved: p.config.reservedPorts(p.listener.Addr()), Logger: p.log.With("part", "services"),
 	})
 	return s, nil
 }
