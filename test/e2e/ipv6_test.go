@@ -200,12 +200,22 @@ func TestIPv6Later(t *testing.T) {
 		})
 	}
 	run("before", 2)
+	node, err := client.CoreV1().Nodes().Get(t.Context(), daemon.Name, metav1.GetOptions{})
+	if err != nil || len(node.Spec.PodCIDRs) != 2 {
+		t.Fatalf("the node has ranges %v, %v", node.Spec.PodCIDRs, err)
+	}
+	own, err := netip.MustParsePrefix(node.Spec.PodCIDRs[1]).Addr().Prefix(48)
+	if err != nil {
+		t.Fatal(err)
+	}
 	restart("--ipv6", "off")
 	ranges(1)
 	run("without", 1)
 	ping("before", "without")
 	kubectl(t, "create", "service", "clusterip", "early", "--namespace", ns, "--tcp", "80")
 	restart()
+	ranges(1) // the cell has no IPv6, and says so to a host that was told nothing
+	restart("--ipv6", own.String())
 	ranges(2)
 	run("after", 2)
 	ping("after", "before")

@@ -225,7 +225,8 @@ func TestServicePaths(t *testing.T) {
 func TestNoFirewallRules(t *testing.T) {
 	ns := newNamespace(t)
 	startEcho(t, ns, 2)
-	// The world's network namespace is fresh, so any rule is shoal's.
+	// The world's network namespace is fresh, so any rule is shoal's, but for those
+	// that were planted there.
 	for _, argv := range [][]string{{"nft", "list", "ruleset"}, {"iptables-nft-save"}, {"iptables-legacy-save"}, {"ip6tables-legacy-save"}} {
 		if _, err := exec.LookPath(argv[0]); err != nil {
 			t.Errorf("%s is missing: %v", argv[0], err)
@@ -236,7 +237,7 @@ func TestNoFirewallRules(t *testing.T) {
 			t.Error(result.Err)
 		}
 		for line := range strings.Lines(result.Stdout) {
-			if strings.HasPrefix(line, "-A") || strings.HasPrefix(line, "table") {
+			if strings.HasPrefix(line, "-A") || strings.HasPrefix(line, "table") && !strings.Contains(line, "planted") {
 				t.Errorf("%s shows %q", argv[0], line)
 			}
 		}
