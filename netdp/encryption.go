@@ -201,6 +201,11 @@ func (d *Datapath) ensureWire(routes []HostRoute) (index int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("find %s: %w", wireDevice, err)
 	}
+	if link.Attrs().RawFlags&unix.IFF_UP == 0 { // somebody set it down
+		if err := d.nl.LinkSetUp(link); err != nil {
+			return 0, fmt.Errorf("raise %s: %w", wireDevice, err)
+		}
+	}
 	return link.Attrs().Index, nil
 }
 

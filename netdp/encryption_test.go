@@ -420,6 +420,9 @@ func TestEncryptionKeysChange(t *testing.T) {
 	if s := stats[second.dp.Encryption()]; len(stats) != 2 || s.Handshake.IsZero() || s.Sent == 0 || s.Received == 0 {
 		t.Errorf("peers are %v", stats)
 	}
+	if sessions, err := first.dp.Sessions(); err != nil || sessions[second.name].Unheard() {
+		t.Errorf("a host that answers counts as unheard: %+v, %v", sessions, err)
+	}
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(first.dp.Metrics())
 	families, err := registry.Gather()
@@ -469,6 +472,14 @@ func TestEncryptionLeavesNothing(t *testing.T) {
 	c.must(first.dp.SetHosts(c.others(first)))
 	if _, err := c.askFrom(first, pods[0].ns, "tcp4", pods[1].ip.String()+":80"); err != nil {
 		t.Errorf("after the device was removed: %v", err)
+	}
+	// Somebody sets it down: it is raised again.
+	link, err = first.dp.nl.LinkByName(wireDevice)
+	c.must(err)
+	c.must(first.dp.nl.LinkSetDown(link))
+	c.must(first.dp.SetHosts(c.others(first)))
+	if _, err := c.askFrom(first, pods[0].ns, "tcp4", pods[1].ip.String()+":80"); err != nil {
+		t.Errorf("after the device was set down: %v", err)
 	}
 	for _, h := range c.hosts {
 		h.opts.WireGuardKey = wireguard.PrivateKey{}

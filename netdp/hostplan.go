@@ -11,12 +11,14 @@ import (
 type hostRules struct {
 	own, services   netip.Prefix
 	own6, services6 netip.Prefix  // own6 is not valid: no host's IPv6 is of use
+	cell, cell6     netip.Prefix  // those that all hosts' pods are in; not valid: unknown
 	key             wireguard.Key // this host's; zero: nothing is encrypted
 }
 
 func (d *Datapath) hostRules() hostRules {
 	o := d.opts
-	return hostRules{own: o.PodCIDR, services: o.ServiceCIDR, own6: o.PodCIDR6, services6: o.ServiceCIDR6, key: d.hosts.key.Public()}
+	return hostRules{own: o.PodCIDR, services: o.ServiceCIDR, own6: o.PodCIDR6, services6: o.ServiceCIDR6,
+		cell: o.CellPodCIDR, cell6: o.CellPodCIDR6, key: d.hosts.key.Public()}
 }
 
 // reachFunc tells how an address is reached: the way, interface and largest
@@ -89,7 +91,10 @@ func (rules hostRules) check(h Host) string {
 		return fmt.Sprintf("its pod range %s overlaps the services, %s; give it another range", p, services)
 	}
 	for _, a := range h.Addresses {
-		if own.Contains(a.Unmap()) || p.Contains(a.Unmap()) {
+		a = a.Unmap()
+		// With encryption a host may send from its addresses, and gets what is for them.
+		anyPods := !rules.key.IsZero() && (rules.cell.Contains(a) || rules.cell6.Contains(a))
+		if own.Contains(a) || p.Contains(a) || anyPods {
 			return fmt.Sprintf("its address %s is in a range of pods", a)
 		}
 	}

@@ -92,7 +92,8 @@ func TestPlanEncryptedHosts(t *testing.T) {
 		}
 		return reached{}, "this host has no route"
 	}
-	rules := hostRules{own: netip.MustParsePrefix("10.64.0.0/24"), own6: netip.MustParsePrefix("fd00:64::/64"), key: wireguard.Key{9}}
+	rules := hostRules{own: netip.MustParsePrefix("10.64.0.0/24"), own6: netip.MustParsePrefix("fd00:64::/64"),
+		cell: netip.MustParsePrefix("10.64.0.0/10"), key: wireguard.Key{9}}
 	host := func(name string, number, key byte) Host {
 		return Host{Name: name, WireGuardKey: wireguard.Key{key}, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, number})},
 			PodCIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 64, number, 0}), 24)}
@@ -101,6 +102,11 @@ func TestPlanEncryptedHosts(t *testing.T) {
 	dual.PodCIDR6 = netip.MustParsePrefix("fd00:64:3::/64")
 	lost := host("lost", 6, 6)
 	lost.Addresses = []netip.Addr{netip.MustParseAddr("203.0.113.6")}
+	greedy := host("greedy", 7, 7)
+	greedy.Addresses = append(greedy.Addresses, netip.MustParseAddr("10.64.1.9"))
+	if r := planHosts([]Host{greedy}, rules, reach)[0]; r.Path != PathUnreachable || !strings.Contains(r.Problem, "range of pods") {
+		t.Errorf("a host with the address of another's pod is reached by %+v", r)
+	}
 	hosts := byFamily([]Host{
 		host("near", 1, 1), host("silent", 2, 0), dual, host("thief", 4, 1), host("twin", 5, 9), lost,
 	}, true)

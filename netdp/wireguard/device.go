@@ -33,6 +33,12 @@ type Stats struct {
 	Sent, Received uint64
 }
 
+// Unheard is a peer that was called and has never answered: its UDP port may be
+// behind a firewall.
+func (s Stats) Unheard() bool {
+	return s.Sent > 0 && s.Received == 0 && s.Handshake.IsZero()
+}
+
 // Options say what device to make.
 type Options struct {
 	// Name is that of the interface.

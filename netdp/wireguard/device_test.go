@@ -72,3 +72,14 @@ func TestParseStats(t *testing.T) {
 		}
 	}
 }
+
+func TestUnheard(t *testing.T) {
+	for s, want := range map[Stats]bool{
+		{}: false, {Sent: 148}: true, {Sent: 148, Received: 92}: false,
+		{Sent: 148, Handshake: time.Unix(1, 0)}: false,
+	} {
+		if s.Unheard() != want {
+			t.Errorf("%+v is unheard: %v", s, !want)
+		}
+	}
+}

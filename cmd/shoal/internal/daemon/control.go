@@ -24,6 +24,7 @@ import (
 	"shoal/api/control"
 	v1 "shoal/api/control/v1"
 	"shoal/api/pki"
+	"shoal/netdp"
 )
 
 // extra are the paths served beside the Kubernetes API.
@@ -87,6 +88,9 @@ func (h *controlHost) Paths() []v1.Path {
 			continue // a host has one line, that of IPv4
 		}
 		p := v1.Path{Host: r.Host, Path: string(r.Path), MTU: r.MTU, Problem: r.Problem, LastHandshake: sessions[r.Host].Handshake}
+		if p.Problem == "" && sessions[r.Host].Unheard() {
+			p.Problem = fmt.Sprintf("it has not answered by WireGuard; let UDP port %d through between the hosts", netdp.DefaultWireGuardPort)
+		}
 		if r.Via.IsValid() {
 			p.Via = r.Via.String()
 		}

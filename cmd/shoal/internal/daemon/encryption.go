@@ -82,6 +82,7 @@ func (p *peer) followEncryption(ctx context.Context, wake func()) error {
 		again := time.NewTimer(encryptRetry)
 		again.Stop() // until something has failed
 		defer again.Stop()
+		said := "" // why it failed the last time
 		for {
 			select {
 			case <-ctx.Done():
@@ -90,8 +91,13 @@ func (p *peer) followEncryption(ctx context.Context, wake func()) error {
 			case <-again.C:
 			}
 			if err := p.encrypt(wanted.Load(), wake); err != nil {
-				p.log.Error("the cell's choice of encryption between hosts cannot be followed yet", "error", err)
+				if said != err.Error() {
+					said = err.Error()
+					p.log.Error("the cell's choice of encryption between hosts cannot be followed yet", "error", err)
+				}
 				again.Reset(encryptRetry)
+			} else {
+				said = ""
 			}
 		}
 	})
