@@ -177,6 +177,10 @@ func (n *node) probe(ctx context.Context) string {
 	return n.networkProblem(ctx) // which has a limit of its own, and says so when that is reached
 }
 
+// NetworkPluginNotReady is in the message of a Node that is not ready because
+// of Options.NetworkReady, and of nothing else.
+const NetworkPluginNotReady = "NetworkPluginNotReady"
+
 // networkProblem says, in the kubelet's words, what keeps pods from getting a
 // network, or "".
 func (n *node) networkProblem(ctx context.Context) string {
@@ -184,7 +188,7 @@ func (n *node) networkProblem(ctx context.Context) string {
 		return ""
 	}
 	if err := n.o.NetworkReady(ctx); err != nil && ctx.Err() == nil {
-		return "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns error: " + err.Error()
+		return "container runtime network not ready: NetworkReady=false reason:" + NetworkPluginNotReady + " message:Network plugin returns error: " + err.Error()
 	}
 	return ""
 }

@@ -45,6 +45,17 @@ func (p *progress) say(name string, took time.Duration) {
 	_, _ = fmt.Fprintf(p.out, "  ✓ %-44s %5d ms\n", name, took.Milliseconds())
 }
 
+// warn says what is not as it should be, and does not keep the daemon from going on.
+func (p *progress) warn(what string) {
+	if p.json {
+		p.log.Warn("start goes on", "problem", what)
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, _ = fmt.Fprintf(p.out, "  ! %s\n", what)
+}
+
 func (p *progress) ready(node, server, kubeconfig string) {
 	if p.json {
 		p.log.Info("ready", "node", node, "server", server, "kubeconfig", kubeconfig, "tookMs", time.Since(p.begun).Milliseconds())

@@ -5,6 +5,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,9 +15,12 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	watchtools "k8s.io/client-go/tools/watch"
+
+	"shoal/agent"
 )
 
-// waitNode returns once this host's Node exists and is Ready.
+// waitNode returns once this host's Node exists and is Ready, or only wants a pod
+// network: what gives it one may be a pod that is still to start here.
 func (p *peer) waitNode(ctx context.Context, client kubernetes.Interface) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
@@ -32,14 +36,27 @@ func (p *peer) waitNode(ctx context.Context, client kubernetes.Interface) error 
 			return nodes.Watch(ctx, o)
 		},
 	}
-	_, err := watchtools.UntilWithSync(ctx, lw, &corev1.Node{}, nil, func(e watch.Event) (bool, error) {
+	last, err := watchtools.UntilWithSync(ctx, cache.ToListWatcherWithWatchListSemantics(lw, client), &corev1.Node{}, nil, func(e watch.Event) (bool, error) {
 		node, ok := e.Object.(*corev1.Node)
-		return ok && nodeReady(node), nil
+		return ok && (nodeReady(node) || noPodNetwork(node) != ""), nil
 	})
 	if err != nil {
 		return fmt.Errorf("wait for node %s to be Ready: %w", p.config.Name, err)
 	}
+	if node, ok := last.Object.(*corev1.Node); ok && !nodeReady(node) {
+		p.progress.warn("node " + p.config.Name + " is not ready, pods that need a network of their own wait: " + noPodNetwork(node))
+	}
 	return nil
+}
+
+// noPodNetwork is why the node is not Ready where that is its pods' network alone.
+func noPodNetwork(node *corev1.Node) string {
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady && c.Status == corev1.ConditionFalse && strings.Contains(c.Message, agent.NetworkPluginNotReady) {
+			return c.Message
+		}
+	}
+	return ""
 }
 
 func nodeReady(node *corev1.Node) bool {
