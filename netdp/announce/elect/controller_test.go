@@ -286,9 +286,8 @@ func TestOneHostAnnounces(t *testing.T) {
 	if err := h.by[second].Leave(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if said := h.said(); said.Message == second {
-		t.Errorf("%s has left, and still announces: %+v", second, said)
-	}
+	// A write of its own under way has no conflict at this API, and wins for a moment.
+	eventually.True(t, "the host that left is not said to announce", func() bool { return h.said().Message != second })
 	third := h.settles(address, without(here, second)...)
 
 	// With the policy Local it is where an endpoint is, or nowhere.
