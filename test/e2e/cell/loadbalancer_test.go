@@ -79,6 +79,14 @@ func TestDrainedHostHandsItsAddressesOver(t *testing.T) {
 	address := poolOfOne(t, ns, balancerHosts+2)
 	balance(t, ns, corev1.ServiceExternalTrafficPolicyCluster)
 	leaving := announcer(t, peers[4], ns, address, nil)
+	// It is back before the namespace goes, which it may be the one to take away.
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), settleWithin)
+		defer cancel()
+		if err := cell.Start(ctx, leaving.number); err != nil {
+			t.Error(err)
+		}
+	})
 	backend := others(leaving)[0]
 	front(t, ns, backend)
 	backend.runs(t, ns, "front", 1)
