@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 /*
  * What pods send to the world outside leaves with an address of this host, from
- * a port that nat.h keeps: nobody outside knows a way to pods. Who knows one,
+ * a port that natport.h keeps: nobody outside knows a way to pods. Who knows one,
  * the cell's hosts and what the administrator names, sees the pod's own address.
  */
 #ifndef SHOAL_MASQUERADE_H
@@ -61,7 +61,7 @@ static __always_inline int masquerade(struct __sk_buff *skb, const struct packet
 		return VERDICT_PASS;
 	else if (is_icmp(p) && !p->sport)
 		return drop(skb, DROP_NO_PORTS); /* the answer to an echo of nobody */
-	port = nat_port(p, &fresh, from);
+	port = nat_port(p, &fresh, from, 1);
 	if (!port)
 		return drop(skb, DROP_NO_FREE_PORT);
 	if (port != fresh.nat_port) {

@@ -2,159 +2,16 @@
 /*
  * Connections that go on in this host's name: those from other machines whose
  * backend is on another host, and those of pods to the world outside
- * (masquerade.h). They go on from a port of this host's, and the answers find
- * the way back by it. An echo's number is taken like a port.
- *
- * The ports are taken for each backend anew, so there are nat_port_max -
- * nat_port_min + 1 at once for each. They lie below the range that the kernel
- * gives to programs of the host (net.ipv4.ip_local_port_range), so an answer
- * can not be meant for a program.
+ * (masquerade.h). They go on from a port of this host's (natport.h), and the
+ * answers find the way back by it. An echo's number is taken like a port.
  */
 #ifndef SHOAL_NAT_H
 #define SHOAL_NAT_H
 
-#include "packet.h"
-
-/* How many ports are tried for a new connection. With nine of ten in use, all
- * tries fail for one in 5 thousand (0.9^80); it is dropped, and tried again. */
-#define NAT_TRIES 80
-
-/* When a port may be taken from a connection that was not heard of for so
- * long. One that was never open counts little, or a flood of SYNs from forged
- * addresses would hold all ports. After a close, the backend keeps the pair for 60 s (TIME_WAIT). UDP as
- * in the kernel's own tracking of streams. An open TCP connection that is idle
- * for longer than the default keep-alive (2 h) may lose it, if ports run out. */
-#define NAT_OPENING_SECONDS 10
-#define NAT_CLOSED_SECONDS 60
-#define NAT_UDP_SECONDS 120
-#define NAT_TCP_SECONDS (3 * 3600)
-
-#define NAT_DONE (NAT_CLIENT_DONE | NAT_BACKEND_DONE)
+#include "natport.h"
 
 #define AF_INET 2
 #define AF_INET6 10
-
-static __always_inline __u32 now_seconds(void)
-{
-	return (__u32)(bpf_ktime_get_coarse_ns() / 1000000000);
-}
-
-static __always_inline int in_nat_range(__be16 port)
-{
-	__u16 n = bpf_ntohs(port);
-
-	return n >= nat_port_min && n <= nat_port_max;
-}
-
-static __always_inline int nat_expired(const struct nat *n, __u8 proto, __u32 now)
-{
-	__u32 idle = now - n->seen_seconds;
-
-	if (proto != PROTO_TCP)
-		return idle > NAT_UDP_SECONDS;
-	if (!(n->state & NAT_OPEN))
-		return idle > NAT_OPENING_SECONDS;
-	if ((n->state & NAT_DONE) == NAT_DONE)
-		return idle > NAT_CLOSED_SECONDS;
-	return idle > NAT_TCP_SECONDS;
-}
-
-/* done is the side that sent. Writes only when something changed: the entry is
- * shared by all processors. */
-static __always_inline void nat_seen(struct nat *n, const struct packet *p, __u32 done, __u32 now)
-{
-	__u32 state = n->state;
-
-	if (n->seen_seconds != now)
-		n->seen_seconds = now;
-	if (p->proto != PROTO_TCP)
-		return;
-	if (done == NAT_BACKEND_DONE)
-		state |= NAT_ANSWERED;
-	else if (state & NAT_ANSWERED && !(p->tcp_flags & TCP_SYN))
-		state |= NAT_OPEN;
-	if (p->tcp_flags & TCP_RST)
-		state |= NAT_DONE;
-	else if (p->tcp_flags & TCP_FIN)
-		state |= done;
-	if (state != n->state)
-		__sync_fetch_and_or(&n->state, state);
-}
-
-static __always_inline int nat_is(const struct nat *n, const struct packet *p)
-{
-	return n->client_port == p->sport && n->called_port == p->dport &&
-	       same_addr(n->client, p->src) && same_addr(n->called, p->dst);
-}
-
-struct nat_search {
-	struct flow_key key;
-	struct nat fresh;
-	__u32 found;
-};
-
-/* One try at a random port. A callback and no loop in place: the verifier looks
- * at it once and not eighty times. */
-static long nat_try(__u32 index, struct nat_search *s)
-{
-	__u32 count = (__u32)nat_port_max - nat_port_min + 1;
-	struct nat *n;
-
-	(void)index;
-	s->key.dport = bpf_htons((__u16)(nat_port_min + bpf_get_prandom_u32() % count));
-	n = bpf_map_lookup_elem(&nats, &s->key);
-	if (n && !nat_expired(n, s->key.proto, s->fresh.seen_seconds))
-		return 0;
-	if (n && bpf_map_delete_elem(&nats, &s->key))
-		return 0; /* somebody else was faster */
-	if (bpf_map_update_elem(&nats, &s->key, &s->fresh, BPF_NOEXIST))
-		return 0;
-	s->found = 1;
-	return 1;
-}
-
-/*
- * The port of ours, at our address from, that this connection goes on by: the
- * one it has, or one that is free. 0: none is.
- */
-static __always_inline __be16 nat_port(const struct packet *p, const struct flow *f,
-				       const __be32 *from)
-{
-	struct nat_search s = {
-		.key = {
-			.sport = f->port,
-			.dport = f->nat_port,
-			.proto = p->proto,
-			.direction = FLOW_REPLY,
-		},
-		.fresh = {
-			.client_port = p->sport,
-			.called_port = p->dport,
-			.seen_seconds = now_seconds(),
-		},
-	};
-	struct nat *n;
-
-	set_addr(s.key.src, f->addr);
-	set_addr(s.key.dst, from);
-	set_addr(s.fresh.client, p->src);
-	set_addr(s.fresh.called, p->dst);
-	if (f->nat_port) {
-		n = bpf_map_lookup_elem(&nats, &s.key);
-		if (n && nat_is(n, p)) {
-			/* A SYN begins anew on an old pair of ports. */
-			if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && n->state & NAT_DONE)
-				n->state = 0;
-			nat_seen(n, p, NAT_CLIENT_DONE, s.fresh.seen_seconds);
-			return f->nat_port;
-		}
-		/* It made room for others (LRU), and nobody took the port. */
-		if (!n && !bpf_map_update_elem(&nats, &s.key, &s.fresh, BPF_NOEXIST))
-			return f->nat_port;
-	}
-	bpf_loop(NAT_TRIES, nat_try, &s, 0);
-	return s.found ? s.key.dport : 0;
-}
 
 /* Where a packet to an address leaves this host. */
 struct way {
@@ -295,7 +152,7 @@ static __always_inline int pass_on(struct __sk_buff *skb, const struct packet *p
 	own_address(p, own);
 	if (is_unset(own))
 		return drop(skb, DROP_NO_NODE_ADDRESS);
-	port = nat_port(p, f, own);
+	port = nat_port(p, f, own, 0);
 	if (!port)
 		return drop(skb, DROP_NO_FREE_PORT);
 	if (port != f->nat_port) {

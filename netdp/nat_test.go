@@ -83,7 +83,7 @@ func TestPassedOn(t *testing.T) {
 	}
 }
 
-// fillNATs takes all ports towards a backend, last heard of some time ago.
+// fillNATs takes all ports towards a destination, last heard of some time ago.
 func (l *lab) fillNATs(d *Datapath, backend netip.AddrPort, proto Proto, state uint32, idleSeconds int64) {
 	l.t.Helper()
 	var now unix.Timespec
@@ -99,35 +99,51 @@ func (l *lab) fillNATs(d *Datapath, backend netip.AddrPort, proto Proto, state u
 	l.must(err)
 }
 
+// A port that is wanted goes from who needs it least. Pods lose nothing to each
+// other that may go on; other machines may be many or one, so what they have not
+// opened yet goes when no port is free.
 func TestPortsAreTakenAgain(t *testing.T) {
 	const answered, open = 4, 4 | 8
-	backend := netip.MustParseAddrPort("10.64.8.7:80")
+	backend, world := netip.MustParseAddrPort("10.64.8.7:80"), netip.MustParseAddrPort("203.0.113.80:443")
 	for _, c := range []struct {
-		name  string
-		proto Proto
-		state uint32
-		idle  int64
-		taken bool
+		name    string
+		proto   Proto
+		state   uint32
+		idle    int64
+		pod     bool // one may have it
+		outside bool // so may a call from outside
 	}{
-		{"TCP in use", TCP, open, 3600, false},
-		{"TCP forgotten", TCP, open, 3*3600 + 5, true},
-		{"TCP half closed", TCP, open | 1, 3600, false},
-		{"TCP just closed", TCP, open | 3, 50, false},
-		{"TCP closed", TCP, open | 3, 65, true},
-		{"TCP just begun", TCP, 0, 5, false},
-		{"TCP never answered", TCP, 0, 15, true},
-		{"TCP answered, but from a forged address", TCP, answered, 15, true},
-		{"TCP refused", TCP, answered | 3, 15, true},
-		{"UDP in use", UDP, 0, 100, false},
-		{"UDP silent", UDP, 0, 125, true},
+		{"TCP in use", TCP, open, 3600, false, false},
+		{"TCP forgotten", TCP, open, 3*3600 + 5, true, true},
+		{"TCP half closed", TCP, open | 1, 3600, false, false},
+		{"TCP just closed", TCP, open | 3, 1, false, false},
+		{"TCP closed", TCP, open | 3, 10, true, true},
+		{"TCP just begun", TCP, 0, 3, false, true},
+		{"TCP never answered", TCP, 0, 8, true, true},
+		{"TCP answered, but from a forged address", TCP, answered, 8, true, true},
+		{"TCP refused", TCP, answered | 3, 8, true, true},
+		{"UDP stream", UDP, open, 100, false, false},
+		{"UDP stream that is silent", UDP, open, 125, true, true},
+		{"UDP just begun", UDP, 0, 3, false, true},
+		{"UDP never answered", UDP, 0, 8, true, true},
+		{"UDP answered once", UDP, answered, 25, false, true},
+		{"UDP answered once, long ago", UDP, answered, 35, true, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l, d := natLab(t, backend.String())
+			_, pod := l.pod(d, "caller")
+			uplink := l.linkIndex(d, labUplink)
 			l.fillNATs(d, backend, c.proto, c.state, c.idle)
 			in := frame{src: labOutsideIP + ":40000", dst: labHostIP + ":30080", proto: c.proto, flags: flagSYN}
-			verdict, out := l.runProgram(d, bpf.DatapathProgUplinkIngress, l.linkIndex(d, labUplink), in.bytes())
-			if want := map[bool]uint32{true: verdictRedirect, false: verdictDrop}[c.taken]; verdict != want {
-				t.Errorf("verdict %d, want %d; %s", verdict, want, describe(out))
+			verdict, out := l.runProgram(d, bpf.DatapathProgUplinkIngress, uplink, in.bytes())
+			if want := map[bool]uint32{true: verdictRedirect, false: verdictDrop}[c.outside]; verdict != want {
+				t.Errorf("outside: verdict %d, want %d; %s", verdict, want, describe(out))
+			}
+			l.fillNATs(d, world, c.proto, c.state, c.idle)
+			in.src, in.dst = pod.String()+":40000", world.String()
+			verdict, out = l.runProgram(d, bpf.DatapathProgUplinkEgress, uplink, in.bytes())
+			if want := map[bool]uint32{true: verdictPass, false: verdictDrop}[c.pod]; verdict != want {
+				t.Errorf("pod: verdict %d, want %d; %s", verdict, want, describe(out))
 			}
 		})
 	}
