@@ -49,7 +49,12 @@ static __always_inline int to_other_host(struct __sk_buff *skb, const struct pac
 	if (!range || range->flags & RANGE_OWN)
 		return VERDICT_PASS;
 	if (!(range->flags & RANGE_HOST) && range->ifindex) {
-		unfit = bpf_check_mtu(skb, range->ifindex, &mtu, 0, BPF_MTU_CHK_SEGS);
+		/* Where packets have no hardware header, this one's does not count. Of
+		 * segments it never does, and the helper takes no difference with them. */
+		if (range->flags & RANGE_WIRE && !skb->gso_size)
+			unfit = bpf_check_mtu(skb, range->ifindex, &mtu, -ETH_LEN, 0);
+		else
+			unfit = bpf_check_mtu(skb, range->ifindex, &mtu, 0, BPF_MTU_CHK_SEGS);
 		/* Gone with the daemon: the stack would know another way. */
 		if (unfit < 0 && range->flags & RANGE_WIRE)
 			return drop(skb, DROP_NOT_ENCRYPTED);

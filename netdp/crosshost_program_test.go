@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"shoal/bpf"
+	"shoal/netdp/wireguard"
 )
 
 // Between the pods of two hosts packets go past the stacks of both.
@@ -73,6 +74,29 @@ func TestPodsOfOtherHosts(t *testing.T) {
 		}
 		if !slices.Equal(out[ethLen:], c.in[ethLen:]) {
 			t.Errorf("%s: the packet was changed", c.name)
+		}
+	}
+}
+
+// What fills the device that encrypts goes past the stack too: packets have no
+// hardware header there.
+func TestPodsOfOtherHostsEncrypted(t *testing.T) {
+	l := wideLab(t)
+	key, err := wireguard.NewPrivateKey()
+	l.must(err)
+	other, err := wireguard.NewPrivateKey()
+	l.must(err)
+	l.opts.WireGuardKey, l.opts.userWireGuard = key, true
+	d := l.openUntilEnd()
+	_, one := l.pod(d, "one")
+	l.must(d.SetHosts([]Host{{Name: "near", Addresses: []netip.Addr{netip.MustParseAddr("198.18.8.1")},
+		PodCIDR: netip.MustParsePrefix("10.65.1.0/24"), WireGuardKey: other.Public()}}))
+	link := l.linkIndex(d, hostLinkName("one"))
+	fits := 1500 - 28 - wireguard.Overhead
+	for size, want := range map[int]uint32{1: verdictRedirect, fits: verdictRedirect, fits + 1: verdictPass} {
+		in := frame{src: one.String() + ":1000", dst: "10.65.1.2:2000", proto: UDP, payload: strings.Repeat("x", size)}.bytes()
+		if verdict, _ := l.runProgram(d, bpf.DatapathProgPodEgress, link, in); verdict != want {
+			t.Errorf("%d bytes: verdict %d, want %d", size, verdict, want)
 		}
 	}
 }
