@@ -115,15 +115,19 @@ func (b *book[K]) Bind(k K, owner string) error {
 	if !ok || old.Owner != "" || old.Holder == "" {
 		return nil
 	}
+	return b.replaceLocked(k, old, Claim{Holder: old.Holder, Owner: owner})
+}
+
+// replaceLocked writes the claim on k if that is still old.
+func (b *book[K]) replaceLocked(k K, old, claim Claim) error {
 	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
 	defer cancel()
-	bound := Claim{Holder: old.Holder, Owner: owner}
-	done, err := b.records.ReplaceRecord(ctx, b.prefix+b.write(k), old.encode(), bound.encode())
+	done, err := b.records.ReplaceRecord(ctx, b.prefix+b.write(k), old.encode(), claim.encode())
 	if err != nil {
 		return fmt.Errorf("name the owner of %v of %s: %w", k, b.prefix, err)
 	}
 	if done {
-		b.taken[k] = bound
+		b.taken[k] = claim
 	}
 	return nil
 }

@@ -38,5 +38,13 @@ func (a *OwnedAddresses) Take(addr netip.Addr, owner string) (taken bool, err er
 	return a.takeLocked(addr, owner)
 }
 
+// HandOver makes the claim was on addr one for owner, in one write: nobody else can
+// claim addr in between. It is no error if the claim has changed.
+func (a *OwnedAddresses) HandOver(addr netip.Addr, was Claim, owner string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.replaceLocked(addr, was, Claim{Holder: a.holder, Owner: owner})
+}
+
 // All returns every claim.
 func (a *OwnedAddresses) All() map[netip.Addr]Claim { return a.snapshot() }

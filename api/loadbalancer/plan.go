@@ -129,8 +129,6 @@ func (o *choice) wanted(wanted netip.Addr, held []netip.Addr, pools []Pool, c ce
 		o.keep = wanted
 		return
 	}
-	o.draw = slices.Values([]netip.Addr{wanted})
-	o.may = func(a netip.Addr) bool { return a == wanted }
 	owner, _ := c.owner(wanted)
 	if owner == "" {
 		owner = "another service"
@@ -141,6 +139,8 @@ func (o *choice) wanted(wanted netip.Addr, held []netip.Addr, pools []Pool, c ce
 		o.none = refuse(ReasonTaken, "the wanted address %s belongs to %s and cannot be shared with it: %s; ask for another", wanted, owner, why)
 		return
 	}
+	o.draw = slices.Values([]netip.Addr{wanted})
+	o.may = func(a netip.Addr) bool { return a == wanted }
 	o.none = refuse(ReasonTaken, "the wanted address %s belongs to %s; ask for another, delete that one, "+
 		"or give both the annotation shoal.dev/sharing-key with one value where their ports differ", wanted, owner)
 }

@@ -8,12 +8,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/cache"
 
+	"shoal/api/claims"
 	"shoal/api/loadbalancer/v1alpha1"
 )
 
 // One service claims an address. Others that ask for that very address have it too
 // where all name the same sharing key and no two have a port in common; they have
-// no claim of their own, and the eldest of them gets the claim when its holder goes.
+// no claim of their own, and the eldest of them gets the claim when its holder goes,
+// in one write. Who has an address already comes before who would like it; among
+// those who both have it, and those who both do not, the elder comes first.
 
 // sharingNames are the annotations of a service that shares its address, the first
 // that is there counts. The others are those of MetalLB and Cilium.
@@ -45,25 +48,47 @@ func sharingKey(s *corev1.Service) string { return firstOf(s.Annotations, sharin
 func (c *Controller) sharing(svc *corev1.Service, a netip.Addr) (ok bool, why string) {
 	key := sharingKey(svc)
 	claim, held := c.o.Claims.Claim(a)
-	if !held || key == "" || claim.Owner == owner(svc) {
+	if key == "" || held && claim.Owner == owner(svc) {
 		return false, ""
 	}
-	holder := c.service(nameOf(claim.Owner))
-	if holder == nil || owner(holder) != claim.Owner || !isOurs(holder) {
-		return false, ""
-	}
-	if sharingKey(holder) != key {
+	holder := c.holder(claim)
+	if holder != nil && sharingKey(holder) != key {
 		return false, fmt.Sprintf("it has not the sharing key %q", key)
 	}
-	for _, other := range append(c.sharers(a), holder) {
-		if owner(other) == owner(svc) || sharingKey(other) != key || other != holder && !elder(other, svc) {
+	for _, other := range c.sharers(a) {
+		if owner(other) == owner(svc) || sharingKey(other) != key || other != holder && !precedes(other, svc, a) {
 			continue
 		}
 		if why := apart(svc, other); why != "" {
 			return false, why
 		}
 	}
+	if holder == nil {
+		// Its claim is about to be handed on; until then nobody loses what it has.
+		return held && claim.Owner != "" && has(svc, a), ""
+	}
+	if why := apart(svc, holder); why != "" {
+		return false, why
+	}
 	return true, ""
+}
+
+// holder is the service a claim was made for; nil if it is gone, not heard of yet,
+// or not ours any more.
+func (c *Controller) holder(claim claims.Claim) *corev1.Service {
+	s := c.service(nameOf(claim.Owner))
+	if s == nil || owner(s) != claim.Owner || !isOurs(s) {
+		return nil
+	}
+	return s
+}
+
+// precedes tells whether a comes before b where both want the address.
+func precedes(a, b *corev1.Service, address netip.Addr) bool {
+	if its := has(a, address); its != has(b, address) {
+		return its
+	}
+	return elder(a, b)
 }
 
 // apart tells why two services cannot share an address; empty: they can.
@@ -136,14 +161,11 @@ func (c *Controller) free(a netip.Addr) error {
 			heir = s
 		}
 	}
-	if err := c.o.Claims.Free(a); err != nil {
-		return err
-	}
 	if heir == nil {
-		return nil
+		return c.o.Claims.Free(a)
 	}
-	// Another peer may be faster: then that service looks for another address.
-	_, err := c.o.Claims.Take(a, owner(heir))
+	// Another peer may be faster: then the claim is what that one made of it.
+	err := c.o.Claims.HandOver(a, was, owner(heir))
 	for _, s := range c.sharers(a) {
 		c.queue.Add(key{service: serviceKey(s)})
 	}

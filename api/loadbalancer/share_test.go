@@ -57,7 +57,7 @@ func TestServicesShareAnAddress(t *testing.T) {
 		"no key":                   {sharer("front", "k", 80, 9), sharer("web", "", 443, 0), nil, "annotation shoal.dev/sharing-key"},
 		"the holder has none":      {sharer("front", "", 80, 9), sharer("web", "k", 443, 0), nil, "it has not the sharing key"},
 		"local pods":               {sharer("front", "k", 80, 9), sharer("web", "k", 443, 0, local), nil, "externalTrafficPolicy Local"},
-		"an elder has the port":    {sharer("front", "k", 80, 9), sharer("web", "k", 443, 0), []*corev1.Service{sharer("elder", "k", 443, 5)}, "service default/elder has port 443/TCP too"},
+		"an elder has the port":    {sharer("front", "k", 80, 9), sharer("web", "k", 443, 0), []*corev1.Service{sharer("elder", "k", 443, 5, having)}, "service default/elder has port 443/TCP too"},
 		"a younger wants the port": {sharer("front", "k", 80, 9), sharer("web", "k", 443, 5), []*corev1.Service{sharer("younger", "k", 443, 0)}, "192.0.2.1"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -94,5 +94,49 @@ func TestASharedAddressIsInherited(t *testing.T) {
 	}
 	if got := c.planned(t, sharer("young", "k", 22, 1, having)); got != address.String() {
 		t.Errorf("another that shares it: %s", got)
+	}
+}
+
+// TestASharerKeepsItsAddressWhenTheHolderGoes: until the claim is handed on, however
+// long that takes, and against one that waits for it.
+func TestASharerKeepsItsAddressWhenTheHolderGoes(t *testing.T) {
+	holder, keeps, waits := sharer("front", "k", 80, 9, having), sharer("web", "k", 443, 1, having), sharer("waits", "k", 443, 8)
+	c := still(t, keeps, waits)
+	c.take1(t, owner(holder))
+	if to, wait := c.lost(keeps); to != "" || wait {
+		t.Errorf("lost to %q, waits %t", to, wait)
+	}
+	if got := c.planned(t, keeps); got != address.String() {
+		t.Errorf("it keeps %s", got)
+	}
+	if got := c.planned(t, waits); !strings.Contains(got, "service default/web has port 443/TCP too") {
+		t.Errorf("the elder that waited: %s", got)
+	}
+	if err := c.services.Add(holder); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.planned(t, waits); !strings.Contains(got, "service default/web has port 443/TCP too") {
+		t.Errorf("the elder that waited, beside the holder: %s", got)
+	}
+	if err := c.o.Claims.Free(address); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.planned(t, waits); !strings.Contains(got, "service default/web has port 443/TCP too") {
+		t.Errorf("the elder that waited, with no claim: %s", got)
+	}
+}
+
+// TestAClaimIsHandedOverOnce: who is late changes nothing.
+func TestAClaimIsHandedOverOnce(t *testing.T) {
+	c := still(t)
+	c.take1(t, "default/front uid-front")
+	was, _ := c.o.Claims.Claim(address)
+	for _, heir := range []string{"default/web uid-web", "default/late uid-late"} {
+		if err := c.o.Claims.HandOver(address, was, heir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if claim, _ := c.o.Claims.Claim(address); claim.Owner != "default/web uid-web" {
+		t.Errorf("the claim is %+v", claim)
 	}
 }
