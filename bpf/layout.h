@@ -141,6 +141,7 @@ struct sent {
 #define FLOW_REQUEST 0
 #define FLOW_REPLY 1
 #define FLOW_OUT 2 /* of a pod to the world outside */
+#define FLOW_ANEW 3 /* a reply's, once the backend answers the SYN that calls it anew */
 
 struct flow_key {
 	__be32 src[4];
@@ -154,9 +155,9 @@ struct flow_key {
 
 /* For a request: the backend that serves it, and the port of ours that calls
  * it when it is on another machine. For a reply: the address the client
- * called, and in nat_port 1 once it has called the backend past it. For a call of
- * a pod to outside: who is called, and the port of ours that calls; no address:
- * it answers a call, in its own name. */
+ * called, and in nat_port what it has called since. For a call of a pod to outside:
+ * who is called, and the port of ours that calls; no address: it answers a call, in
+ * its own name. */
 struct flow {
 	__be32 addr[4];
 	__be16 port;
@@ -164,6 +165,9 @@ struct flow {
 	__u32 service;
 	__u32 backend;
 };
+
+#define CALLED_PAST 1 /* the backend, by its own address */
+#define CALLED_ANEW 2 /* another address, which is in FLOW_ANEW */
 
 /*
  * A connection that this host passes on in its own name, so that the answers

@@ -158,7 +158,9 @@ static __always_inline int nobody_serves(struct __sk_buff *skb, const struct pac
  * Has the backend's answers get the address that this packet called. The backend
  * sees one connection of a client's port, by whatever address it is called, so
  * who called last is answered: an entry of a call that has ended says nothing
- * about a later one. Written only when something changes.
+ * about a later one. A SYN by another address waits for the backend's SYN-ACK, as
+ * one past the service does, and other segments do not count. Written only when
+ * something changes.
  */
 static __always_inline int remember_reply(const struct packet *p, const struct flow *f)
 {
@@ -174,9 +176,16 @@ static __always_inline int remember_reply(const struct packet *p, const struct f
 	back.sport = f->port;
 	set_addr(called.addr, p->dst);
 	have = bpf_map_lookup_elem(&flows, &back);
-	if (have && have->port == called.port && !have->nat_port && have->backend == called.backend &&
-	    have->service == called.service && same_addr(have->addr, called.addr))
-		return 0;
+	if (have && have->port == called.port && same_addr(have->addr, called.addr)) {
+		if (!have->nat_port && have->backend == called.backend &&
+		    have->service == called.service)
+			return 0;
+	} else if (have && p->proto == PROTO_TCP) {
+		if (!opens(p))
+			return 0;
+		have->nat_port = CALLED_ANEW;
+		back.direction = FLOW_ANEW;
+	}
 	return bpf_map_update_elem(&flows, &back, &called, BPF_ANY);
 }
 
@@ -199,18 +208,18 @@ static __always_inline void called_past_services(const struct packet *p)
 	if (!f)
 		return;
 	if (p->proto == PROTO_TCP)
-		f->nat_port = 1;
+		f->nat_port = CALLED_PAST;
 	else
 		bpf_map_delete_elem(&flows, &back);
 }
 
 /*
- * Tells whether this answer is to a call past the service: a SYN-ACK, or the
- * reset of a closed port, which alone has the sequence number 0 (RFC 9293,
- * section 3.10.7.1). A SYN of the backend's own answers nobody.
+ * Tells whether this answer is to a call since: a SYN-ACK, or the reset of a
+ * closed port, which alone has the sequence number 0 (RFC 9293, section
+ * 3.10.7.1). A SYN of the backend's own answers nobody.
  */
-static __always_inline int answers_past_service(struct __sk_buff *skb, const struct packet *p,
-						const struct flow *f)
+static __always_inline int answers_later_call(struct __sk_buff *skb, const struct packet *p,
+					      const struct flow *f)
 {
 	__u8 flags = p->tcp_flags;
 	__be32 sequence = 1;
@@ -223,6 +232,29 @@ static __always_inline int answers_past_service(struct __sk_buff *skb, const str
 	    bpf_skb_load_bytes(skb, p->transport + TCP_SEQUENCE, &sequence, 4))
 		return 0;
 	return !sequence;
+}
+
+/* What the answer p is to; null: to nothing that we know of. */
+static __always_inline struct flow *answered_flow(struct __sk_buff *skb, const struct packet *p)
+{
+	struct flow_key key = key_of(p, FLOW_REPLY);
+	struct flow *f = bpf_map_lookup_elem(&flows, &key), *anew = 0;
+	struct flow called;
+
+	if (!f || !answers_later_call(skb, p, f))
+		return f;
+	if (f->nat_port == CALLED_ANEW && p->tcp_flags & TCP_ACK) {
+		key.direction = FLOW_ANEW;
+		anew = bpf_map_lookup_elem(&flows, &key);
+		key.direction = FLOW_REPLY;
+	}
+	if (!anew) {
+		bpf_map_delete_elem(&flows, &key);
+		return 0;
+	}
+	called = *anew;
+	bpf_map_update_elem(&flows, &key, &called, BPF_ANY);
+	return bpf_map_lookup_elem(&flows, &key);
 }
 
 /*
@@ -323,19 +355,6 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 	if (!fresh.nat_port && (!known || opens(p)) && remember_reply(p, &fresh))
 		return drop(skb, DROP_FLOW_NOT_KEPT);
 	return forward(skb, p, &key, &fresh, handed);
-}
-
-/* What the answer p is to; null: to nothing that we know of. */
-static __always_inline struct flow *answered_flow(struct __sk_buff *skb, const struct packet *p)
-{
-	struct flow_key key = key_of(p, FLOW_REPLY);
-	struct flow *f = bpf_map_lookup_elem(&flows, &key);
-
-	if (f && answers_past_service(skb, p, f)) {
-		bpf_map_delete_elem(&flows, &key);
-		return 0;
-	}
-	return f;
 }
 
 /* Gives an answer to another machine the address that was called, and what a

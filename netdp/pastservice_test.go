@@ -23,6 +23,7 @@ func TestAnswersPastServices(t *testing.T) {
 	const (
 		client  = labOutsideIP + ":40000"
 		service = labHostIP + ":30080"
+		another = "203.0.113.7:80" // of the same service
 		flagRST = 0x04
 		synAck  = flagSYN | flagACK
 	)
@@ -60,6 +61,53 @@ func TestAnswersPastServices(t *testing.T) {
 				{what: "the backend objects", flags: flagACK, seq: 9, answer: service},
 				{what: "the backend resets the old one", flags: flagRST | flagACK, seq: 9, answer: service},
 			}},
+			{"a SYN by another address while the connection is open", TCP, []step{
+				{what: "by the service", to: service, flags: flagSYN},
+				{what: "its answer", flags: synAck, answer: service},
+				{what: "acknowledged", to: service, flags: flagACK},
+				{what: "by the other address", to: another, flags: flagSYN},
+				{what: "the backend objects", flags: flagACK, seq: 9, answer: service},
+				{what: "later", to: service, flags: flagACK},
+				{what: "its answer", flags: flagACK, seq: 10, answer: service},
+				{what: "the backend resets it", flags: flagRST | flagACK, seq: 10, answer: service},
+			}},
+			{"a segment by another address while the connection is open", TCP, []step{
+				{what: "by the service", to: service, flags: flagSYN},
+				{what: "its answer", flags: synAck, answer: service},
+				{what: "by the other address", to: another, flags: flagACK},
+				{what: "the backend objects", flags: flagACK, seq: 9, answer: service},
+				{what: "reset by the other address", to: another, flags: flagRST},
+				{what: "later", flags: flagACK, seq: 9, answer: service},
+			}},
+			{"a new connection by another address", TCP, []step{
+				{what: "by the service", to: service, flags: flagSYN},
+				{what: "its answer", flags: synAck, answer: service},
+				{what: "by the other address", to: another, flags: flagSYN},
+				{what: "its answer", flags: synAck, answer: another},
+				{what: "later", flags: flagACK, seq: 9, answer: another},
+				{what: "by the first again", to: service, flags: flagSYN},
+				{what: "its answer", flags: synAck, answer: service},
+				{what: "later", flags: flagACK, seq: 9, answer: service},
+			}},
+			{"past the service and by another address", TCP, []step{
+				{what: "by the service", to: service, flags: flagSYN},
+				{what: "past it", to: backend, flags: flagSYN},
+				{what: "by the other address", to: another, flags: flagSYN},
+				{what: "its answer", flags: synAck, answer: another},
+				{what: "by the first", to: service, flags: flagSYN},
+				{what: "past it", to: backend, flags: flagSYN},
+				{what: "its answer", flags: synAck, answer: backend},
+			}},
+			{"by another address to a port that is closed", TCP, []step{
+				{what: "by the service", to: service, flags: flagSYN},
+				{what: "by the other address", to: another, flags: flagSYN},
+				{what: "refused", flags: flagRST | flagACK, answer: another},
+			}},
+			{"a call of the backend after one by another address", TCP, []step{
+				{what: "by the service", to: service, flags: flagSYN},
+				{what: "by the other address", to: another, flags: flagSYN},
+				{what: "a call of the backend", flags: flagSYN, answer: backend},
+			}},
 			{"a port that is closed", TCP, []step{
 				{what: "by the service", to: service, flags: flagSYN},
 				{what: "past it", to: backend, flags: flagSYN},
@@ -80,12 +128,15 @@ func TestAnswersPastServices(t *testing.T) {
 				{what: "its answer", answer: backend},
 				{what: "by the service again", to: service},
 				{what: "its answer", answer: service},
+				{what: "by the other address", to: another},
+				{what: "its answer", answer: another},
 			}},
 		} {
 			t.Run(backend+" "+c.name, func(t *testing.T) {
 				l := *l
 				l.t = t
-				l.must(d.SetService(Service{Key: "web", Proto: c.proto, Frontends: []Frontend{{Port: 30080}},
+				l.must(d.SetService(Service{Key: "web", Proto: c.proto, Frontends: []Frontend{
+					{Port: 30080}, {Addr: netip.MustParseAddr("203.0.113.7"), Port: 80, Outside: true}},
 					Backends: []Backend{{Addr: netip.MustParseAddrPort(backend)}}}))
 				defer func() { l.must(d.DeleteService("web")) }()
 				for _, s := range c.steps {
