@@ -38,8 +38,11 @@ const (
 	// links, with commas between them: by these hosts know one another there.
 	LinkHardware = "shoal.dev/link-hardware"
 	// AnnouncesSince is the annotation of a Node with the time from which on the host
-	// has been ready to announce.
+	// has been ready to announce, later than that of all who were before it.
 	AnnouncesSince = "shoal.dev/announces-since"
+	// AnnouncesStable is the annotation of a Node whose host has been ready for a
+	// while: the AnnouncesSince that this is true of.
+	AnnouncesStable = "shoal.dev/announces-stable"
 	// Leaving is the annotation of a Node that drains: others announce what it
 	// did. The value is since when.
 	Leaving = "shoal.dev/leaving"

@@ -67,6 +67,8 @@ type Options struct {
 	Hardware   func() []net.HardwareAddr
 	Responder  Responder
 	Client     kubernetes.Interface
+	// Now is this host's wall clock; nil is time.Now.
+	Now func() time.Time
 	// StableFor is how long a host must have been ready to take over from another
 	// one that lives; 0 is a default.
 	StableFor time.Duration
@@ -91,6 +93,8 @@ type Controller struct {
 	// Only the goroutine of Run uses these.
 	elected map[string][]netip.Addr // by service
 	started time.Time
+	// since orders this host among the others, see sinceNow.
+	since time.Time
 	// seen is when a host came (back) to life; zero: before this one looked.
 	seen   map[string]time.Time
 	ripens map[string]time.Time // when a host will be stable
@@ -105,6 +109,9 @@ func New(o Options, factory informers.SharedInformerFactory) (*Controller, error
 	}
 	if c.o.StableFor == 0 {
 		c.o.StableFor = stableFor
+	}
+	if c.o.Now == nil {
+		c.o.Now = time.Now
 	}
 	var err error
 	if c.services, err = services.Follow(factory, c.look); err != nil {
@@ -123,7 +130,8 @@ func (c *Controller) nodeAdded(any) { c.look("") }
 func (c *Controller) nodeUpdated(old, obj any) {
 	before, ok1 := old.(*corev1.Node)
 	after, ok2 := obj.(*corev1.Node)
-	if !ok1 || !ok2 || isExcluded(before) != isExcluded(after) || differs(before, after, v1alpha1.Links) || differs(before, after, v1alpha1.AnnouncesSince) {
+	if !ok1 || !ok2 || isExcluded(before) != isExcluded(after) || differs(before, after, v1alpha1.Links) || differs(before, after, v1alpha1.AnnouncesSince) ||
+		differs(before, after, v1alpha1.AnnouncesStable) {
 		c.look("")
 	}
 }
@@ -161,7 +169,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	if !cache.WaitForCacheSync(ctx.Done(), c.services.HasSynced, c.synced) {
 		return nil
 	}
-	c.started = time.Now()
+	c.started, c.since = time.Now(), c.sinceNow()
 	due := c.started // when all services are looked at, however often some are
 	timer := time.NewTimer(0)
 	defer timer.Stop()

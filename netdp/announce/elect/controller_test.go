@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -42,6 +43,7 @@ type hosts struct {
 	events *record.FakeRecorder
 
 	stableFor time.Duration
+	ahead     map[string]time.Duration // of clocks
 	by        map[string]*Controller
 	wake      []chan struct{}
 }
@@ -84,7 +86,7 @@ func (r recorder) Close() {
 // startHosts starts hosts that are stable after a while, with the networks that
 // their links are in.
 func startHosts(t *testing.T, client *fake.Clientset, stableFor time.Duration, links map[string]string) *hosts {
-	h := &hosts{stableFor: stableFor, t: t, client: client, says: map[string][]string{}, events: record.NewFakeRecorder(100), by: map[string]*Controller{}}
+	h := newHosts(t, client, stableFor)
 	for name := range links {
 		h.alive = append(h.alive, name)
 	}
@@ -95,10 +97,14 @@ func startHosts(t *testing.T, client *fake.Clientset, stableFor time.Duration, l
 	return h
 }
 
+func newHosts(t *testing.T, client *fake.Clientset, stableFor time.Duration) *hosts {
+	return &hosts{stableFor: stableFor, t: t, client: client, says: map[string][]string{}, events: record.NewFakeRecorder(100), by: map[string]*Controller{}}
+}
+
 func (h *hosts) start(name, link string) {
 	h.t.Helper()
 	// What it said before it was started anew.
-	long := map[string]string{v1alpha1.AnnouncesSince: "2020-01-02T03:04:05.678Z"}
+	long := map[string]string{v1alpha1.AnnouncesSince: "2020-01-02T03:04:05.678Z", v1alpha1.AnnouncesStable: "2020-01-02T03:04:05.678Z"}
 	if _, err := h.client.CoreV1().Nodes().Create(h.t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: long}}, metav1.CreateOptions{}); err != nil {
 		h.t.Fatal(err)
 	}
@@ -117,6 +123,11 @@ func (h *hosts) start(name, link string) {
 		Hardware:   func() []net.HardwareAddr { return []net.HardwareAddr{hardwareOf(name)} },
 		Events:     h.events,
 		StableFor:  h.stableFor,
+		Now: func() time.Time {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			return time.Now().Add(h.ahead[name])
+		},
 	}, factory)
 	if err != nil {
 		h.t.Fatal(err)
@@ -217,6 +228,58 @@ func TestAWholeCellStarts(t *testing.T) {
 	first := h.settles(address, here...)
 	h.dies(first)
 	h.settles(address, without(here, first)...)
+}
+
+// startAmong starts hosts whose clocks differ.
+func startAmong(t *testing.T, stableFor time.Duration, address string, ahead map[string]time.Duration) *hosts {
+	h := newHosts(t, fake.NewClientset(balanced(address)), stableFor)
+	h.ahead = ahead
+	h.alive = slices.Sorted(maps.Keys(ahead))
+	for _, name := range h.alive {
+		h.start(name, "192.0.2.0/24")
+	}
+	return h
+}
+
+// A clock that is wrong makes no host stable earlier or later in the eyes of others:
+// once all have said that they are, the one chosen among all announces, alone.
+func TestClocksThatDiffer(t *testing.T) {
+	const address = "192.0.2.200"
+	here := []string{"a", "b", "c"}
+	chosen := Announcer(netip.MustParseAddr(address), here)
+	for name, ahead := range map[string]time.Duration{"ahead": time.Hour, "behind": -time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			h := startAmong(t, time.Millisecond, address, map[string]time.Duration{"a": 0, "b": 0, "c": 0, chosen: ahead})
+			h.settles(address, chosen)
+		})
+	}
+}
+
+// A host that comes later with a clock that is behind, or a Node that says that an
+// earlier daemon of it was stable, takes nothing over.
+func TestAClockThatIsBehindTakesNothingOver(t *testing.T) {
+	const address = "192.0.2.200"
+	h := startAmong(t, 24*time.Hour, address, map[string]time.Duration{"a": 0, "b": 0})
+	first := h.settles(address, "a", "b")
+	h.mu.Lock()
+	h.ahead["late"] = -time.Hour
+	h.alive = append(h.alive, "late")
+	h.mu.Unlock()
+	h.start("late", "192.0.2.0/24")
+	eventually.True(t, "all look at the late one's Node", func() bool {
+		n, err := h.client.CoreV1().Nodes().Get(t.Context(), "late", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return !strings.HasPrefix(n.Annotations[v1alpha1.AnnouncesSince], "2020") && n.Annotations[v1alpha1.AnnouncesStable] == ""
+	})
+	for _, c := range h.by {
+		c.Look()
+	}
+	h.settles(address, first)
+	if late := h.answering(address); !slices.Equal(late, []string{first}) {
+		t.Errorf("%v answer", late)
+	}
 }
 
 // An interface that cannot be used, and a service that cannot be written, keep no

@@ -103,10 +103,15 @@ func (c *Controller) publish(ctx context.Context) error {
 		return fmt.Errorf("say which networks this host is in: %w", err)
 	}
 	_, left := node.Annotations[v1alpha1.Leaving]
-	want := map[string]any{v1alpha1.Links: formatLinks(links), v1alpha1.LinkHardware: formatHardware(c.o.Hardware()), v1alpha1.AnnouncesSince: c.started.UTC().Format(time.RFC3339Nano)}
+	since, stable := c.since.Format(time.RFC3339Nano), any(nil)
+	if c.isStable() {
+		stable = since
+	}
+	want := map[string]any{v1alpha1.Links: formatLinks(links), v1alpha1.LinkHardware: formatHardware(c.o.Hardware()), v1alpha1.AnnouncesSince: since, v1alpha1.AnnouncesStable: stable}
 	same := !left
 	for name, value := range want {
-		same = same && node.Annotations[name] == value
+		has, is := node.Annotations[name]
+		same = same && (is && has == value || !is && value == nil)
 	}
 	if same {
 		return nil

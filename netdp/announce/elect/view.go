@@ -19,8 +19,9 @@ import (
 type view struct {
 	// stable are those of the living that have been ready for a while.
 	alive, stable []string
-	// since is when a host became ready, as it says itself, so that all hosts know
-	// the same; those that do not say are missing.
+	// since orders hosts by when they became ready, as they say themselves, so that
+	// all hosts know the same; those that do not say are missing. Their clocks may be
+	// wrong: it is compared with others of its kind, never with a clock.
 	since    map[string]time.Time
 	excluded map[string]bool
 	links    map[string][]netip.Prefix // by host, living or not
@@ -35,6 +36,7 @@ func isExcluded(n *corev1.Node) bool {
 
 func (c *Controller) view() view {
 	v := view{alive: c.o.Alive(), since: map[string]time.Time{}, excluded: map[string]bool{}, links: map[string][]netip.Prefix{}}
+	says := map[string]bool{}                     // that it is stable
 	nodes, _ := c.nodes.List(labels.Everything()) // from memory
 	for _, n := range nodes {
 		if isExcluded(n) {
@@ -43,20 +45,47 @@ func (c *Controller) view() view {
 		if links := parseLinks(n.Annotations[v1alpha1.Links]); len(links) > 0 {
 			v.links[n.Name] = links
 		}
-		if since, err := time.Parse(time.RFC3339Nano, n.Annotations[v1alpha1.AnnouncesSince]); err == nil {
-			v.since[n.Name] = since
+		since, err := time.Parse(time.RFC3339Nano, n.Annotations[v1alpha1.AnnouncesSince])
+		if err != nil {
+			continue
 		}
+		v.since[n.Name] = since
+		// What this host's own Node says may be of an earlier daemon.
+		says[n.Name] = n.Annotations[v1alpha1.AnnouncesStable] == n.Annotations[v1alpha1.AnnouncesSince] && (n.Name != c.o.Self || since.Equal(c.since))
 	}
-	// What its Node says may be of an earlier daemon, until publish has written.
-	v.since[c.o.Self] = c.started
-	v.stable = c.stable(v.alive, v.since)
+	v.since[c.o.Self] = c.since
+	v.stable = c.stable(v.alive, says)
 	return v
 }
 
-// stable are those of the living that have been ready for a while, by their own
-// account and by when they came back. It has all looked at again when there may
-// be more.
-func (c *Controller) stable(alive []string, since map[string]time.Time) []string {
+// sinceNow is the time, or if a host was ready at a later one by its own clock, just
+// after that: so who comes later is later whatever the clocks say (Lamport, "Time,
+// Clocks, and the Ordering of Events", 1978).
+func (c *Controller) sinceNow() time.Time {
+	now := c.o.Now().UTC()
+	nodes, _ := c.nodes.List(labels.Everything()) // from memory
+	for _, n := range nodes {
+		if since, err := time.Parse(time.RFC3339Nano, n.Annotations[v1alpha1.AnnouncesSince]); err == nil && !since.Before(now) {
+			now = since.Add(1)
+		}
+	}
+	return now.Round(0)
+}
+
+// isStable tells whether this host has been ready for a while; if not it has all
+// looked at again by then.
+func (c *Controller) isStable() bool {
+	if time.Since(c.started) >= c.o.StableFor {
+		return true
+	}
+	c.lookWhenRipe(c.o.Self, c.started.Add(c.o.StableFor))
+	return false
+}
+
+// stable are those of the living that say that they have been ready for a while, this
+// host among them, and that did not come back just now. It has all looked at again
+// when there may be more.
+func (c *Controller) stable(alive []string, says map[string]bool) []string {
 	now := time.Now()
 	first := c.seen == nil
 	if first {
@@ -70,17 +99,13 @@ func (c *Controller) stable(alive []string, since map[string]time.Time) []string
 		} else if !known {
 			c.seen[name] = now
 		}
-		ready, says := since[name]
-		if !says {
+		if !says[name] {
 			continue
 		}
-		if c.seen[name].After(ready) {
-			ready = c.seen[name]
-		}
-		if now.Sub(ready) >= c.o.StableFor {
+		if back := c.seen[name]; now.Sub(back) >= c.o.StableFor {
 			out = append(out, name)
 		} else {
-			c.lookWhenRipe(name, ready.Add(c.o.StableFor))
+			c.lookWhenRipe(name, back.Add(c.o.StableFor))
 		}
 	}
 	return out
