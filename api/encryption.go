@@ -47,7 +47,7 @@ func SetEncryption(ctx context.Context, records claims.Records, on bool) (change
 		if encryptionOn(old) == on {
 			return false, nil
 		}
-		done := false
+		var done bool
 		if there {
 			done, err = records.ReplaceRecord(ctx, encryptionKey, old, value)
 		} else {

@@ -79,7 +79,7 @@ func carryBetween(t *testing.T, kind ebpf.MapType, from, to btf.Type, fromMax, t
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to make kernel maps")
 	}
-	make := func(v btf.Type, limit uint32) (*ebpf.MapSpec, *ebpf.Map) {
+	mapOf := func(v btf.Type, limit uint32) (*ebpf.MapSpec, *ebpf.Map) {
 		size, err := btf.Sizeof(v)
 		if err != nil {
 			t.Fatal(err)
@@ -92,8 +92,8 @@ func carryBetween(t *testing.T, kind ebpf.MapType, from, to btf.Type, fromMax, t
 		t.Cleanup(func() { _ = m.Close() })
 		return spec, m
 	}
-	_, old := make(from, fromMax)
-	spec, fresh := make(to, toMax)
+	_, old := mapOf(from, fromMax)
+	spec, fresh := mapOf(to, toMax)
 	for i := range fill {
 		if err := old.Put(uint32(i), value(i)); err != nil {
 			t.Fatal(err)

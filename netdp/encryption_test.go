@@ -138,11 +138,11 @@ func TestEncryptedPodsReachEachOther(t *testing.T) {
 	c := newDualCell(t, "near1", "near2", "far3")
 	c.meet()
 	pods := c.servers6()
-	clear := c.tap()
+	tap := c.tap()
 	if _, err := c.say(c.hosts[0], pods[0].ns, "udp6", at6(pods[1].ip, 80), ioTimeout); err != nil {
 		t.Fatal(err)
 	}
-	if plain, _ := clear.counts(); plain == 0 {
+	if plain, _ := tap.counts(); plain == 0 {
 		t.Fatal("the tap does not see what is not encrypted")
 	}
 	c.encrypt(c.hosts...)
@@ -241,9 +241,9 @@ func TestEncryptedLargePackets(t *testing.T) {
 	payload := bytes.Repeat([]byte("0123456789abcdef"), 1<<16) // 1 MiB
 	for _, addr := range []netip.Addr{ip, six} {
 		family := familyName(at6(addr, 80))
-		any := map[string]string{"4": ":", "6": "[::]:"}[family]
-		c.countTCP(ns, any+"80")
-		c.serveBigUDP(ns, any+"81")
+		wildcard := map[string]string{"4": ":", "6": "[::]:"}[family]
+		c.countTCP(ns, wildcard+"80")
+		c.serveBigUDP(ns, wildcard+"81")
 		conn, err := dial(early, "tcp"+family, at6(addr, 80))
 		c.must(err)
 		c.must(conn.SetDeadline(deadline()))

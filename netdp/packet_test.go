@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 )
 
 // frame describes an Ethernet frame with IPv4 or IPv6 and TCP or UDP in it.
@@ -68,7 +69,7 @@ func (f frame) ipv6(src, dst netip.AddrPort, transport []byte) []byte {
 	if f.options > 0 {
 		options := make([]byte, f.options) // of padding: Pad1
 		options[0], options[1] = next, byte(f.options/8-1)
-		extensions = append(options, extensions...)
+		extensions = slices.Concat(options, extensions)
 		next = ipv6Destination
 	}
 	ip := make([]byte, ipv6Len)

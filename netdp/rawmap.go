@@ -26,7 +26,6 @@ func newRawBuffer(size uint32, count int) rawBuffer {
 }
 
 func (b rawBuffer) at(i int) []byte { return b.bytes[i*b.size : (i+1)*b.size] }
-func (b rawBuffer) first(n int) any { return b.slice.Slice(0, n).Interface() }
 func (b rawBuffer) all() any        { return b.slice.Interface() }
 
 // readRaw calls f with each batch of a map of any shape: n keys and values, which f

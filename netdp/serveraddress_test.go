@@ -74,7 +74,7 @@ func testServerAddress(l *lab) {
 			}
 			return err
 		})
-		if timeout, ok := err.(net.Error); !ok || !timeout.Timeout() {
+		if timeout := net.Error(nil); !errors.As(err, &timeout) || !timeout.Timeout() {
 			t.Errorf("a connection while %s: %v", while, err)
 		}
 	}

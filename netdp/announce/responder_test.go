@@ -2,7 +2,6 @@ package announce
 
 import (
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -53,7 +52,7 @@ func TestAnswersOnNoInterface(t *testing.T) {
 
 // An interface that takes no frame keeps nobody waiting but what is sent.
 func TestStuckInterface(t *testing.T) {
-	r := New(Options{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	r := New(Options{Logger: slog.New(slog.DiscardHandler)})
 	a := netip.MustParseAddr("192.0.2.7")
 	r.mu.Lock()
 	r.ports["stuck"] = &port{mac: make(net.HardwareAddr, 6), arp: stuckSocket(t), groupsFD: -1}

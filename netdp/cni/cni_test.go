@@ -60,7 +60,7 @@ func TestGivenNamespace(t *testing.T) {
 	l.configure()
 	given := filepath.Join(l.dir, "given")
 	l.must(netns.Create("", given, func(*os.File) error { return nil }))
-	defer netns.Unpin(given)
+	defer func() { l.must(netns.Unpin(given)) }()
 	pod := labPod("a")
 	pod.NetNS = given
 	got, err := l.d.Attach(context.Background(), pod)

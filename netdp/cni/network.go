@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -49,11 +50,21 @@ func (o Options) network() (network, error) {
 
 // ofOnePlugin reads the older form of configurations, which runtimes still take.
 func ofOnePlugin(path string) (*libcni.NetworkConfigList, error) {
-	conf, err := libcni.ConfFromFile(path)
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	return libcni.ConfListFromConf(conf)
+	plugin, err := libcni.NetworkPluginConfFromBytes(data)
+	if err != nil {
+		return nil, err
+	}
+	list, err := json.Marshal(map[string]any{
+		"name": plugin.Network.Name, "cniVersion": plugin.Network.CNIVersion, "plugins": []json.RawMessage{data},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return libcni.NetworkConfFromBytes(list)
 }
 
 // inlined is the list with all of its plugins in it, also those that have files

@@ -33,10 +33,6 @@ func (s *portSet) join(other portSet) {
 
 func (s *portSet) empty() bool { return !s.all && len(s.spans) == 0 }
 
-func (s *portSet) contains(protocol uint8, port uint16) bool {
-	return s.all || slices.ContainsFunc(s.spans, func(sp span) bool { return sp.contains(protocol, port) })
-}
-
 func (sp span) contains(protocol uint8, port uint16) bool {
 	return sp.protocol == protocol && sp.low <= port && port <= sp.high
 }

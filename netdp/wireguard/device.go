@@ -158,7 +158,7 @@ func (d *Device) SetPeers(peers []Peer) error {
 	if err != nil {
 		return err
 	}
-	changes := append(strangers, difference(d.peers, want)...)
+	changes := slices.Concat(strangers, difference(d.peers, want))
 	if len(changes) > 0 {
 		err = d.engine.change(changes)
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -33,7 +34,7 @@ func (f *followed) has(is func(*v1.Flow) bool) error {
 	if slices.ContainsFunc(f.flows, func(flow v1.Flow) bool { return is(&flow) }) {
 		return nil
 	}
-	return fmt.Errorf("none of %d flows is it (the command: %v): %+v", len(f.flows), f.end, f.flows)
+	return errors.Join(fmt.Errorf("none of %d flows is it: %+v", len(f.flows), f.flows), f.end) // of the command
 }
 
 // followFlows runs `shoal flows -f` until the test ends.

@@ -27,9 +27,10 @@ const (
 	NodeAddr = "192.0.2.1"
 	// OutsideAddr is the address of the other machine on that link.
 	OutsideAddr = "192.0.2.2"
-	// NodeAddr6 and OutsideAddr6 are their IPv6 addresses, of 2001:db8::/32,
-	// which is reserved for documentation (RFC 3849).
-	NodeAddr6    = "2001:db8:2::1"
+	// NodeAddr6 is the host's IPv6 address, of 2001:db8::/32, which is reserved
+	// for documentation (RFC 3849).
+	NodeAddr6 = "2001:db8:2::1"
+	// OutsideAddr6 is the IPv6 address of the other machine.
 	OutsideAddr6 = "2001:db8:2::2"
 
 	// outsideCgroup is the cgroup of what runs on the other machine.

@@ -147,7 +147,7 @@ func TestTakersNamed(t *testing.T) {
 		t.Errorf("%v\nwant %s", err, want)
 	}
 	other := errors.New("other")
-	if got := withTakers(t.Context(), other, dir); got != other {
+	if got := withTakers(t.Context(), other, dir); !errors.Is(got, other) || got.Error() != other.Error() {
 		t.Errorf("%v", got)
 	}
 }
