@@ -67,26 +67,30 @@ func (s *streams) ExecInContainer(ctx context.Context, _, _, id string, cmd []st
 
 // leaving ends something when its client takes no more.
 type leaving struct {
-	io.Writer
+	to    io.Writer // nil once it has failed
 	leave func()
 }
 
-// watchLeaving calls leave when to fails. A command whose client has left goes
-// on, as with the kubelet, until it writes.
+// watchLeaving calls leave when to fails, and drops what comes then: the shim
+// waits for somebody to take the output before it lets a command go. A command
+// whose client has left goes on, as with the kubelet, until it writes.
 func watchLeaving(to io.Writer, leave func()) io.Writer {
 	if to == nil {
 		return nil
 	}
-	return &leaving{to, leave}
+	return &leaving{to: to, leave: leave}
 }
 
 // Write implements io.Writer.
 func (l *leaving) Write(p []byte) (int, error) {
-	n, err := l.Writer.Write(p)
-	if err != nil {
+	if l.to == nil {
+		return len(p), nil
+	}
+	if _, err := l.to.Write(p); err != nil {
+		l.to = nil
 		l.leave()
 	}
-	return n, err
+	return len(p), nil
 }
 
 func closeStreams(streams ...io.WriteCloser) {

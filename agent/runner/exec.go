@@ -29,10 +29,6 @@ type ExecRequest struct {
 	Started  func()           // called when the command runs; may be nil
 }
 
-// execEnd bounds the removal of a command's process after its end or its
-// caller's leaving.
-const execEnd = 10 * time.Second
-
 // Exec runs a command in a running container and gives its exit code. When
 // ctx ends first, the command is killed.
 func (r *Runner) Exec(ctx context.Context, req ExecRequest) (int, error) {
@@ -46,26 +42,37 @@ func (r *Runner) Exec(ctx context.Context, req ExecRequest) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer func() {
-		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), execEnd)
-		defer cancel()
-		_, _ = process.Delete(end, containerd.WithProcessKill)
-	}()
+	// The call that starts it is not cut when the caller leaves: the shim would
+	// kill runc in the midst of it and know nothing of what runc has started.
 	waiting, give := context.WithCancel(context.WithoutCancel(ctx))
-	defer give()
+	begun := make(chan error, 1)
+	var starts, wg sync.WaitGroup
+	mayRun := true
+	defer func() {
+		r.endExec(ctx, req.ID, process, mayRun, func() {
+			closeIO(process)
+			give()
+			starts.Wait()
+		})
+	}()
+	defer wg.Wait()
 	exited, err := process.Wait(waiting)
 	if err != nil {
 		return 0, fmt.Errorf("wait for command: %w", err)
 	}
-	if err := process.Start(ctx); err != nil {
-		return 0, notStarted(err)
+	starts.Go(func() { begun <- process.Start(waiting) })
+	select {
+	case err := <-begun:
+		if err != nil {
+			return 0, notStarted(err)
+		}
+	case <-ctx.Done():
+		return 0, ctx.Err()
 	}
 	if req.Started != nil {
 		req.Started()
 	}
-	var wg sync.WaitGroup
 	running, stop := context.WithCancel(ctx)
-	defer wg.Wait()
 	defer stop()
 	if req.TTY && req.Resize != nil {
 		wg.Go(func() { followSize(running, process, req.Resize) })
@@ -79,6 +86,7 @@ func (r *Runner) Exec(ctx context.Context, req ExecRequest) (int, error) {
 			killSession(int(process.Pid()))
 			return 0, err
 		}
+		mayRun = status.Error() != nil
 		return int(status.ExitCode()), status.Error()
 	case <-ctx.Done():
 		killSession(int(process.Pid()))
