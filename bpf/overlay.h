@@ -31,7 +31,7 @@ static __always_inline int from_tunnel(struct __sk_buff *skb)
 		return drop(skb, DROP_MALFORMED);
 	bpf_skb_change_type(skb, PACKET_HOST);
 	verdict = from_outside(skb, &p);
-	if (verdict != VERDICT_PASS || is_own_host(p.src))
+	if (verdict != VERDICT_PASS)
 		return verdict;
 	return to_own_pod(skb, &p);
 }

@@ -358,6 +358,9 @@ __noinline int judge(struct __sk_buff *skb, const struct policy_subject *subject
 	begins = (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 	if (conn && begins && (conn->direction != direction || conn->done == CONN_DONE))
 		conn = 0;
+	/* What a program of the node sends is not judged: this is from somebody else. */
+	if (conn && conn->node && direction == POLICY_INGRESS && !from_pod)
+		return DROP_SPOOFED_SOURCE;
 	/* It may be of a connection that an older program allowed a moment ago.
 	 * If not, it is a segment of no connection, and opens none. */
 	if (!conn && !error && p->proto == PROTO_TCP && !begins && taking_over())

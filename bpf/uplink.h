@@ -264,18 +264,16 @@ static __always_inline struct flow *answered_flow(struct __sk_buff *skb, const s
  * backend is elsewhere; that goes on in this host's name. Pods whose network is
  * another driver's are not asked for: some of those networks (macvlan by a switch that
  * reflects) lead from pod to host by the link.
+ *
+ * The same holds of the host itself, and of what its daemon serves pods at: the stack
+ * refuses IPv4 of that kind, but not IPv6, and what goes past it must not reach a pod
+ * in a connection that the host has with it. Known are the addresses of its Node; one
+ * with another address of the host's is nobody who may call an isolated pod (policy.h).
  */
-static __always_inline int is_own_pod(const __be32 *addr)
+static __always_inline int is_own(const __be32 *addr)
 {
-	return bpf_map_lookup_elem(&pods, addr) != 0;
-}
-
-/* What seems to come from this host itself, the stack refuses. Known are the addresses
- * of its Node: with another one of the host's a packet reaches a pod, as nobody who may
- * call an isolated one (policy.h), and the answer stays here. */
-static __always_inline int is_own_host(const __be32 *addr)
-{
-	return bpf_map_lookup_elem(&node_addrs, addr) != 0;
+	return bpf_map_lookup_elem(&pods, addr) || bpf_map_lookup_elem(&node_addrs, addr) ||
+	       (is_mapped(addr) && addr[3] && addr[3] == server_ipv4[3]);
 }
 
 /* To a pod of this host, to the host itself, or on to another machine. */
@@ -290,7 +288,7 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 		verdict = handed ? -1 : hand_over(skb, p, f);
 		return verdict < 0 ? pass_on(skb, p, key, f) : verdict;
 	}
-	if (is_own_pod(p->src))
+	if (is_own(p->src))
 		return drop(skb, DROP_SPOOFED_SOURCE);
 	if (handed && set_dscp(skb, p, 0))
 		return drop(skb, DROP_NOT_REWRITTEN);
@@ -312,7 +310,7 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 	int known, handed;
 
 	if (is_error(p) || !has_ports(p)) {
-		if (is_own_pod(p->src))
+		if (is_own(p->src))
 			return drop(skb, DROP_SPOOFED_SOURCE);
 		return is_error(p) ? error_from_outside(skb, p) : VERDICT_PASS;
 	}
@@ -324,7 +322,7 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 	}
 	fe = outside_frontend(p);
 	if (!fe) {
-		if (is_own_pod(p->src))
+		if (is_own(p->src))
 			return drop(skb, DROP_SPOOFED_SOURCE);
 		called_past_services(p);
 		return called_from_outside(skb, p);
@@ -438,7 +436,7 @@ int uplink_ingress(struct __sk_buff *skb)
 	if (skb->pkt_type == PACKET_OTHERHOST || is_tunnel(skb, IP_DST) || parse(skb, &p))
 		return VERDICT_PASS;
 	verdict = from_outside(skb, &p);
-	if (verdict != VERDICT_PASS || skb->pkt_type != PACKET_HOST || is_own_host(p.src))
+	if (verdict != VERDICT_PASS || skb->pkt_type != PACKET_HOST)
 		return verdict;
 	return to_own_pod(skb, &p);
 }

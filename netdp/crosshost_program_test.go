@@ -58,7 +58,7 @@ func TestPodsOfOtherHosts(t *testing.T) {
 		{"from the link", bpf.DatapathProgUplinkIngress, arrived(near, one.String(), 80), verdictRedirect, false},
 		{"from the link, for another machine", bpf.DatapathProgUplinkIngress, stray, verdictPass, false},
 		{"from the link, with a pod's address", bpf.DatapathProgUplinkIngress, arrived(two.String(), one.String(), 80), verdictDrop, false},
-		{"from the link, with the host's address", bpf.DatapathProgUplinkIngress, arrived(labHostIP, one.String(), 80), verdictPass, false},
+		{"from the link, with the host's address", bpf.DatapathProgUplinkIngress, arrived(labHostIP, one.String(), 80), verdictDrop, false},
 		{"the tunnel's own", bpf.DatapathProgUplinkIngress, arrived(near, labHostIP, 8472), verdictPass, false},
 	} {
 		from := link
