@@ -122,6 +122,56 @@ func (l *lab) exchange(ns namespace, network, to string) (answer, from string) {
 	return string(buf[:n]), netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()).String()
 }
 
+// Sockets are ended by what they call, whatever numbers services have: those of a
+// service that has others now stay, and those that have the number of another go.
+func TestSocketsOutliveTheNumbersOfServices(t *testing.T) {
+	l := newLab(t)
+	d := l.openUntilEnd()
+	server, serverIP := l.pod(d, "server")
+	client, _ := l.pod(d, "client")
+	l.serveUDP(server, ":5353", "server")
+	backend := []Backend{{Addr: netip.AddrPortFrom(serverIP, 5353)}}
+	service := func(key string, frontends ...Frontend) Service {
+		return Service{Key: key, Proto: UDP, Frontends: frontends, Backends: backend}
+	}
+	dns := service("dns", Frontend{Addr: netip.MustParseAddr("10.0.0.53"), Port: 53}, Frontend{Port: 30053})
+	left := service("left", Frontend{Addr: netip.MustParseAddr("10.0.0.54"), Port: 53})
+	first := service("first", Frontend{Addr: netip.MustParseAddr("10.0.0.55"), Port: 53})
+	for _, s := range []Service{dns, left} {
+		l.must(d.SetService(s))
+	}
+	connect := func(to string) net.Conn {
+		c, err := dial(client, "udp4", to)
+		l.must(err)
+		l.must(c.SetReadDeadline(deadline()))
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	stays, node, goes := connect("10.0.0.53:53"), connect(labHostIP+":30053"), connect("10.0.0.54:53")
+	for _, key := range []string{"dns", "left"} { // as a daemon does whose maps begin anew
+		_, err := d.table.remove(key)
+		l.must(err)
+	}
+	for _, s := range []Service{first, left, dns} {
+		l.must(d.SetService(s))
+	}
+	for range 2 { // the second round finds the sockets by their new numbers
+		left.Backends = nil
+		l.must(d.SetService(left))
+		if _, err := goes.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNABORTED) {
+			t.Fatalf("reading where the backend left gave %v, want connection aborted", err)
+		}
+		for what, c := range map[string]net.Conn{"cluster IP": stays, "node port": node} {
+			if answer, err := call(c, "hello"); err != nil {
+				t.Errorf("%s: %q, %v", what, answer, err)
+			}
+		}
+		left.Backends = backend
+		l.must(d.SetService(left))
+		goes = connect("10.0.0.54:53")
+	}
+}
+
 // An unconnected socket keeps to one backend of a service while that one takes
 // traffic, as a conversation in several datagrams needs.
 func TestUnconnectedUDPKeepsItsBackend(t *testing.T) {
