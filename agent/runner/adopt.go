@@ -129,6 +129,7 @@ func (w *worker) adopt(pod *v1.Pod, before []found) {
 			}
 		}
 	}
+	defer w.dropRetired()
 	w.admitted = w.admitted || len(before) > 0
 	begun := w.begun()
 	for _, s := range w.slots {

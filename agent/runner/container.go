@@ -143,11 +143,18 @@ func (w *worker) start(ctx context.Context, pod *v1.Pod, s *slot) error {
 		return err
 	}
 	w.event(pod, s, v1.EventTypeNormal, "Created", "Container created")
-	err = p.redact(w.runTask(ctx, pod, s, record, p, inst))
+	tried, err := w.runTask(ctx, pod, s, record, p, inst)
+	err = p.redact(err)
+	if !tried {
+		w.discard(ctx, p.id)
+		w.dropConsole(inst)
+		return &startError{reason: reasonRunError, err: err}
+	}
 	s.restarts, s.crash, s.retries, s.retryAt = inst.attempt, crash, 0, time.Time{}
 	// Ended attempts go only now: while one is there the pod's shim lives,
 	// and this start needed no new one.
 	w.retire(s)
+	w.dropRetired()
 	w.dropEnded()
 	w.dropLogs(pod, s, inst.attempt)
 	if err != nil {
@@ -174,18 +181,26 @@ func (s *slot) attempt() int32 {
 	return s.restarts + 1
 }
 
-// retire puts the attempt before away: its record goes, its end stays as the
-// last state.
+// retire puts the attempt before away: its end stays as the last state, its
+// record and task until dropRetired.
 func (w *worker) retire(s *slot) {
 	old := s.current
 	if old == nil {
 		return
 	}
 	s.last = old.exit
-	w.jobs.Go(func() {
-		w.discard(w.r.ctx, old.id)
-		w.dropConsole(old)
-	})
+	w.retired = append(w.retired, old)
+}
+
+// dropRetired removes the attempts that were put away.
+func (w *worker) dropRetired() {
+	for _, old := range w.retired {
+		w.jobs.Go(func() {
+			w.discard(w.r.ctx, old.id)
+			w.dropConsole(old)
+		})
+	}
+	w.retired = nil
 }
 
 // dropEnded deletes the tasks of other containers that have ended.
@@ -258,14 +273,15 @@ func LogPath(base string, pod *v1.Pod, container string, attempt int32) string {
 	return filepath.Join(LogDir(base, pod), container, strconv.Itoa(int(attempt))+".log")
 }
 
-// runTask creates the task and starts it.
-func (w *worker) runTask(ctx context.Context, pod *v1.Pod, s *slot, record *containers.Container, p *prepared, inst *instance) error {
+// runTask creates the task and starts it. It reports whether the runtime tried: if
+// not, nothing of the container has run.
+func (w *worker) runTask(ctx context.Context, pod *v1.Pod, s *slot, record *containers.Container, p *prepared, inst *instance) (tried bool, err error) {
 	streams, err := w.openStdio(pod, s, inst)
 	if err != nil {
-		return err
+		return true, err
 	}
 	if err := w.mapRoot(pod, p); err != nil {
-		return err
+		return true, err
 	}
 	rootfs := make([]*types.Mount, len(p.mounts))
 	for i := range p.mounts {
@@ -276,7 +292,7 @@ func (w *worker) runTask(ctx context.Context, pod *v1.Pod, s *slot, record *cont
 		ContainerID: record.ID, Rootfs: rootfs, Stdin: streams.in, Stdout: streams.out, Stderr: streams.err, Terminal: s.spec.TTY,
 	})
 	if err != nil {
-		return w.explain(ctx, pod, s.spec, fmt.Errorf("create task: %w", err))
+		return !shimFailed(err), w.explain(ctx, pod, s.spec, fmt.Errorf("create task: %w", err))
 	}
 	inst.pid = int(created.Pid)
 	// Taken before the process can end, so the number cannot be another's.
@@ -285,10 +301,10 @@ func (w *worker) runTask(ctx context.Context, pod *v1.Pod, s *slot, record *cont
 	}
 	if _, err := service.Start(ctx, &tasks.StartRequest{ContainerID: record.ID}); err != nil {
 		inst.closeFD()
-		return w.explain(ctx, pod, s.spec, fmt.Errorf("start task: %w", errgrpc.ToNative(err)))
+		return true, w.explain(ctx, pod, s.spec, fmt.Errorf("start task: %w", errgrpc.ToNative(err)))
 	}
 	inst.startedAt = now()
-	return nil
+	return true, nil
 }
 
 // shimRetries and shimRetryFirst bound the wait for a shim of the same pod
@@ -305,7 +321,7 @@ func createTask(ctx context.Context, service tasks.TasksClient, req *tasks.Creat
 			return created, nil
 		}
 		err = errgrpc.ToNative(err)
-		if attempt == shimRetries || !strings.Contains(err.Error(), "failed to start shim") {
+		if attempt == shimRetries || !noShim(err) {
 			return nil, err
 		}
 		if !pause(ctx, shimRetryFirst<<attempt) {
@@ -313,6 +329,15 @@ func createTask(ctx context.Context, service tasks.TasksClient, req *tasks.Creat
 		}
 	}
 }
+
+// shimFailed says that it was not the runtime that refused to make a container:
+// there was no shim or no containerd to ask it, or it ended meanwhile. That says
+// nothing of the container, so no attempt of its is spent.
+func shimFailed(err error) bool {
+	return noShim(err) || shimEnded(err) || errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err)
+}
+
+func noShim(err error) bool { return strings.Contains(err.Error(), "failed to start shim") }
 
 // failedStart keeps a start that the runtime refused as an ended attempt.
 func (w *worker) failedStart(s *slot, inst *instance, err error) {
@@ -450,7 +475,7 @@ func (w *worker) deleteTask(ctx context.Context, inst *instance) {
 	}
 }
 
-// shimEnded says that the task's shim ended while it was asked: the pod ended just
-// as its container did, and containerd cleans up after the shim. The error comes
-// as text (ttrpc.ErrClosed).
+// shimEnded says that the task's shim ended while it was asked, as with the last of
+// its pod's containers; containerd cleans up after it. The error comes as text
+// (ttrpc.ErrClosed).
 func shimEnded(err error) bool { return strings.Contains(err.Error(), "ttrpc: closed") }

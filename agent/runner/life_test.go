@@ -180,6 +180,7 @@ func restartAllPod(b *bed) {
 	if c := condition(before, v1.AllContainersRestarting); c.Status != v1.ConditionFalse {
 		b.t.Errorf("condition before: %+v", c)
 	}
+	shim := b.shimServing(p)
 	b.run(p, "touch", "/data/end")
 	for _, name := range []string{"first", "side", "main", "source"} {
 		c := b.container(p, name, "anew", func(c v1.ContainerStatus) bool {
@@ -194,6 +195,9 @@ func restartAllPod(b *bed) {
 	})
 	if out := b.run(p, "cat", "/data/runs"); out != "x\nx\n" {
 		b.t.Errorf("the init container ran: %q", out)
+	}
+	if now := b.shimServing(p); now != shim {
+		b.t.Errorf("the pod's shim was process %d and is %d", shim, now)
 	}
 	b.remove(p)
 }

@@ -36,10 +36,17 @@ func (w *worker) restartAllStep(pod *v1.Pod) (time.Time, bool) {
 	if running {
 		return w.endings(pod, atOnce), false
 	}
+	waits := false
 	for _, s := range w.slots {
 		if s.role != roleEphemeral {
 			w.forget(s)
+			waits = waits || now().Before(s.retryAt)
 		}
+	}
+	// What starts at once does so in the shim that is there, rather than meet one
+	// that ends with the last of its containers.
+	if waits {
+		w.dropRetired()
 	}
 	w.restartingAll = false
 	return time.Time{}, true

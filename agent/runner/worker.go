@@ -39,7 +39,8 @@ type worker struct {
 
 	// The rest belongs to the worker's goroutine.
 	slots     []*slot
-	followed  *v1.Pod // whose specification the slots have
+	retired   []*instance // attempts whose tasks keep the shim until the next start
+	followed  *v1.Pod     // whose specification the slots have
 	box       sandbox
 	admitted  bool
 	rejected  *rejection
