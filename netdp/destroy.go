@@ -13,8 +13,9 @@ import (
 	"shoal/bpf"
 )
 
-// destroyer ends UDP sockets connected to backends that left. Requests while a
-// round runs are served by one more round.
+// destroyer ends UDP sockets connected to backends that left the service that they
+// called, whatever numbers either has now. Requests while a round runs are served by
+// one more round.
 type destroyer struct {
 	iter *link.Iter // nil: the kernel cannot
 
