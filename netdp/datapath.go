@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -74,8 +73,10 @@ type Datapath struct {
 	links     heldLinks       // of this daemon's programs
 	filtered  map[string]bool // uplinks whose programs are filters: no tcx
 	repaired  repairCounts
+	contests  contests
 
-	serves    atomic.Bool // ServerAddress was given
+	serving   sync.Mutex // guards serves
+	serves    bool       // ServerAddress was given
 	closeOnce sync.Once
 }
 

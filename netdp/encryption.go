@@ -226,8 +226,7 @@ func (d *Datapath) makeWire(mtu int) error {
 		d.host.do(func() error {
 			return firstError(
 				writeSysctl("1", "net/ipv6/conf", wireDevice, "disable_ipv6"),
-				writeSysctl("1", "net/ipv4/conf", wireDevice, "forwarding"),
-				writeSysctl(looseRPFilter, "net/ipv4/conf", wireDevice, "rp_filter"),
+				writeSettings(tunnelSettings(wireDevice)),
 			)
 		}),
 		named("set address of "+wireDevice, d.nl.AddrReplace(link, addr)),

@@ -139,19 +139,8 @@ func (d *Datapath) restoreIPv6() error {
 	})
 }
 
-// setLinkIPv6 switches IPv6 on or off on a link of the host's that is ours. The
-// link gets no address of its own, and believes no router behind it. It runs in
-// the host's namespace, before the link is raised.
-func setLinkIPv6(name string, on bool) error {
-	if !on {
-		return writeSysctl("1", "net/ipv6/conf", name, "disable_ipv6")
-	}
-	return firstError(
-		writeSysctl(addrGenNone, "net/ipv6/conf", name, "addr_gen_mode"),
-		writeSysctl("0", "net/ipv6/conf", name, "accept_ra"),
-		writeSysctl("0", "net/ipv6/conf", name, "disable_ipv6"),
-	)
-}
+// setLinkIPv6 runs in the host's namespace, before the link is raised.
+func setLinkIPv6(name string, on bool) error { return writeSettings(linkIPv6Settings(name, on)) }
 
 // addrGenNone is IN6_ADDR_GEN_MODE_NONE (include/uapi/linux/if_link.h).
 const addrGenNone = "1"

@@ -1,10 +1,8 @@
 package netdp
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -66,15 +64,4 @@ func (n namespace) cookie() (uint64, error) {
 		return 0, fmt.Errorf("read network namespace cookie (Linux 5.14 or later): %w", err)
 	}
 	return cookie, nil
-}
-
-// writeSysctl sets one value of /proc/sys in the calling thread's namespace.
-// A family the kernel was built without has no file, which is not an error.
-func writeSysctl(value string, path ...string) error {
-	name := filepath.Join(append([]string{"/proc/sys"}, path...)...)
-	err := os.WriteFile(name, []byte(value), 0)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("set %s to %s: %w", name, value, err)
-	}
-	return nil
 }

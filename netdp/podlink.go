@@ -160,14 +160,7 @@ func (d *Datapath) raiseHostSide(name string, v6 bool) (netlink.Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find link %s: %w", name, err)
 	}
-	err = d.host.do(func() error {
-		return firstError(
-			setLinkIPv6(name, v6),
-			// Packets from the pod go on to other machines. Only this
-			// interface forwards; the host's own setting is left alone.
-			writeSysctl("1", "net/ipv4/conf", name, "forwarding"),
-		)
-	})
+	err = d.host.do(func() error { return writeSettings(podLinkSettings(name, v6)) })
 	return link, firstError(
 		err,
 		d.filterPodLink(link.Attrs().Index),
@@ -182,7 +175,7 @@ func (d *Datapath) routeToPod(rec podRecord, index int) error {
 			route.Src = src.AsSlice()
 		}
 		err := firstError(
-			named("set neighbour of pod", d.nl.NeighAdd(permanentNeighbour(index, addr, podMAC))),
+			named("set neighbour of pod", d.nl.NeighSet(permanentNeighbour(index, addr, podMAC))),
 			named("route to pod", d.nl.RouteReplace(route)),
 		)
 		if err != nil {

@@ -4,27 +4,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
-	"golang.org/x/sys/unix"
 
 	"shoal/bpf"
 )
 
 const (
-	// repairInterval is how long something that somebody took away stays
+	// repairInterval is how long a program or pin that somebody took away stays
 	// unnoticed. A round asks the kernel some dozens of questions.
 	repairInterval = 5 * time.Second
-	// podRounds: filters of pods are looked at when the kernel said that some
-	// filter has changed, and every so many rounds in case it could not say so:
-	// that is four questions for each pod.
-	podRounds = 60
+	// wholeRounds: filters of pods, and routes, addresses and settings, are looked at
+	// when the kernel said that some have changed, and every so many rounds in case it
+	// could not say so: that is a dozen questions for each pod.
+	wholeRounds = 60
+	// statePause is the least time between two looks at routes, addresses and
+	// settings: pods that come and go have the kernel say much.
+	statePause = time.Second
 )
 
 // Repair is one thing of the datapath that was found missing and was put back,
@@ -43,30 +44,43 @@ func (r Repair) String() string {
 	return r.What + "; it was put back"
 }
 
-// KeepAttached looks every few seconds whether all programs and pins are where
-// they belong, puts back what is missing and tells of it, until ctx ends. The
+// KeepAttached puts back what is missing of the datapath and tells of it, until ctx
+// ends: what the kernel says has gone at once, programs and pins within seconds. The
 // same failure is told once.
 func (d *Datapath) KeepAttached(ctx context.Context, tell func(Repair)) error {
 	return d.keepAttached(ctx, repairInterval, tell)
 }
 
 func (d *Datapath) keepAttached(ctx context.Context, every time.Duration, tell func(Repair)) error {
-	changed, ended, err := d.watchFilters(ctx)
+	watch, err := d.watchHost(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { <-ended }()
+	defer func() { <-watch.ended }()
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	failed := map[string]string{}
-	for round := 0; ; round++ {
+	lost, pause := watch.state, (<-chan time.Time)(nil)
+	var again bool // something of the state is still missing
+	for round := 0; ; {
+		what := parts{state: again}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-pause:
+			lost, pause = watch.state, nil
+			continue
+		case <-lost:
+			what = parts{state: true}
+			lost, pause = nil, time.After(statePause)
 		case <-tick.C:
+			whole := round%wholeRounds == 0
+			what = parts{attached: true, pods: watch.filters.Swap(false) || whole, state: again || whole}
+			round++
 		}
+		found, held := d.repair(what)
 		now := map[string]string{}
-		for _, r := range d.repair(changed.Swap(false) || round%podRounds == 0) {
+		for _, r := range found {
 			if r.Err != nil {
 				now[r.What] = r.Err.Error()
 				if failed[r.What] == now[r.What] {
@@ -75,70 +89,69 @@ func (d *Datapath) keepAttached(ctx context.Context, every time.Duration, tell f
 			}
 			tell(r)
 		}
-		failed = now
-	}
-}
-
-// watchFilters sets what it returns first when a filter or qdisc changes anywhere
-// on the host, until ctx ends; the channel closes then.
-func (d *Datapath) watchFilters(ctx context.Context) (*atomic.Bool, <-chan struct{}, error) {
-	var changed atomic.Bool
-	ended := make(chan struct{})
-	var socket *nl.NetlinkSocket
-	err := d.host.do(func() (err error) { // the socket stays in the namespace it is made in
-		socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_TC)
-		return err
-	})
-	if err != nil {
-		return nil, nil, fmt.Errorf("watch filters: %w", err)
-	}
-	stop := context.AfterFunc(ctx, socket.Close)
-	go func() {
-		defer close(ended)
-		defer stop()
-		for {
-			_, _, err := socket.Receive()
-			if err != nil && !errors.Is(err, unix.ENOBUFS) { // some were missed: all is looked at
-				return // it was closed; podRounds is left
-			}
-			changed.Store(true)
+		if what.attached {
+			failed = now
+		} else {
+			maps.Copy(failed, now)
 		}
-	}()
-	return &changed, ended, nil
+		if what.state {
+			again = held || len(now) > 0
+		}
+	}
 }
 
-// Repair does one round of KeepAttached, pods included.
-func (d *Datapath) Repair() []Repair { return d.repair(true) }
+// parts are what a round looks at.
+type parts struct {
+	attached bool // programs, pins and maps
+	pods     bool // pods' programs
+	state    bool // routes, addresses, settings
+}
 
-func (d *Datapath) repair(pods bool) []Repair {
+// Repair does one round of KeepAttached, and looks at everything.
+func (d *Datapath) Repair() []Repair {
+	found, _ := d.repair(parts{attached: true, pods: true, state: true})
+	return found
+}
+
+// repair also tells whether it left something for later, as somebody keeps taking it
+// away.
+func (d *Datapath) repair(what parts) (found []Repair, held bool) {
 	d.attaching.Lock()
 	defer d.attaching.Unlock()
 	r := &repairs{d: d}
-	if d.await == awaitRetry {
+	if d.await == awaitRetry && what.attached {
 		r.add(d.settle(awaitRetry), "programs of an earlier daemon were still in place")
 	}
 	if d.await != 0 { // an earlier daemon's programs serve until ours have all they need
-		return r.found
+		return r.found, what.state
 	}
-	if r.bpffs() {
-		r.maps()
-		r.sock()
-		r.uplinks()
+	if what.attached {
+		if r.bpffs() {
+			r.maps()
+			r.sock()
+			r.uplinks()
+		}
+		r.tunnels()
 	}
-	r.tunnels()
-	if pods {
+	if what.pods {
 		r.pods()
+	}
+	if what.state {
+		r.state()
 	}
 	for _, found := range r.found {
 		d.repaired.count(found)
 	}
-	return r.found
+	return r.found, r.held
 }
 
 // repairs is one round. It runs with the datapath's attaching held.
 type repairs struct {
 	d     *Datapath
 	found []Repair
+	held  bool // something was left for later
+
+	restored map[lossKind]*restored // by state
 }
 
 func (r *repairs) add(err error, what string, args ...any) {
@@ -270,14 +283,16 @@ func (r *repairs) tunnels() {
 	}
 }
 
-// pods leaves out those that are being made or taken away.
-func (r *repairs) pods() {
+func (r *repairs) pods() { r.eachPod(r.pod) }
+
+// eachPod leaves out those that are being made or taken away.
+func (r *repairs) eachPod(f func(podRecord)) {
 	for _, entry := range r.d.podEntries() {
 		if !entry.mu.TryLock() {
 			continue
 		}
 		if entry.ready && !entry.dead {
-			r.pod(entry.record)
+			f(entry.record)
 		}
 		entry.mu.Unlock()
 	}

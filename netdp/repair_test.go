@@ -121,8 +121,13 @@ func TestRepairThatFails(t *testing.T) {
 // repairLab has a pod that serves, one that calls, and the service between.
 func repairLab(t *testing.T, noTCX bool, open func(*lab) *Datapath) (*lab, *Datapath) {
 	t.Helper()
+	return repairLabWith(t, func(l *lab) { l.opts.noTCX = noTCX }, open)
+}
+
+func repairLabWith(t *testing.T, set func(*lab), open func(*lab) *Datapath) (*lab, *Datapath) {
+	t.Helper()
 	l := newLab(t)
-	l.opts.noTCX = noTCX
+	set(l)
 	d := open(l)
 	server, serverIP := l.pod(d, "server")
 	l.pod(d, "client")
@@ -193,7 +198,7 @@ func BenchmarkRepair(b *testing.B) {
 		l.pod(d, fmt.Sprint("pod-", i))
 	}
 	for b.Loop() {
-		if found := d.repair(false); len(found) != 0 {
+		if found, _ := d.repair(parts{attached: true}); len(found) != 0 {
 			b.Fatalf("found %v", found)
 		}
 	}

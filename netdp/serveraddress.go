@@ -18,6 +18,8 @@ import (
 // bpf/silence.h keeps that from them.
 func (d *Datapath) ServerAddress() (netip.Addr, error) {
 	addr := d.opts.PodCIDR.Addr()
+	d.serving.Lock()
+	defer d.serving.Unlock()
 	lo, err := d.nl.LinkByName("lo")
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("find loopback: %w", err)
@@ -28,7 +30,7 @@ func (d *Datapath) ServerAddress() (netip.Addr, error) {
 	if err := d.nl.AddrReplace(lo, serverAddr(addr)); err != nil {
 		return netip.Addr{}, fmt.Errorf("put %s on loopback: %w", addr, err)
 	}
-	d.serves.Store(true)
+	d.serves = true
 	return addr, nil
 }
 
@@ -45,9 +47,12 @@ func silence(addr netip.Addr) *netlink.Route {
 
 // withdrawServer takes the address back, if it was given.
 func (d *Datapath) withdrawServer() error {
-	if !d.serves.Swap(false) {
+	d.serving.Lock()
+	defer d.serving.Unlock()
+	if !d.serves {
 		return nil
 	}
+	d.serves = false
 	lo, err := d.nl.LinkByName("lo")
 	if err != nil {
 		return fmt.Errorf("find loopback: %w", err)
@@ -61,7 +66,9 @@ func (d *Datapath) withdrawServer() error {
 
 // removeServer leaves nothing of it.
 func (d *Datapath) removeServer() error {
-	d.serves.Store(true) // maybe an earlier daemon, which was killed
+	d.serving.Lock()
+	d.serves = true // maybe an earlier daemon, which was killed
+	d.serving.Unlock()
 	err := d.withdrawServer()
 	route := d.nl.RouteDel(silence(d.opts.PodCIDR.Addr()))
 	if errors.Is(route, unix.ESRCH) {

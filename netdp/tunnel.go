@@ -107,8 +107,7 @@ func (d *Datapath) makeTunnel(mtu int) (netlink.Link, error) {
 		d.host.do(func() error {
 			return firstError(
 				writeSysctl("1", "net/ipv6/conf", tunnelDevice, "disable_ipv6"),
-				writeSysctl("1", "net/ipv4/conf", tunnelDevice, "forwarding"),
-				writeSysctl(looseRPFilter, "net/ipv4/conf", tunnelDevice, "rp_filter"),
+				writeSettings(tunnelSettings(tunnelDevice)),
 			)
 		}),
 		named("set ARP off on "+tunnelDevice, d.nl.LinkSetARPOff(link)),

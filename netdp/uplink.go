@@ -226,7 +226,7 @@ func (d *Datapath) enableForwarding(device string) error {
 			return fmt.Errorf("save forwarding of %s: %w", device, err)
 		}
 	}
-	return writeSysctl("1", "net/ipv4/conf", device, "forwarding")
+	return forwardingSetting(device).write()
 }
 
 func (d *Datapath) savedForwarding(device string) string {

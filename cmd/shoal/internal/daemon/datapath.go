@@ -95,6 +95,10 @@ func (p *peer) tellRoom(ctx context.Context) error {
 // maps have room for all that they should hold.
 const fullCondition = "DatapathFull"
 
+// contestedCondition is the type of the Node's condition that says whether somebody
+// keeps taking away what shoal puts back.
+const contestedCondition = "DatapathContested"
+
 // nodeConditions are those of the Node that are not the agent's to know.
 func (p *peer) nodeConditions() []corev1.NodeCondition {
 	c := corev1.NodeCondition{
@@ -112,8 +116,23 @@ func (p *peer) nodeConditions() []corev1.NodeCondition {
 		c.Status, c.Reason = corev1.ConditionTrue, "NoRoom"
 		c.Message = "the kernel's maps have no room for " + strings.Join(lacks, " and ") + "; what is open goes on, and it is tried again by itself; --map-limits gives more"
 	}
-	return []corev1.NodeCondition{c}
+	return []corev1.NodeCondition{c, p.contestedCondition()}
 }
+
+func (p *peer) contestedCondition() corev1.NodeCondition {
+	c := corev1.NodeCondition{
+		Type: contestedCondition, Status: corev1.ConditionFalse, Reason: "DatapathIsOwn",
+		Message: "nobody keeps taking away what shoal makes of this host's network",
+	}
+	if left := p.datapath.Contested(); len(left) > 0 {
+		c.Status, c.Reason = corev1.ConditionTrue, "RemovedAgain"
+		c.Message = "again and again " + shorten(left) + "; " + contestedFix
+	}
+	return c
+}
+
+// contestedFix says what to do about it.
+const contestedFix = "it is put back ever more seldom, at least every few minutes; find the program that does it (ip monitor; sysctl.d, NetworkManager, firewalls) and have it leave shoal's alone"
 
 // Alarms implements control.Alarming.
 func (h *controlHost) Alarms() []v1.Alarm {
@@ -130,6 +149,12 @@ func (h *controlHost) Alarms() []v1.Alarm {
 			Code: "datapath-full-policy", Severity: v1.Critical,
 			Title: fmt.Sprintf("%s has no room in the kernel's maps for all network policies, and allows less than they do: %s", h.config.Name, why),
 			Fix:   "delete network policies, or rules and ranges of addresses in them; it is tried again by itself",
+		})
+	}
+	if left := h.datapath.Contested(); len(left) > 0 {
+		out = append(out, v1.Alarm{
+			Code: "datapath-contested", Severity: v1.Warning, Fix: contestedFix,
+			Title: fmt.Sprintf("somebody takes away what shoal makes of the network of %s: again and again %s", h.config.Name, shorten(left)),
 		})
 	}
 	for _, f := range h.datapath.MapFills() {
