@@ -138,23 +138,6 @@ static __always_inline int from_allowed(const struct packet *p, const struct fro
 }
 
 /*
- * Without any backend the stack refuses the caller, where the address is the
- * host's own; another one it would send on. Backends on other hosts alone, which
- * the service keeps to itself, do not make it refused: some other host serves it.
- */
-static __always_inline int nobody_serves(struct __sk_buff *skb, const struct packet *p,
-					const struct frontend *fe)
-{
-	__u32 service = fe->service;
-	struct service *svc = bpf_map_lookup_elem(&services, &service);
-
-	if (fe->flags & FRONTEND_EXACT && svc && (__u32)svc->extent)
-		return drop(skb, DROP_NO_LOCAL_BACKEND);
-	called_by_outside(skb, service, 0); /* counts it as dropped */
-	return bpf_map_lookup_elem(&node_addrs, p->dst) ? VERDICT_PASS : VERDICT_DROP;
-}
-
-/*
  * Has the backend's answers get the address that this packet called. The backend
  * sees one connection of a client's port, by whatever address it is called, so
  * who called last is answered: an entry of a call that has ended says nothing
@@ -274,6 +257,41 @@ static __always_inline int is_own(const __be32 *addr)
 {
 	return bpf_map_lookup_elem(&pods, addr) || bpf_map_lookup_elem(&node_addrs, addr) ||
 	       (is_mapped(addr) && addr[3] && addr[3] == server_ipv4[3]);
+}
+
+/* Has the stack refuse a call to an address that is not the host's own: it gets the
+ * host's, and a port that no socket can have, and the refusal goes by the called one. */
+static __always_inline int have_refused(struct __sk_buff *skb, const struct packet *p, __u32 service)
+{
+	struct flow nobody = {.service = service};
+
+	own_address(p, nobody.addr);
+	if (is_unset(nobody.addr))
+		return drop(skb, DROP_NO_NODE_ADDRESS);
+	if (is_own(p->src))
+		return drop(skb, DROP_SPOOFED_SOURCE);
+	if (remember_reply(p, &nobody))
+		return drop(skb, DROP_FLOW_NOT_KEPT);
+	return rewrite(skb, p, END_DST, nobody.addr, 0) ? drop(skb, DROP_NOT_REWRITTEN) : VERDICT_PASS;
+}
+
+/*
+ * Without any backend the stack refuses the caller, as kube-proxy's REJECT does.
+ * Backends on other hosts alone, which the service keeps to itself, do not make it
+ * refused: some other host serves it.
+ */
+static __always_inline int nobody_serves(struct __sk_buff *skb, const struct packet *p,
+					 const struct frontend *fe)
+{
+	__u32 service = fe->service;
+	struct service *svc = bpf_map_lookup_elem(&services, &service);
+
+	if (fe->flags & FRONTEND_EXACT && svc && (__u32)svc->extent)
+		return drop(skb, DROP_NO_LOCAL_BACKEND);
+	called_by_outside(skb, service, 0); /* counts it as dropped */
+	if (bpf_map_lookup_elem(&node_addrs, p->dst))
+		return VERDICT_PASS;
+	return have_refused(skb, p, service);
 }
 
 /* To a pod of this host, to the host itself, or on to another machine. */

@@ -189,34 +189,73 @@ func TestAffinityInACell(t *testing.T) {
 	}
 }
 
-// Who calls from outside what nobody serves here.
+// Who calls from outside what nobody serves here: the stack refuses, at an address of
+// the host's own as it is, at another one at a port that nobody has.
 func TestNobodyServes(t *testing.T) {
+	const client = labOutsideIP + ":40000"
 	elsewhere := []Backend{{Addr: netip.MustParseAddrPort("10.64.9.1:80"), Callers: OnlyInside}}
 	draining := []Backend{{Addr: netip.MustParseAddrPort("10.64.9.1:80"), Draining: true}}
 	for _, c := range []struct {
 		name     string
 		local    bool
 		backends []Backend
+		sources  []netip.Prefix
 		node, lb uint32 // verdicts
 	}{
-		{"no backend: the host refuses at its own address", false, nil, verdictPass, verdictDrop},
-		{"a backend that drains is none", false, draining, verdictPass, verdictDrop},
-		{"local, no backend at all", true, nil, verdictPass, verdictDrop},
-		{"local, backends elsewhere: another host serves it", true, elsewhere, verdictDrop, verdictDrop},
+		{"no backend", false, nil, nil, verdictPass, verdictPass},
+		{"a backend that drains is none", false, draining, nil, verdictPass, verdictPass},
+		{"local, no backend at all", true, nil, nil, verdictPass, verdictPass},
+		{"local, backends elsewhere: another host serves it", true, elsewhere, nil, verdictDrop, verdictDrop},
+		{"who may not call hears nothing", false, nil, []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, verdictPass, verdictDrop},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := newLab(t)
 			d := l.openUntilEnd()
-			l.must(d.SetService(Service{Key: "web", Proto: TCP, LocalOutside: c.local, Backends: c.backends,
-				Frontends: []Frontend{{Port: 30080}, {Addr: netip.MustParseAddr("203.0.113.1"), Port: 80, Outside: true}}}))
-			for dst, want := range map[string]uint32{labHostIP + ":30080": c.node, "203.0.113.1:80": c.lb} {
-				in := frame{src: labOutsideIP + ":40000", dst: dst, proto: TCP, flags: flagSYN}.bytes()
-				verdict, out := l.runProgram(d, bpf.DatapathProgUplinkIngress, l.linkIndex(d, labUplink), in)
-				if verdict != want || string(out) != string(in) {
-					t.Errorf("to %s: verdict %d, want %d; %s", dst, verdict, want, describe(out))
+			for _, proto := range []Proto{TCP, UDP} {
+				l.must(d.SetService(Service{Key: proto.String(), Proto: proto, LocalOutside: c.local, Backends: c.backends, Sources: c.sources,
+					Frontends: []Frontend{{Port: 30080}, {Addr: netip.MustParseAddr("203.0.113.1"), Port: 80, Outside: true, Filtered: c.sources != nil}}}))
+				for dst, want := range map[string]uint32{labHostIP + ":30080": c.node, "203.0.113.1:80": c.lb} {
+					in := frame{src: client, dst: dst, proto: proto, flags: flagSYN}.bytes()
+					verdict, out := l.runProgram(d, bpf.DatapathProgUplinkIngress, l.linkIndex(d, labUplink), in)
+					if verdict != want {
+						t.Errorf("%s to %s: verdict %d, want %d; %s", proto, dst, verdict, want, describe(out))
+					}
+					if refused := want == verdictPass && dst != labHostIP+":30080"; !refused && string(out) != string(in) {
+						t.Errorf("%s to %s became %s", proto, dst, describe(out))
+					} else if got := fmt.Sprintf("%s %s > %s:0", proto, client, labHostIP); refused && describe(out) != got {
+						t.Errorf("%s to %s became %s, want %s", proto, dst, describe(out), got)
+					}
 				}
 			}
 		})
+	}
+}
+
+// At once, by the address that was called, and again by the same port.
+func TestCallsOfNobodyAreRefused(t *testing.T) {
+	l := dualLab(t)
+	d := l.openUntilEnd()
+	for _, called := range []string{"203.0.113.1", "203.0.113.2", "2001:db8:7::1", "2001:db8:7::2"} {
+		for _, proto := range []Proto{TCP, UDP} {
+			l.must(d.SetService(Service{Key: proto.String() + called, Proto: proto,
+				Frontends: []Frontend{{Addr: netip.MustParseAddr(called), Port: 80, Outside: true}}}))
+		}
+	}
+	for _, called := range []string{"203.0.113.1:80", "203.0.113.2:80", "203.0.113.1:80", "[2001:db8:7::1]:80", "[2001:db8:7::2]:80"} {
+		for network, local := range map[string]net.Addr{"tcp": &net.TCPAddr{Port: 40000}, "udp": &net.UDPAddr{Port: 40000}} {
+			err := l.outside.do(func() error {
+				c, err := (&net.Dialer{LocalAddr: local, Timeout: ioTimeout}).Dial(network, called)
+				if err != nil {
+					return err
+				}
+				defer c.Close()
+				_, err = call(c, "hello")
+				return err
+			})
+			if !errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("%s to %s: %v, want connection refused", network, called, err)
+			}
+		}
 	}
 }
 
