@@ -18,6 +18,11 @@ const (
 	// Longest times an answer stays: as long as CoreDNS keeps them by default.
 	maxKeep         = time.Hour
 	maxKeepNegative = 30 * time.Minute
+	// staleFor is how long past its time an answer is given while no server answers,
+	// and staleTTL its lifetime then, in which they are not asked (RFC 8767, sections
+	// 4 and 5). Answers that there is nothing are not given so.
+	staleFor = 24 * time.Hour
+	staleTTL = 30 * time.Second
 )
 
 // Question is what is asked of a server, and what an answer is kept by.
@@ -32,6 +37,7 @@ type kept struct {
 	question      Question
 	answer        *wire.Packed
 	since, expire time.Time
+	until         time.Time // it is good for nothing at all
 }
 
 // cache holds answers, the one used longest ago goes first.
@@ -56,15 +62,47 @@ func (c *cache) get(name []byte, q Question, now time.Time) (answer *wire.Packed
 		return nil, 0, false
 	}
 	k := e.Value.(*kept)
-	if !now.Before(k.expire) {
+	if !now.Before(k.until) {
 		c.drop(e)
+		return nil, 0, false
+	}
+	if !now.Before(k.expire) {
 		return nil, 0, false
 	}
 	c.order.MoveToFront(e)
 	return k.answer, uint32(now.Sub(k.since) / time.Second), true
 }
 
-func (c *cache) put(q Question, answer *wire.Packed, keep time.Duration, now time.Time) {
+// old returns an answer whose time is over, and until when it may still be given.
+func (c *cache) old(q Question, now time.Time) (answer *wire.Packed, until time.Time, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.byKey[q]
+	if e == nil {
+		return nil, time.Time{}, false
+	}
+	k := e.Value.(*kept)
+	return k.answer, k.until, now.Before(k.until) && !now.Before(k.expire)
+}
+
+// stale is an old answer as it is given.
+func stale(old *wire.Packed) (*wire.Packed, error) {
+	m, err := old.Msg(0)
+	if err != nil {
+		return nil, err
+	}
+	for _, section := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
+		for _, rr := range section {
+			if rr.Header().Rrtype != dns.TypeOPT {
+				rr.Header().Ttl = uint32(staleTTL / time.Second)
+			}
+		}
+	}
+	return wire.Pack(m)
+}
+
+// put keeps an answer: it is good for keep, and in need until some time.
+func (c *cache) put(q Question, answer *wire.Packed, keep time.Duration, until, now time.Time) {
 	if keep <= 0 {
 		return
 	}
@@ -73,7 +111,7 @@ func (c *cache) put(q Question, answer *wire.Packed, keep time.Duration, now tim
 	if e := c.byKey[q]; e != nil {
 		c.drop(e)
 	}
-	c.byKey[q] = c.order.PushFront(&kept{q, answer, now, now.Add(keep)})
+	c.byKey[q] = c.order.PushFront(&kept{q, answer, now, now.Add(keep), until})
 	c.bytes += answer.Len()
 	for len(c.byKey) > maxAnswers || c.bytes > maxAnswerBytes {
 		c.drop(c.order.Back())

@@ -8,10 +8,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"shoal/netdp/dns/wire"
 )
@@ -80,15 +82,15 @@ func TestCacheBounds(t *testing.T) {
 		return ok
 	}
 	for i := range maxAnswers {
-		c.put(name(i), small, time.Minute, now)
+		c.put(name(i), small, time.Minute, now.Add(time.Hour), now)
 	}
 	has(0, now) // used last
-	c.put(name(maxAnswers), small, time.Minute, now)
+	c.put(name(maxAnswers), small, time.Minute, now.Add(time.Hour), now)
 	if c.len() != maxAnswers || !has(0, now) || has(1, now) {
 		t.Errorf("%d answers; the first is there: %v, the second: %v", c.len(), has(0, now), has(1, now))
 	}
 	for i := range 1000 {
-		c.put(name(i), large, time.Minute, now)
+		c.put(name(i), large, time.Minute, now.Add(time.Hour), now)
 	}
 	if c.bytes > maxAnswerBytes || c.len() == 0 {
 		t.Errorf("%d bytes in %d answers", c.bytes, c.len())
@@ -97,8 +99,14 @@ func TestCacheBounds(t *testing.T) {
 		t.Errorf("age %d, %v", age, ok)
 	}
 	left := c.len()
-	if has(999, now.Add(time.Minute)) || c.len() != left-1 {
-		t.Error("it outlived its time")
+	if _, _, ok := c.old(name(999), now.Add(59*time.Second)); ok {
+		t.Error("it is old before its time")
+	}
+	if _, _, ok := c.old(name(999), now.Add(time.Minute)); has(999, now.Add(time.Minute)) || !ok {
+		t.Error("it outlived its time, or is not kept for need")
+	}
+	if has(999, now.Add(time.Hour)) || c.len() != left-1 {
+		t.Error("it is kept for good")
 	}
 }
 
@@ -166,4 +174,88 @@ func TestResolvConf(t *testing.T) {
 		t.Fatal(err)
 	}
 	says()
+}
+
+// TestStale: what was kept is given past its time while the server fails (RFC 8767),
+// which is asked again after a while; but not for ever, and not that there is nothing.
+func TestStale(t *testing.T) {
+	var fails atomic.Bool
+	var asked atomic.Int64
+	server := &dns.Server{Handler: dns.HandlerFunc(func(w dns.ResponseWriter, m *dns.Msg) {
+		asked.Add(1)
+		r := new(dns.Msg).SetReply(m)
+		switch {
+		case fails.Load():
+			r.Rcode = dns.RcodeServerFailure
+		case m.Question[0].Name == "missing.example.":
+			r.Rcode = dns.RcodeNameError
+			r.Ns = []dns.RR{&dns.SOA{Hdr: header(dns.TypeSOA, 60), Ns: ".", Mbox: ".", Minttl: 60}}
+		default:
+			r.Answer = []dns.RR{&dns.A{Hdr: header(dns.TypeA, 60), A: net.IPv4(192, 0, 2, 1)}}
+		}
+		_ = w.WriteMsg(r)
+	})}
+	var err error
+	if server.PacketConn, err = net.ListenPacket("udp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	started := make(chan struct{})
+	server.NotifyStartedFunc = func() { close(started) }
+	go func() { done <- server.ActivateAndServe() }()
+	<-started
+	t.Cleanup(func() {
+		_ = server.Shutdown()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	stubs, err := ParseStubs([]string{"example=" + server.PacketConn.LocalAddr().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := New(Options{Stubs: stubs, Logger: slog.New(slog.DiscardHandler)})
+	t.Cleanup(f.Close)
+	now := time.Unix(1_000_000, 0)
+	var later atomic.Int64
+	f.now = func() time.Time { return now.Add(time.Duration(later.Load())) }
+	a, missing := Question{Name: "\x01a\x07example\x00", Type: dns.TypeA}, Question{Name: "\x07missing\x07example\x00", Type: dns.TypeA}
+	for _, step := range []struct {
+		what   string
+		of     Question
+		after  time.Duration
+		fails  bool
+		asks   bool
+		rcode  int
+		ttl    uint32
+		stales float64
+	}{
+		{"kept", a, 0, false, true, dns.RcodeSuccess, 60, 0},
+		{"still good", a, 59 * time.Second, true, false, dns.RcodeSuccess, 1, 0},
+		{"stale", a, time.Second, true, true, dns.RcodeSuccess, 30, 1},
+		{"stale, not asked again", a, 29 * time.Second, true, false, dns.RcodeSuccess, 1, 1},
+		{"stale, asked again", a, time.Second, true, true, dns.RcodeSuccess, 30, 2},
+		{"it answers again", a, 30 * time.Second, false, true, dns.RcodeSuccess, 60, 2},
+		{"too old", a, time.Minute + staleFor, true, true, dns.RcodeServerFailure, 0, 2},
+		{"nothing", missing, 0, false, true, dns.RcodeNameError, 0, 2},
+		{"nothing is not said past its time", missing, time.Minute, true, true, dns.RcodeServerFailure, 0, 2},
+	} {
+		later.Add(int64(step.after))
+		fails.Store(step.fails)
+		before := asked.Load()
+		m, err := f.Resolve(t.Context(), step.of)
+		if err != nil {
+			t.Fatalf("%s: %v", step.what, err)
+		}
+		var ttl uint32
+		if len(m.Answer) > 0 {
+			ttl = m.Answer[0].Header().Ttl
+		}
+		if asks := asked.Load() > before; m.Rcode != step.rcode || ttl != step.ttl || asks != step.asks {
+			t.Errorf("%s: code %d, lifetime %d, asked: %t", step.what, m.Rcode, ttl, asks)
+		}
+		if got := testutil.ToFloat64(f.metrics.Stale); got != step.stales {
+			t.Errorf("%s: %v were counted", step.what, got)
+		}
+	}
 }

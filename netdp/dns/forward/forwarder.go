@@ -144,15 +144,36 @@ func (f *Forwarder) board(q Question) (*flight, error) {
 
 func (f *Forwarder) fly(q Question, fl *flight) {
 	began := time.Now()
-	var m *dns.Msg
-	if m, fl.err = f.ask(f.ctx, q, f.servers(q.Name)); fl.err == nil {
+	old, until, hasOld := f.cache.old(q, f.now())
+	timeout := askTimeout
+	if hasOld {
+		timeout = staleAfter
+	}
+	ctx, cancel := context.WithTimeout(f.ctx, timeout)
+	defer cancel()
+	m, err := f.ask(ctx, q, f.servers(q.Name))
+	failed := err != nil || m.Rcode != dns.RcodeSuccess && m.Rcode != dns.RcodeNameError
+	switch {
+	case failed && hasOld:
+		if fl.answer, fl.err = stale(old); fl.err == nil {
+			f.metrics.Stale.Inc()
+			f.cache.put(q, fl.answer, staleTTL, until, f.now())
+		}
+	case err != nil:
+		fl.err = err
+	default:
 		m.Authoritative = false // it is no more, when it comes from us
 		if fl.answer, fl.err = wire.Pack(m); fl.err == nil {
-			f.cache.put(q, fl.answer, lifetime(m, fl.answer), f.now())
+			now, keep := f.now(), lifetime(m, fl.answer)
+			until := now.Add(keep)
+			if !failed && answers(m) {
+				until = until.Add(staleFor)
+			}
+			f.cache.put(q, fl.answer, keep, until, now)
 		}
 	}
 	f.metrics.Seconds.Observe(time.Since(began).Seconds())
-	if fl.err != nil {
+	if err != nil {
 		f.metrics.Failures.Inc()
 	}
 	f.mu.Lock()
