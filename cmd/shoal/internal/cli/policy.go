@@ -34,7 +34,7 @@ type PolicyTestCmd struct {
 // Help is the detail of `shoal policy test --help`.
 func (*PolicyTestCmd) Help() string {
 	return "It judges by the API's objects; nothing is sent. \"outside\" is an address that only blocks of all addresses contain. " +
-		"Services are no parties: they are translated before policies are asked, so name a pod behind them. " +
+		"The address of a service stands for its backends, to which calls are led before policies are asked. " +
 		"The exit code is 0 if the connection is allowed, else 1.\n\n" + examples(
 		"# May pod web call pod db-0 of namespace data?",
 		"shoal policy test web data/db-0 5432",
@@ -61,6 +61,14 @@ func (p *PolicyTestCmd) Run(ctx context.Context, streams genericiooptions.IOStre
 	to, err := findParty(ctx, client, namespace, p.To)
 	if err != nil {
 		return err
+	}
+	if to.service != nil && !to.OwnHost {
+		return p.testService(ctx, streams, client, from, to)
+	}
+	if to.service != nil {
+		if _, err := servicePort(to.service, p.Port); err != nil {
+			return err
+		}
 	}
 	from, to = from.inFamilyOf(to), to.inFamilyOf(from)
 	port, err := parsePolicyPort(p.Port, to.Pod)

@@ -10,7 +10,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
-	"shoal/netdp/dns/kubedns"
 	"shoal/netdp/policy"
 )
 
@@ -23,6 +22,8 @@ type namedParty struct {
 	name string
 	// given says that the user gave its address, which settles the family.
 	given bool
+	// service is the one that is called at the address, if any.
+	service *corev1.Service
 }
 
 // findParty finds the pod or address that is meant. An address of a pod is that
@@ -95,7 +96,7 @@ func (p namedParty) inFamilyOf(other namedParty) namedParty {
 	return p
 }
 
-// partyAt finds whose address it is. The field status.podIP has one family alone,
+// partyAt finds whose address it is: a pod's, a node's or a service's. The field status.podIP has one family alone,
 // so all pods are looked at.
 func partyAt(ctx context.Context, client kubernetes.Interface, addr netip.Addr) (namedParty, error) {
 	pods, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
@@ -118,14 +119,15 @@ func partyAt(ctx context.Context, client kubernetes.Interface, addr netip.Addr) 
 			return namedParty{Party: policy.Party{Node: node.Name}, name: "node " + node.Name}, nil
 		}
 	}
-	dns, err := client.CoreV1().Services(kubedns.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + kubedns.Name})
+	svc, err := serviceAt(ctx, client, addr)
 	if err != nil {
 		return namedParty{}, err
 	}
-	for i := range dns.Items {
-		if svc := &dns.Items[i]; len(svc.Spec.Selector) == 0 && slices.Contains(svc.Spec.ClusterIPs, addr.String()) {
-			return namedParty{Party: policy.Party{OwnHost: true}, name: "the cluster DNS"}, nil
-		}
+	if svc != nil && isOwnDNS(svc) {
+		return namedParty{Party: policy.Party{OwnHost: true}, name: "the cluster DNS", service: svc}, nil
+	}
+	if svc != nil {
+		return namedParty{name: addr.String(), service: svc}, nil
 	}
 	return namedParty{name: addr.String()}, nil
 }
