@@ -266,12 +266,15 @@ func TestPoolsThatAreRefused(t *testing.T) {
 			return apierrors.IsInvalid(err) && strings.Contains(err.Error(), "FIRST-LAST")
 		})
 	}
-	// What a schema cannot see, the status tells.
-	makePool(t, "wrong-way", "192.0.2.9-192.0.2.3")
-	eventually(t, "the pool says it cannot be used", func(ctx context.Context) bool {
-		o, err := pools.Get(ctx, "wrong-way", metav1.GetOptions{})
-		return err == nil && strings.Contains(fmt.Sprint(o.Object["status"]), "not before its beginning")
-	})
+	// What a schema cannot see.
+	_, err := pools.Create(t.Context(), poolObject("bad", "192.0.2.1", "192.0.2.9-192.0.2.3"), metav1.CreateOptions{})
+	if want := "spec.addresses[1]"; !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "write the lower address first: 192.0.2.3-192.0.2.9") {
+		t.Errorf("a range that ends before it begins: %v", err)
+	}
+	makePool(t, "good", "192.0.2.1")
+	if _, err := pools.Patch(t.Context(), "good", types.MergePatchType, []byte(`{"spec":{"addresses":["127.0.0.1"]}}`), metav1.PatchOptions{}); !apierrors.IsInvalid(err) {
+		t.Errorf("loopback in the place of what it had: %v", err)
+	}
 }
 
 // TestOneAddressOnTwoSidesOfASplit: whose claim was born earlier keeps it,
@@ -344,6 +347,15 @@ func TestAHostsAddressIsNoServices(t *testing.T) {
 	change(t, "lb-near", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.150" })
 	becomes(t, "lb-near", "", loadbalancer.ReasonInUse)
 	awaitEvent(t, "default", "lb-near", loadbalancer.ReasonInUse, "host lb-node")
+	eventually(t, "the host's address is not counted as free", func(ctx context.Context) bool {
+		o, err := poolClient(t).Get(ctx, "hosts", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		free, _, _ := unstructured.NestedInt64(o.Object, "status", "free")
+		assigned, _, _ := unstructured.NestedInt64(o.Object, "status", "assigned")
+		return free == 1 && assigned == 0
+	})
 }
 
 // TestTwoPeersActAtOnce: peers that do not know of each other act for the same

@@ -17,6 +17,7 @@ import (
 	kubefeatures "k8s.io/kubernetes/pkg/features"
 
 	"shoal/api/hosts"
+	"shoal/api/loadbalancer"
 	"shoal/api/pki"
 	apistorage "shoal/api/storage"
 	"shoal/api/support"
@@ -141,7 +142,8 @@ func (o Options) upstream() (*options.ServerRunOptions, error) {
 	s.Admission.GenericAdmission.DisablePlugins = []string{"TaintNodesByCondition"}
 	s.Admission.GenericAdmission.EnablePlugins = []string{"NodeRestriction"}
 	support.Register(s.Admission.GenericAdmission.Plugins)
-	s.Admission.GenericAdmission.RecommendedPluginOrder = append([]string{support.PluginName}, s.Admission.GenericAdmission.RecommendedPluginOrder...)
+	loadbalancer.Register(s.Admission.GenericAdmission.Plugins)
+	s.Admission.GenericAdmission.RecommendedPluginOrder = append([]string{support.PluginName, loadbalancer.PluginName}, s.Admission.GenericAdmission.RecommendedPluginOrder...)
 
 	// Metrics keep upstream's defaults; applying none logs an error for it.
 	s.Metrics = nil

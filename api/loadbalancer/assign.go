@@ -86,27 +86,36 @@ func endChoices(choices []choice) {
 // that has not lasted, wait is true.
 func (c *Controller) lost(svc *corev1.Service) (to string, wait bool) {
 	name := serviceKey(svc)
+	_, to = c.claimedBy(svc)
+	if to == "" {
+		delete(c.displaced, name)
+		return "", false
+	}
+	since, known := c.displaced[name]
+	if !known {
+		since = time.Now()
+		c.displaced[name] = since
+	}
+	left := settle - time.Since(since)
+	if left > 0 {
+		c.queue.AddAfter(key{service: name}, left)
+	}
+	return to, left > 0
+}
+
+// claimedBy is the first address of the service that another one has claimed and
+// does not share, and that one; empty: none.
+func (c *Controller) claimedBy(svc *corev1.Service) (a netip.Addr, by string) {
 	for _, a := range addressesOf(svc) {
 		claim, held := c.o.Claims.Claim(a)
 		if !held || claim.Owner == "" || claim.Owner == owner(svc) {
 			continue
 		}
-		if shared, _ := c.sharing(svc, a); shared {
-			continue
+		if shared, _ := c.sharing(svc, a); !shared {
+			return a, claim.Owner
 		}
-		since, known := c.displaced[name]
-		if !known {
-			since = time.Now()
-			c.displaced[name] = since
-		}
-		if left := settle - time.Since(since); left > 0 {
-			c.queue.AddAfter(key{service: name}, left)
-			return claim.Owner, true
-		}
-		return claim.Owner, false
 	}
-	delete(c.displaced, name)
-	return "", false
+	return netip.Addr{}, ""
 }
 
 func (c *Controller) cell(svc *corev1.Service) cell {
@@ -231,10 +240,10 @@ func (c *Controller) write(ctx context.Context, svc *corev1.Service, have []neti
 		return fmt.Errorf("write addresses of service %s: %w", serviceKey(svc), err)
 	}
 	c.o.Logger.Info("load-balancer addresses", "service", serviceKey(svc), "addresses", have, "reason", said.Reason)
-	if to, _ := c.lost(svc); to != "" && sharingKey(svc) == "" {
+	if a, to := c.claimedBy(svc); to != "" && sharingKey(svc) == "" {
 		delete(c.displaced, serviceKey(svc))
 		return c.warn(ctx, svc, ReasonReallocated, fmt.Sprintf("%s was given to two services while parts of the cell could not see each other; "+
-			"%s claimed it first and keeps it, this service now has %s", list(texts(addressesOf(svc))), nameOf(to), c.describe(have)))
+			"%s claimed it first and keeps it; %s", a, nameOf(to), c.nowHas(have, refused)))
 	}
 	if refused != nil && changed {
 		return c.warn(ctx, svc, refused.reason, refused.message)
@@ -268,6 +277,18 @@ func sameIngress(a, b *corev1.Service) bool {
 	return slices.EqualFunc(a.Status.LoadBalancer.Ingress, b.Status.LoadBalancer.Ingress, func(x, y corev1.LoadBalancerIngress) bool {
 		return x.IP == y.IP && x.Hostname == y.Hostname && (x.IPMode == nil) == (y.IPMode == nil) && (x.IPMode == nil || *x.IPMode == *y.IPMode)
 	})
+}
+
+// nowHas says what a service that lost an address has in its place.
+func (c *Controller) nowHas(have []netip.Addr, refused *refusal) string {
+	var parts []string
+	if len(have) > 0 {
+		parts = append(parts, "this service now has "+c.describe(have))
+	}
+	if refused != nil {
+		parts = append(parts, "it gets no other: "+refused.message)
+	}
+	return strings.Join(parts, "; ")
 }
 
 // describe says which addresses these are and of which pools.
@@ -326,14 +347,6 @@ func (c *Controller) withdraw(ctx context.Context, svc *corev1.Service, stale []
 		return fmt.Errorf("take back addresses of service %s: %w", serviceKey(svc), err)
 	}
 	return nil
-}
-
-func texts(all []netip.Addr) []string {
-	var out []string
-	for _, a := range all {
-		out = append(out, a.String())
-	}
-	return out
 }
 
 func list(of []string) string { return strings.Join(of, ", ") }

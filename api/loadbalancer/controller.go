@@ -111,7 +111,7 @@ func New(o Options, shared informers.SharedInformerFactory) (*Controller, error)
 		return nil, fmt.Errorf("follow services: %w", err)
 	}
 	if _, err := shared.Core().V1().Nodes().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(obj any) { c.nodeUpdated(nil, obj) }, UpdateFunc: c.nodeUpdated,
+		AddFunc: func(obj any) { c.nodeUpdated(nil, obj) }, UpdateFunc: c.nodeUpdated, DeleteFunc: func(any) { c.countPools() },
 	}); err != nil {
 		return nil, fmt.Errorf("follow nodes: %w", err)
 	}

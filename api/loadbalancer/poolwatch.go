@@ -145,12 +145,18 @@ func (c *Controller) statusOf(o *v1alpha1.AddressPool, p Pool) {
 		total += r.Size()
 	}
 	o.Status.Assigned = 0
-	for a := range c.o.Claims.All() {
+	claims := c.o.Claims.All()
+	for a := range claims {
 		if usable.contains(a) {
 			o.Status.Assigned++
 		}
 	}
 	o.Status.Free = int64(min(total, math.MaxInt64)) - o.Status.Assigned
+	for a := range c.hosts() {
+		if _, claimed := claims[a]; !claimed && usable.contains(a) {
+			o.Status.Free--
+		}
+	}
 	said := metav1.Condition{Type: v1alpha1.Usable, Status: metav1.ConditionTrue, Reason: "Read", ObservedGeneration: o.Generation}
 	if overlap := p.overlaps(c.o.Ranges); overlap != "" {
 		said.Status, said.Reason, said.Message = metav1.ConditionFalse, "InCellRange", overlap

@@ -40,8 +40,11 @@ func parseEnds(s, first, last string) (Range, error) {
 		return Range{}, fmt.Errorf("read range %q: %w", s, err)
 	}
 	a, b = a.Unmap(), b.Unmap()
-	if a.Is4() != b.Is4() || b.Less(a) {
-		return Range{}, fmt.Errorf("read range %q: its end must be of the same family and not before its beginning", s)
+	if a.Is4() != b.Is4() {
+		return Range{}, fmt.Errorf("read range %q: its ends are of two families; write one range for each", s)
+	}
+	if b.Less(a) {
+		return Range{}, fmt.Errorf("read range %q: it ends before it begins; write the lower address first: %s-%s", s, b, a)
 	}
 	return Range{a, b}.usable(s)
 }
@@ -74,7 +77,7 @@ func lastOf(p netip.Prefix) netip.Addr {
 func (r Range) usable(s string) (Range, error) {
 	for _, a := range []netip.Addr{r.First, r.Last} {
 		if a.Zone() != "" || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast() {
-			return Range{}, fmt.Errorf("read range %q: %s cannot be the address of a service", s, a)
+			return Range{}, fmt.Errorf("read range %q: %s cannot be the address of a service; take a range of the network that callers are in", s, a)
 		}
 	}
 	return r, nil

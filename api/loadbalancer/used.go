@@ -56,6 +56,7 @@ func (c *Controller) nodeUpdated(old, obj any) {
 	if before, ok := old.(*corev1.Node); ok && slices.Equal(hostAddresses(before), now) {
 		return // its status is written often
 	}
+	c.countPools()
 	for _, a := range now {
 		objs, _ := c.services.ByIndex(byAddress, a.String())
 		for _, s := range objs {
