@@ -54,6 +54,21 @@ func (d *Datapath) KeyToTell() wireguard.Key {
 	return d.hosts.toTell
 }
 
+// EncryptedBy is what encrypts on this host, "the kernel" or "wireguard-go"; empty:
+// nothing does.
+func (d *Datapath) EncryptedBy() string {
+	d.hosts.mu.Lock()
+	defer d.hosts.mu.Unlock()
+	return d.hosts.by
+}
+
+func wiredBy(device *wireguard.Device) string {
+	if device.InKernel() {
+		return "the kernel"
+	}
+	return "wireguard-go"
+}
+
 // setEncrypted has the programs know which addresses are pods' before they are
 // told that these are to be encrypted. The ways in the clear that were are gone
 // when it returns.
@@ -236,11 +251,7 @@ func (d *Datapath) makeWire(mtu int) error {
 		return errors.Join(err, device.Close())
 	}
 	d.wire, d.wireKey = device, d.hosts.key.Public()
-	by := "wireguard-go"
-	if device.InKernel() {
-		by = "the kernel"
-	}
-	d.log.Info("what pods of two hosts say is encrypted", "by", by, "device", wireDevice, "key", d.wireKey.String())
+	d.log.Info("what pods of two hosts say is encrypted", "by", wiredBy(device), "device", wireDevice, "key", d.wireKey.String())
 	return nil
 }
 

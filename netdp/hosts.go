@@ -71,6 +71,7 @@ type hostSet struct {
 	mu     sync.Mutex           // guards all below
 	key    wireguard.PrivateKey // written with setting held too; zero: nothing is encrypted
 	toTell wireguard.Key        // that of the device, once it is there
+	by     string               // what encrypts, once it does
 	routes []HostRoute
 	// The smallest of all ways of IPv4, and of IPv6; 0: there is none.
 	pathMTU, pathMTU6 int
@@ -95,9 +96,9 @@ func (d *Datapath) SetHosts(hosts []Host) error {
 	d.hosts.mu.Lock()
 	was := d.hosts.routes
 	d.hosts.routes = routes
-	d.hosts.toTell = wireguard.Key{}
+	d.hosts.toTell, d.hosts.by = wireguard.Key{}, ""
 	if d.wire != nil {
-		d.hosts.toTell = d.wireKey
+		d.hosts.toTell, d.hosts.by = d.wireKey, wiredBy(d.wire)
 	}
 	d.hosts.mu.Unlock()
 	d.logHosts(was, routes)

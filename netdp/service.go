@@ -22,6 +22,12 @@ func (p Proto) String() string {
 		return "TCP"
 	case UDP:
 		return "UDP"
+	case 1:
+		return "ICMP"
+	case 58:
+		return "ICMPv6"
+	case 132:
+		return "SCTP"
 	}
 	return fmt.Sprintf("protocol %d", uint8(p))
 }

@@ -57,6 +57,9 @@ type Host interface {
 	Quit()
 }
 
+// Encrypting is a Host that tells what encrypts on it; empty: nothing does.
+type Encrypting interface{ EncryptedBy() string }
+
 // Alarming is a Host that knows of alarms of its own.
 type Alarming interface {
 	Alarms() []v1.Alarm

@@ -37,6 +37,9 @@ func (s *Server) status(r *http.Request) (any, error) {
 		}
 		status.Encryption = map[bool]string{true: v1.EncryptionWireGuard, false: v1.EncryptionOff}[on]
 	}
+	if host, ok := s.Host.(Encrypting); ok {
+		status.EncryptedBy = host.EncryptedBy()
+	}
 	status.Alarms = alarms(&status)
 	if host, ok := s.Host.(Alarming); ok {
 		status.Alarms = append(status.Alarms, host.Alarms()...)

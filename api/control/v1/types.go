@@ -34,7 +34,10 @@ type Status struct {
 	Peers []Peer `json:"peers"`
 	Paths []Path `json:"paths,omitempty"`
 	// Encryption is how what pods of two hosts say travels: off or wireguard.
-	Encryption   string        `json:"encryption,omitempty"`
+	Encryption string `json:"encryption,omitempty"`
+	// EncryptedBy is what encrypts on the host that answers, "the kernel" or
+	// "wireguard-go"; absent: nothing does.
+	EncryptedBy  string        `json:"encryptedBy,omitempty"`
 	Alarms       []Alarm       `json:"alarms"`
 	Certificates []Certificate `json:"certificates"`
 	Disk         Disk          `json:"disk"`

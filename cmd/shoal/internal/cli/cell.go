@@ -178,6 +178,8 @@ func (c *KeysRotateCmd) Run(ctx context.Context, streams genericiooptions.IOStre
 type EncryptionCmd struct {
 	On  EncryptionOnCmd  `cmd:"" help:"Encrypt what pods of different hosts say to each other."`
 	Off EncryptionOffCmd `cmd:"" help:"Do not encrypt it any more."`
+
+	Status EncryptionStatusCmd `cmd:"" help:"Tell whether hosts encrypt, by what, and with whom they have agreed on keys."`
 }
 
 // Help is the detail of `shoal encryption --help`.
@@ -186,7 +188,7 @@ func (*EncryptionCmd) Help() string {
 connections between pods of different hosts stand still for some seconds, since
 nothing is sent in the clear to a host that encrypts.
 
-` + examples("shoal encryption on")
+` + examples("shoal encryption status", "shoal encryption on")
 }
 
 // EncryptionOnCmd is `shoal encryption on`.

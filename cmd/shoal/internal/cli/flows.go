@@ -72,7 +72,7 @@ func (c *FlowsCmd) Run(ctx context.Context, streams genericiooptions.IOStreams) 
 		return err
 	}
 	if c.Follow {
-		return followFlows(ctx, hosts, query, c.printer(streams.Out), streams.ErrOut)
+		return followFlows(ctx, hosts, query, c.printer(streams.Out, hosts), streams.ErrOut)
 	}
 	return c.list(ctx, streams, hosts, query)
 }
@@ -112,7 +112,7 @@ func (c *FlowsCmd) list(ctx context.Context, streams genericiooptions.IOStreams,
 		})
 	})
 	slices.SortStableFunc(all, func(a, b v1.Flow) int { return a.Time.Compare(b.Time) })
-	show := c.printer(streams.Out)
+	show := c.printer(streams.Out, hosts)
 	for i := range all {
 		if err := show(&all[i]); err != nil {
 			return err
@@ -185,27 +185,39 @@ func (h *hostClient) flows(ctx context.Context, query url.Values, each func(*v1.
 	}
 }
 
-func (c *FlowsCmd) printer(w io.Writer) func(*v1.Flow) error {
+// printer prints flows of hosts, below a head for people.
+func (c *FlowsCmd) printer(w io.Writer, hosts []*hostClient) func(*v1.Flow) error {
 	if c.Output == "json" {
 		encoder := json.NewEncoder(w)
 		return func(f *v1.Flow) error { return encoder.Encode(f) }
 	}
+	width := len("HOST")
+	for _, h := range hosts {
+		width = max(width, len(h.name))
+	}
+	begun := false
 	return func(f *v1.Flow) error {
-		_, err := fmt.Fprintln(w, flowLine(f))
+		if !begun {
+			begun = true
+			if _, err := fmt.Fprintf(w, "%-12s  %-*s  %-9s  %-6s  CALLER -> CALLED\n", "TIME", width, "HOST", "VERDICT", "PROTO"); err != nil {
+				return err
+			}
+		}
+		_, err := fmt.Fprintln(w, flowLine(f, width))
 		return err
 	}
 }
 
-// flowLine is a flow for people.
-func flowLine(f *v1.Flow) string {
-	head := fmt.Sprintf("%s  %s  %-9s", f.Time.Local().Format("15:04:05.000"), f.Host, f.Verdict)
+// flowLine is a flow for people, with width letters for the host.
+func flowLine(f *v1.Flow, width int) string {
+	head := fmt.Sprintf("%s  %-*s  %-9s", f.Time.Local().Format("15:04:05.000"), width, f.Host, f.Verdict)
 	if f.Verdict == v1.Lost {
 		if f.Reason != "" {
 			return head + "  " + f.Reason
 		}
 		return fmt.Sprintf("%s  %d records: there were too many at once", head, f.Count)
 	}
-	line := fmt.Sprintf("%s  %-4s  %s -> %s", head, f.Protocol, flowEnd(f.Source), flowEnd(f.Destination))
+	line := fmt.Sprintf("%s  %-6s  %s -> %s", head, f.Protocol, flowEnd(f.Source), flowEnd(f.Destination))
 	if f.Service != "" {
 		line += "  service " + f.Service
 	}

@@ -81,13 +81,21 @@ func (c *ServicesCmd) Run(ctx context.Context, streams genericiooptions.IOStream
 		errs = append(errs, printServices(streams.Out, kept, c.Backends))
 	}
 	if found == 0 && errors.Join(errs...) == nil {
-		return fmt.Errorf("no host forwards a service %s in namespace %q\nOne that is headless, or has no cluster IP, is not in the kernel; see shoal get services -n %s",
-			c.Name, namespace, namespace)
+		return c.noneFound(namespace)
 	}
 	if differs {
 		errs = append(errs, errDiffers)
 	}
 	return errors.Join(errs...)
+}
+
+func (c *ServicesCmd) noneFound(namespace string) error {
+	what := "any service"
+	if c.Name != "" {
+		what = fmt.Sprintf("a service %q", c.Name)
+	}
+	return fmt.Errorf("no host forwards %s of namespace %q\nOne that is headless, or has no cluster IP, is not in the kernel; see shoal get services -n %s, "+
+		"and shoal get namespaces for the name", what, namespace, namespace)
 }
 
 func (h *hostClient) services(ctx context.Context, query url.Values) (answer v1.HostServices, err error) {

@@ -99,6 +99,9 @@ func (h *controlHost) Paths() []v1.Path {
 	return paths
 }
 
+// EncryptedBy implements control.Encrypting.
+func (h *controlHost) EncryptedBy() string { return h.datapath.EncryptedBy() }
+
 // CellFiles implements control.Host.
 func (h *controlHost) CellFiles() (map[string][]byte, error) {
 	files := map[string][]byte{}
