@@ -376,6 +376,7 @@ const (
 	DatapathProgWireIngress      = "wire_ingress"
 	DatapathVarEncrypted         = "encrypted"
 	DatapathVarHostNetnsCookie   = "host_netns_cookie"
+	DatapathVarLargeSeen         = "large_seen"
 	DatapathVarMaglevSeed        = "maglev_seed"
 	DatapathVarNatPortMax        = "nat_port_max"
 	DatapathVarNatPortMin        = "nat_port_min"
@@ -387,6 +388,7 @@ const (
 	DatapathVarServerIpv4        = "server_ipv4"
 	DatapathVarTakeoverComplete  = "takeover_complete"
 	DatapathVarTakeoverUntilNs   = "takeover_until_ns"
+	DatapathVarTunnelByStack     = "tunnel_by_stack"
 	DatapathVarTunnelId          = "tunnel_id"
 	DatapathVarTunnelPort        = "tunnel_port"
 )
@@ -503,6 +505,7 @@ type DatapathMapSpecs struct {
 type DatapathVariableSpecs struct {
 	Encrypted        *ebpf.VariableSpec `ebpf:"encrypted"`
 	HostNetnsCookie  *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
+	LargeSeen        *ebpf.VariableSpec `ebpf:"large_seen"`
 	MaglevSeed       *ebpf.VariableSpec `ebpf:"maglev_seed"`
 	NatPortMax       *ebpf.VariableSpec `ebpf:"nat_port_max"`
 	NatPortMin       *ebpf.VariableSpec `ebpf:"nat_port_min"`
@@ -514,6 +517,7 @@ type DatapathVariableSpecs struct {
 	ServerIpv4       *ebpf.VariableSpec `ebpf:"server_ipv4"`
 	TakeoverComplete *ebpf.VariableSpec `ebpf:"takeover_complete"`
 	TakeoverUntilNs  *ebpf.VariableSpec `ebpf:"takeover_until_ns"`
+	TunnelByStack    *ebpf.VariableSpec `ebpf:"tunnel_by_stack"`
 	TunnelId         *ebpf.VariableSpec `ebpf:"tunnel_id"`
 	TunnelPort       *ebpf.VariableSpec `ebpf:"tunnel_port"`
 }
@@ -623,6 +627,7 @@ func (m *DatapathMaps) Close() error {
 type DatapathVariables struct {
 	Encrypted        *ebpf.Variable `ebpf:"encrypted"`
 	HostNetnsCookie  *ebpf.Variable `ebpf:"host_netns_cookie"`
+	LargeSeen        *ebpf.Variable `ebpf:"large_seen"`
 	MaglevSeed       *ebpf.Variable `ebpf:"maglev_seed"`
 	NatPortMax       *ebpf.Variable `ebpf:"nat_port_max"`
 	NatPortMin       *ebpf.Variable `ebpf:"nat_port_min"`
@@ -634,6 +639,7 @@ type DatapathVariables struct {
 	ServerIpv4       *ebpf.Variable `ebpf:"server_ipv4"`
 	TakeoverComplete *ebpf.Variable `ebpf:"takeover_complete"`
 	TakeoverUntilNs  *ebpf.Variable `ebpf:"takeover_until_ns"`
+	TunnelByStack    *ebpf.Variable `ebpf:"tunnel_by_stack"`
 	TunnelId         *ebpf.Variable `ebpf:"tunnel_id"`
 	TunnelPort       *ebpf.Variable `ebpf:"tunnel_port"`
 }

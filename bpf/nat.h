@@ -68,10 +68,11 @@ static __always_inline int find_way(struct __sk_buff *skb, const struct packet *
 
 /* No device has these hardware addresses: the tunnel drops what seems to come
  * from itself, and takes what is for others (overlay.h). */
+#define NO_DEVICE {0x02, 0x73, 0x68, 0x6f, 0x61, 0x04, 0x02, 0x73, 0x68, 0x6f, 0x61, 0x03}
+
 static __always_inline int into_tunnel(struct __sk_buff *skb, const struct range *range)
 {
-	static const __u8 ethernet[12] = {0x02, 0x73, 0x68, 0x6f, 0x61, 0x04,
-					  0x02, 0x73, 0x68, 0x6f, 0x61, 0x03};
+	static const __u8 ethernet[12] = NO_DEVICE;
 	struct bpf_tunnel_key key = {
 		.tunnel_id = tunnel_id,
 		.remote_ipv4 = bpf_ntohl(range->host[0]),

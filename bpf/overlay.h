@@ -27,6 +27,7 @@ static __always_inline int from_tunnel(struct __sk_buff *skb)
 	struct packet p = {};
 	int verdict;
 
+	skb->cb[CB_TUNNEL] = 0;
 	if (parse(skb, &p))
 		return drop(skb, DROP_MALFORMED);
 	bpf_skb_change_type(skb, PACKET_HOST);

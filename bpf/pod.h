@@ -44,6 +44,7 @@ static __always_inline int to_other_host(struct __sk_buff *skb, const struct pac
 {
 	struct range *range = find_range(&ranges, p->dst);
 	__u32 mtu = 0;
+	int verdict;
 	long unfit;
 
 	if (!range || range->flags & RANGE_OWN)
@@ -60,6 +61,12 @@ static __always_inline int to_other_host(struct __sk_buff *skb, const struct pac
 			return drop(skb, DROP_NOT_ENCRYPTED);
 		if (unfit)
 			return VERDICT_PASS;
+		/* What is for the host itself may need to go in pieces: the device's. */
+		if (!(range->flags & (RANGE_WIRE | RANGE_DIRECT))) {
+			verdict = encapsulate(skb, range->host[0]);
+			if (verdict >= 0)
+				return verdict;
+		}
 	}
 	return to_range(skb, range);
 }

@@ -28,6 +28,7 @@
 #include "errors.h"
 #include "silence.h"
 #include "takeover.h"
+#include "vxlan.h"
 
 #define POLICY_INGRESS 0
 #define POLICY_EGRESS 1
@@ -274,7 +275,6 @@ static __always_inline int key_of_error(struct __sk_buff *skb, const struct pack
  */
 __noinline int is_forged(struct __sk_buff *skb, const struct policy_conn_key *k)
 {
-	struct bpf_tunnel_key tunnel = {};
 	__be32 end[4] = {0, 0, V4_MAPPED, 0};
 	__u32 *sender, *owner, by;
 	struct range *range;
@@ -290,9 +290,7 @@ __noinline int is_forged(struct __sk_buff *skb, const struct policy_conn_key *k)
 		return by != range->ifindex;
 	if (range->flags || !range->host[0])
 		return 0;
-	if (bpf_skb_get_tunnel_key(skb, &tunnel, __builtin_offsetof(struct bpf_tunnel_key, local_ipv4), 0))
-		return 1;
-	end[3] = bpf_htonl(tunnel.remote_ipv4);
+	end[3] = tunnel_end(skb);
 	sender = bpf_map_lookup_elem(&tunnel_peers, end);
 	end[3] = range->host[0];
 	owner = bpf_map_lookup_elem(&tunnel_peers, end);
@@ -482,6 +480,7 @@ int pod_ingress(struct __sk_buff *skb)
 {
 	enum drop_reason reason;
 
+	skb->cb[CB_TUNNEL] = 0;
 	if (!skb->ingress_ifindex) {
 		if (tells_of_nobody(skb))
 			return drop(skb, DROP_NO_BACKEND);

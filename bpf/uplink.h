@@ -18,9 +18,7 @@
 #include "masquerade.h"
 #include "sources.h"
 #include "takeover.h"
-
-#define PACKET_HOST 0
-#define PACKET_OTHERHOST 3
+#include "vxlan.h"
 
 static __always_inline __u32 flow_hash(const struct packet *p)
 {
@@ -409,25 +407,6 @@ static __always_inline int to_own_pod(struct __sk_buff *skb, struct packet *p)
 	return redirect_to_pod(skb, pod->ifindex);
 }
 
-#define VXLAN_HAS_ID bpf_htonl(0x08000000) /* RFC 7348, section 5 */
-
-/* Whether this host's address, at that place, is an end of the tunnel that the
- * packet belongs to: the tunnel's device has it, and overlay.h sees what is in it.
- * Read in place, since all that hosts send each other comes here; what is less
- * plain is looked at as any other packet. */
-static __always_inline int is_tunnel(struct __sk_buff *skb, __u32 own)
-{
-	void *end = (void *)(long)skb->data_end;
-	__u8 *ip = (void *)(long)skb->data + ETH_LEN;
-	__u8 *udp = ip + 20, *vxlan = udp + 8;
-
-	if (skb->protocol != ETH_IPV4 || (void *)(vxlan + 8) > end)
-		return 0;
-	return ip[0] == 0x45 && ip[9] == PROTO_UDP && !(*(__be16 *)(ip + 6) & bpf_htons(0x3fff)) &&
-	       *(__be16 *)(udp + 2) == tunnel_port && *(__be32 *)(ip + own) == node_ipv4[3] &&
-	       *(__be32 *)vxlan == VXLAN_HAS_ID && *(__be32 *)(vxlan + 4) == bpf_htonl(tunnel_id << 8);
-}
-
 #define VLAN_ID 0x0fff /* 0: a priority alone (IEEE 802.1Q, section 9.6) */
 
 /* Whether a frame is of an interface above this one, with a VLAN's number: the kernel
@@ -443,6 +422,7 @@ int uplink_ingress(struct __sk_buff *skb)
 	struct packet p = {};
 	int verdict;
 
+	skb->cb[CB_TUNNEL] = 0;
 	if (encrypted && came_bare(skb))
 		return drop(skb, DROP_NOT_ENCRYPTED);
 	if (is_of_vlan(skb))
@@ -451,8 +431,16 @@ int uplink_ingress(struct __sk_buff *skb)
 		return VERDICT_NEXT;
 	/* A link that is listened on for all, or a bridge's port, shows other machines'
 	 * frames too; the stack leaves them. */
-	if (skb->pkt_type == PACKET_OTHERHOST || is_tunnel(skb, IP_DST) || parse(skb, &p))
+	if (skb->pkt_type == PACKET_OTHERHOST)
 		return VERDICT_PASS;
+	pull_headers(skb);
+	if (is_tunnel(skb, IP_DST)) {
+		verdict = decapsulate(skb);
+		if (verdict >= 0)
+			return verdict;
+	}
+	if (parse(skb, &p))
+		return skb->cb[CB_TUNNEL] ? drop(skb, DROP_MALFORMED) : VERDICT_PASS;
 	verdict = from_outside(skb, &p);
 	if (verdict != VERDICT_PASS || skb->pkt_type != PACKET_HOST)
 		return verdict;

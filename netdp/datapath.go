@@ -36,7 +36,9 @@ type Datapath struct {
 
 	routed routedPods // of other drivers
 
-	encrypted *ebpf.Variable // of the programs: 1 while pods' packets are
+	// Of the programs: 1 while pods' packets are encrypted, and while the stack has to
+	// see the tunnel's.
+	encrypted, tunnelByStack *ebpf.Variable
 
 	// Of the device that encrypts, guarded by hosts.setting. Without one wire is nil.
 	wire      *wireguard.Device
@@ -172,7 +174,11 @@ func (d *Datapath) load() error {
 	}
 	d.progs = coll.Programs
 	d.encrypted = coll.Variables[bpf.DatapathVarEncrypted]
+	d.tunnelByStack = coll.Variables[bpf.DatapathVarTunnelByStack]
 	closeMaps(coll.Maps)
+	if err := d.heedIPsec(); err != nil {
+		d.log.Warn("whether the host has IPsec policies is not known: the tunnel's packets go through the stack", "err", err)
+	}
 	if err := d.openTakeover(coll); err != nil {
 		return err
 	}

@@ -48,17 +48,23 @@ func TestMutatedPackets(t *testing.T) {
 			h.forget()
 		}
 		k := h.hooks[m.IntN(len(h.hooks))]
-		if i%2 == 0 {
+		switch i % 8 {
+		case 0, 2, 4, 6:
 			k = h.hooks[m.IntN(2)] // half at the uplink
+		case 1:
+			k = h.hooks[2+m.IntN(2)] // out of the tunnel and into it
 		}
 		in := m.spoil(h.packet(m, k))
+		if k.tunnel {
+			in = h.inTunnel(m, in)
+		}
 		h.check(t, k, in, met)
 		if t.Failed() {
 			t.Fatalf("packet %d", i)
 		}
 	}
 	t.Log(met)
-	for _, what := range []string{"well formed", "malformed", "changed", "dropped", "round trip", "denied"} {
+	for _, what := range []string{"well formed", "malformed", "changed", "dropped", "round trip", "denied", "into the tunnel", "out of the tunnel"} {
 		if met[what] < mutatedPackets/200 {
 			t.Errorf("%s: met only %d times, the packets say little", what, met[what])
 		}
@@ -71,7 +77,11 @@ func FuzzPrograms(f *testing.F) {
 	m := mutator{rand.New(rand.NewPCG(1, 1))}
 	for i, k := range h.hooks {
 		for range 3 {
-			f.Add(uint8(i), h.packet(m, k))
+			b := h.packet(m, k)
+			if k.tunnel {
+				b = h.inTunnel(m, b)
+			}
+			f.Add(uint8(i), b)
 		}
 	}
 	runs := 0
@@ -93,7 +103,7 @@ func (h *fuzzHost) check(t *testing.T, k hook, in []byte, met map[string]int) {
 	t.Helper()
 	w, ip := readWire(in)
 	had := 0
-	if !ip || w.fault != "" {
+	if !ip || w.fault != "" || k.tunnel {
 		had = h.entries()
 	}
 	verdict, out, ok := h.give(k, in)
@@ -101,12 +111,32 @@ func (h *fuzzHost) check(t *testing.T, k hook, in []byte, met map[string]int) {
 		return
 	}
 	drops := h.newDrops()
+	note := func(what string, is bool) {
+		if is {
+			met[what]++
+		}
+	}
 	bad := func(format string, args ...any) {
 		t.Helper()
 		t.Errorf("%s at %d, from device %d: %s\n%+v\nverdict %d, drops %v\nin  %x\nout %x", k.program, k.ifindex, k.received, fmt.Sprintf(format, args...), w, verdict, drops, in, out)
 	}
 	if !slices.Contains(mayReturn[k.program], verdict) {
 		bad("returns a verdict it may not")
+	}
+	switch {
+	case k.program == bpf.DatapathProgPodEgress && len(out) == len(in)+vxlanOverhead:
+		note("into the tunnel", true)
+		if what := putAmiss(in, out, labHostIP, fuzzFar, tosOf(in)); verdict != verdictRedirect || what != "" {
+			bad("into the tunnel: %s", what)
+		}
+		out = out[vxlanOverhead:]
+	case k.program == bpf.DatapathProgUplinkIngress && len(out) == len(in)-vxlanOverhead:
+		note("out of the tunnel", true)
+		if verdict == verdictPass {
+			bad("goes on to the stack out of the tunnel")
+		}
+		in = in[vxlanOverhead:]
+		w, ip = readWire(in)
 	}
 	if len(out) != len(in) {
 		bad("changes the length from %d to %d", len(in), len(out))
@@ -116,11 +146,6 @@ func (h *fuzzHost) check(t *testing.T, k hook, in []byte, met map[string]int) {
 		bad("%s", what)
 	}
 	changed := !bytes.Equal(in[12:], out[12:])
-	note := func(what string, is bool) {
-		if is {
-			met[what]++
-		}
-	}
 	note("changed", changed)
 	note("dropped", verdict == verdictDrop)
 	note("well formed", ip && w.fault == "")
@@ -150,6 +175,15 @@ func (h *fuzzHost) check(t *testing.T, k hook, in []byte, met map[string]int) {
 	} else {
 		note("round trip", tried)
 	}
+}
+
+// tosOf is what the tunnel's header says of congestion, by what is in it (RFC 6040).
+func tosOf(b []byte) byte {
+	tos := b[ethLen+1]
+	if b[ethLen]>>4 == 6 {
+		tos >>= 4
+	}
+	return map[byte]byte{0: 0, 1: 1, 2: 2, 3: 2}[tos&3]
 }
 
 // dropsAmiss compares a verdict with what was counted: one reason for what is

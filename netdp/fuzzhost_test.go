@@ -35,12 +35,14 @@ type hook struct {
 	received int // device that the stack got the packet from, 0: none
 	from, to []string
 	ports    []int
+	tunnel   bool // its packets come in the tunnel
 }
 
 const (
 	fuzzWorld, fuzzWorld6       = "203.0.113.80", "2001:db8:80::80"
 	fuzzClient, fuzzClient6     = "203.0.113.50", "2001:db8:50::1"
 	fuzzExternal, fuzzExternal6 = "203.0.113.7", "2001:db8:7::7"
+	fuzzNear, fuzzFar           = "198.18.0.9", "198.19.0.9"
 )
 
 func newFuzzHost(t testing.TB) *fuzzHost {
@@ -49,9 +51,9 @@ func newFuzzHost(t testing.TB) *fuzzHost {
 	l.must(l.host.do(func() error { return widen("198.18.0.1/15", "198.19.0.0/16", labOutsideIP) }))
 	h := &fuzzHost{lab: l, d: l.openUntilEnd(), pods: map[string][2]netip.Addr{}, owner: map[netip.Addr]string{}}
 	l.must(h.d.SetHosts([]Host{
-		{Name: "near", Addresses: []netip.Addr{netip.MustParseAddr("198.18.0.9"), netip.MustParseAddr("2001:db8:18::9")},
+		{Name: "near", Addresses: []netip.Addr{netip.MustParseAddr(fuzzNear), netip.MustParseAddr("2001:db8:18::9")},
 			PodCIDR: netip.MustParsePrefix("10.64.8.0/24"), PodCIDR6: netip.MustParsePrefix("fd00:64:8::/64")},
-		{Name: "far", Addresses: []netip.Addr{netip.MustParseAddr("198.19.0.9")},
+		{Name: "far", Addresses: []netip.Addr{netip.MustParseAddr(fuzzFar)},
 			PodCIDR: netip.MustParsePrefix("10.64.9.0/24"), PodCIDR6: netip.MustParsePrefix("fd00:64:9::/64")},
 	}))
 	for _, name := range []string{"open", "closed", "friend", "stranger"} {
@@ -127,22 +129,24 @@ func (h *fuzzHost) setHooks() {
 		}
 		return out
 	}
-	uplink := h.linkIndex(h.d, labUplink)
+	uplink, open := h.linkIndex(h.d, labUplink), h.linkIndex(h.d, hostLinkName("open"))
 	service := []int{30080, 30080, 30090, 30091, 30099, 30070, 30082, 80, natPortMin, 12345, natPortMax}
 	h.hooks = []hook{
-		{bpf.DatapathProgUplinkIngress, uplink, uplink, join(clients, clients, worlds, remote, both("open")), join(own, own, both("open", "closed"), worlds), service},
-		{bpf.DatapathProgUplinkEgress, uplink, 0, join(both("open", "friend"), []string{labHostIP, labHostIP6}), join(clients, worlds, worlds, remote), []int{443, 80, 53}},
-		{bpf.DatapathProgOverlayIngress, uplink, uplink, join(clients, remote), join(own, both("open", "closed")), service},
-		{bpf.DatapathProgOverlayEgress, uplink, 0, join(both("open"), clients), join(remote, clients), []int{443, 80}},
+		{bpf.DatapathProgUplinkIngress, uplink, uplink, join(clients, clients, worlds, remote, both("open")), join(own, own, both("open", "closed"), worlds), service, false},
+		{bpf.DatapathProgUplinkEgress, uplink, 0, join(both("open", "friend"), []string{labHostIP, labHostIP6}), join(clients, worlds, worlds, remote), []int{443, 80, 53}, false},
+		{bpf.DatapathProgUplinkIngress, uplink, uplink, join(clients, remote, both("open", "friend")), join(both("open", "closed"), both("open", "closed"), own), service, true},
+		{bpf.DatapathProgPodEgress, open, open, both("open"), []string{"10.64.9.7", "fd00:64:9::7"}, service, false},
+		{bpf.DatapathProgOverlayIngress, uplink, uplink, join(clients, remote), join(own, both("open", "closed")), service, false},
+		{bpf.DatapathProgOverlayEgress, uplink, 0, join(both("open"), clients), join(remote, clients), []int{443, 80}, false},
 	}
 	for _, name := range []string{"open", "closed", "friend", "stranger"} {
 		link := h.linkIndex(h.d, hostLinkName(name))
 		ports := []int{80, 80, 81, 443, 999, 1000, 1999, 2000}
 		h.hooks = append(h.hooks,
-			hook{bpf.DatapathProgPodEgress, link, link, join(both(name), both(name), both(name), both("open")), join(both("closed", "closed", "friend", "stranger"), worlds, remote, own), ports},
-			hook{bpf.DatapathProgToPod, link, uplink, join(both("friend", "stranger", "open"), clients), both("closed", name), ports},
-			hook{bpf.DatapathProgPodIngress, link, uplink, join(both("friend", "stranger", "open"), clients), both("closed", name), ports},
-			hook{bpf.DatapathProgPodIngress, link, 0, []string{labHostIP, labHostIP6}, both(name), ports},
+			hook{bpf.DatapathProgPodEgress, link, link, join(both(name), both(name), both(name), both("open")), join(both("closed", "closed", "friend", "stranger"), worlds, remote, own), ports, false},
+			hook{bpf.DatapathProgToPod, link, uplink, join(both("friend", "stranger", "open"), clients), both("closed", name), ports, false},
+			hook{bpf.DatapathProgPodIngress, link, uplink, join(both("friend", "stranger", "open"), clients), both("closed", name), ports, false},
+			hook{bpf.DatapathProgPodIngress, link, 0, []string{labHostIP, labHostIP6}, both(name), ports, false},
 		)
 	}
 	h.must(h.d.host.do(func() error {
@@ -172,6 +176,20 @@ func (h *fuzzHost) packet(m mutator, k hook) []byte {
 		}
 		return b
 	}
+}
+
+// inTunnel puts a packet into the tunnel of another host; one of eight is spoiled there.
+func (h *fuzzHost) inTunnel(m mutator, b []byte) []byte {
+	if len(b) < ethLen {
+		return b
+	}
+	from := []string{fuzzFar, fuzzFar, fuzzNear, labOutsideIP}[m.IntN(4)]
+	out := inTunnel(from, labHostIP, uint16(32768+m.IntN(28000)), b)
+	copy(out, h.uplink[:])
+	if m.IntN(8) == 0 {
+		out = m.spoil(out)
+	}
+	return out
 }
 
 // give runs a hook's program; ok is false for what the kernel gives to no program

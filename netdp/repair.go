@@ -132,6 +132,7 @@ func (d *Datapath) repair(what parts) (found []Repair, held bool) {
 			r.uplinks()
 		}
 		r.tunnels()
+		r.ipsec()
 	}
 	if what.pods {
 		r.pods()
