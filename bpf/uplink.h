@@ -270,6 +270,7 @@ static __always_inline int have_refused(struct __sk_buff *skb, const struct pack
 		return drop(skb, DROP_SPOOFED_SOURCE);
 	if (remember_reply(p, &nobody))
 		return drop(skb, DROP_FLOW_NOT_KEPT);
+	called_by_outside(skb, service, 0);
 	return rewrite(skb, p, END_DST, nobody.addr, 0) ? drop(skb, DROP_NOT_REWRITTEN) : VERDICT_PASS;
 }
 
@@ -286,10 +287,11 @@ static __always_inline int nobody_serves(struct __sk_buff *skb, const struct pac
 
 	if (fe->flags & FRONTEND_EXACT && svc && (__u32)svc->extent)
 		return drop(skb, DROP_NO_LOCAL_BACKEND);
-	called_by_outside(skb, service, 0); /* counts it as dropped */
-	if (bpf_map_lookup_elem(&node_addrs, p->dst))
-		return VERDICT_PASS;
-	return have_refused(skb, p, service);
+	/* Whoever is refused is counted as dropped; who is dropped, once. */
+	if (!bpf_map_lookup_elem(&node_addrs, p->dst))
+		return have_refused(skb, p, service);
+	called_by_outside(skb, service, 0);
+	return VERDICT_PASS;
 }
 
 /* To a pod of this host, to the host itself, or on to another machine. */
