@@ -21,7 +21,7 @@ func TestGivenNamespace(t *testing.T) {
 	want, err := os.Stat(given)
 	l.must(err)
 	for range 2 {
-		path, _, err := d.AttachTo(context.Background(), "guest", "default", "guest", given)
+		path, _, err := d.AttachTo(context.Background(), "guest", "default", "guest", given, nil)
 		l.must(err)
 		if got, err := os.Stat(path); err != nil || !os.SameFile(got, want) {
 			t.Errorf("another namespace is attached: %v", err)
@@ -37,7 +37,7 @@ func TestGivenNamespace(t *testing.T) {
 		ns.close()
 		l.must(d.Detach(context.Background(), "guest")) // and again, with what is left in it
 	}
-	if _, _, err := d.AttachTo(context.Background(), "lost", "default", "lost", "/proc/none"); err == nil {
+	if _, _, err := d.AttachTo(context.Background(), "lost", "default", "lost", "/proc/none", nil); err == nil {
 		t.Error("a namespace that is not there is attached")
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"shoal/netdp/netns"
+	"shoal/netdp/policy/tables"
 )
 
 // podSet is the pods that have a network on this host.
@@ -98,18 +99,19 @@ func (d *Datapath) adoptPod(rec podRecord) error {
 // Attach gives a pod its network namespace and address, or returns those it
 // has. The namespace is pinned at the returned path until Detach.
 func (d *Datapath) Attach(ctx context.Context, podUID, namespace, name string) (string, []netip.Addr, error) {
-	return d.AttachTo(ctx, podUID, namespace, name, "")
+	return d.AttachTo(ctx, podUID, namespace, name, "", nil)
 }
 
 // AttachTo is Attach for a pod whose network namespace was made by the caller
 // and is at the path given, as one that a user namespace owns. It is the same
-// path each time, and has no links but its own loopback.
-func (d *Datapath) AttachTo(ctx context.Context, podUID, namespace, name, given string) (string, []netip.Addr, error) {
+// path each time, and has no links but its own loopback. By its identity policies know
+// the pod while the API says nothing of it; nil: as before.
+func (d *Datapath) AttachTo(ctx context.Context, podUID, namespace, name, given string, id *tables.Identity) (string, []netip.Addr, error) {
 	if err := errors.Join(ctx.Err(), checkUID(podUID)); err != nil {
 		return "", nil, fmt.Errorf("attach pod %s/%s: %w", namespace, name, err)
 	}
 	for {
-		addrs, done, err := d.tryAttach(podUID, namespace, name, given)
+		addrs, done, err := d.tryAttach(podUID, namespace, name, given, id)
 		if err == nil && !done {
 			err = d.awaitSwitch(ctx)
 		}
@@ -123,13 +125,20 @@ func (d *Datapath) AttachTo(ctx context.Context, podUID, namespace, name, given 
 }
 
 // tryAttach is not done with a pod that must be made, before awaitSwitch.
-func (d *Datapath) tryAttach(podUID, namespace, name, given string) (addrs []netip.Addr, done bool, err error) {
+func (d *Datapath) tryAttach(podUID, namespace, name, given string, id *tables.Identity) (addrs []netip.Addr, done bool, err error) {
 	switched := d.isSwitched()
 	entry, err := d.pods.claim(podUID, namespace, name)
 	if err != nil {
 		return nil, false, err
 	}
 	defer entry.mu.Unlock()
+	changed, err := d.pods.identify(entry, id)
+	if err != nil {
+		return nil, false, err
+	}
+	if changed && entry.ready {
+		d.identifyPod(entry.record)
+	}
 	complete, err := d.podComplete(entry.record)
 	if err != nil {
 		return nil, false, err
@@ -179,6 +188,22 @@ func (p *podSet) entry(uid, namespace, name string) (*podEntry, error) {
 	entry := &podEntry{record: rec}
 	p.byUID[uid] = entry
 	return entry, nil
+}
+
+// identify writes down what an entry, which is locked, is known by.
+func (p *podSet) identify(entry *podEntry, id *tables.Identity) (changed bool, err error) {
+	if id == nil || entry.record.Identity.Equal(id) {
+		return false, nil
+	}
+	rec := entry.record
+	rec.Identity = id
+	if err := p.records.save(rec); err != nil {
+		return false, err
+	}
+	p.mu.Lock()
+	entry.record = rec
+	p.mu.Unlock()
+	return true, nil
 }
 
 // buildPod clears away what a killed daemon or a failed try left, and makes

@@ -146,7 +146,7 @@ func (d *Datapath) EnforcePolicy(w tables.PodWatcher) []tables.LocalPod {
 }
 
 func localPod(rec podRecord) tables.LocalPod {
-	return tables.LocalPod{UID: rec.UID, Namespace: rec.Namespace, Name: rec.Name, Addrs: rec.addresses()}
+	return tables.LocalPod{UID: rec.UID, Namespace: rec.Namespace, Name: rec.Name, Addrs: rec.addresses(), Identity: rec.Identity}
 }
 
 // holdPod keeps a pod that is about to get its link from everything but the
@@ -176,6 +176,34 @@ func (d *Datapath) holdPod(rec podRecord) error {
 	}
 	w.PodAttaching(pod)
 	return nil
+}
+
+// identifyPod tells of a pod that was there before more was known of it.
+func (d *Datapath) identifyPod(rec podRecord) {
+	d.policyMu.Lock()
+	w := d.podWatcher
+	d.policyMu.Unlock()
+	if w != nil {
+		w.PodIdentified(localPod(rec))
+	}
+}
+
+// NotePod keeps what policies know a pod of this host by, for the next daemon. One that
+// is gone is no error.
+func (d *Datapath) NotePod(uid string, id *tables.Identity) error {
+	d.pods.mu.Lock()
+	entry := d.pods.byUID[uid]
+	d.pods.mu.Unlock()
+	if entry == nil {
+		return nil
+	}
+	entry.mu.Lock()
+	defer entry.mu.Unlock()
+	if entry.dead {
+		return nil
+	}
+	_, err := d.pods.identify(entry, id)
+	return err
 }
 
 // releasePod forgets a pod whose link is gone.

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"shoal/netdp/policy/tables"
 )
 
 // podRecord is what the host remembers of a pod's network. The file is written
@@ -21,6 +23,8 @@ type podRecord struct {
 	Address6  netip.Addr `json:"address6"` // not valid: it has IPv4 only
 	Boot      string     `json:"boot"`     // a reboot takes namespaces and links away
 	Made      bool       `json:"made"`     // everything was there once
+
+	Identity *tables.Identity `json:"identity,omitempty"` // nil: nobody has told
 }
 
 // addresses has the one or two that the pod has, IPv4 first.

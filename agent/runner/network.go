@@ -7,6 +7,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"shoal/netdp/driver"
+	"shoal/netdp/policy"
 )
 
 // attach asks the host's network driver for the pod's network.
@@ -25,6 +26,7 @@ func (w *worker) attach(ctx context.Context, pod *v1.Pod) error {
 func (w *worker) networkPod(pod *v1.Pod) driver.Pod {
 	p := driver.Pod{
 		UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name,
+		Identity:    policy.IdentityOf(pod),
 		Annotations: pod.Annotations, HostPorts: hostPorts(pod),
 		DNS: func(ctx context.Context) (driver.DNS, error) {
 			c, err := w.r.podDNS(ctx, pod)

@@ -3,11 +3,13 @@ package driver
 import (
 	"context"
 	"net/netip"
+
+	"shoal/netdp/policy/tables"
 )
 
 // Datapath is what Builtin needs of netdp.Datapath.
 type Datapath interface {
-	AttachTo(ctx context.Context, podUID, namespace, name, given string) (string, []netip.Addr, error)
+	AttachTo(ctx context.Context, podUID, namespace, name, given string, id *tables.Identity) (string, []netip.Addr, error)
 	Detach(ctx context.Context, podUID string) error
 	Attached(ctx context.Context) ([]string, error)
 }
@@ -18,6 +20,6 @@ type Builtin struct{ Datapath }
 
 // Attach implements Driver.
 func (b Builtin) Attach(ctx context.Context, pod Pod) (Attachment, error) {
-	path, addrs, err := b.AttachTo(ctx, pod.UID, pod.Namespace, pod.Name, pod.NetNS)
+	path, addrs, err := b.AttachTo(ctx, pod.UID, pod.Namespace, pod.Name, pod.NetNS, pod.Identity)
 	return Attachment{NetNS: path, Addresses: addrs}, err
 }

@@ -15,6 +15,8 @@ import (
 	"net/netip"
 
 	v1 "k8s.io/api/core/v1"
+
+	"shoal/netdp/policy/tables"
 )
 
 // NodeLabel says on a host's Node which driver gives its new pods their network,
@@ -38,7 +40,10 @@ type Pod struct {
 	UID, Namespace, Name string
 	// NetNS is the path of a namespace that was made for the pod, as one that a
 	// user namespace owns; it is the same each time. Empty: the driver makes one.
-	NetNS       string
+	NetNS string
+	// Identity is what network policies know the pod by while the API says nothing of
+	// it, as of a static pod whose mirror it refuses.
+	Identity    *tables.Identity
 	Annotations map[string]string
 	HostPorts   []HostPort
 	// DNS gives the pod's resolver, for a driver that has use for it.

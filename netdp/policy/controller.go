@@ -27,6 +27,8 @@ const (
 type Datapath interface {
 	SetPolicy(tables.Change) error
 	EnforcePolicy(tables.PodWatcher) []tables.LocalPod
+	// NotePod keeps what a pod is known by for the next daemon.
+	NotePod(uid string, id *tables.Identity) error
 }
 
 // Controller follows namespaces, pods and NetworkPolicies.
@@ -131,6 +133,16 @@ func (c *Controller) PodAttaching(p tables.LocalPod) {
 	}
 }
 
+// PodIdentified lets a pod have its policies of whose object nothing is known.
+func (c *Controller) PodIdentified(p tables.LocalPod) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.index.Identify(p)
+	if c.synced {
+		c.write(false)
+	}
+}
+
 // PodDetached forgets a pod of this host.
 func (c *Controller) PodDetached(uid string) {
 	c.mu.Lock()
@@ -157,13 +169,24 @@ func (c *Controller) Run(ctx context.Context) error {
 	c.mu.Lock()
 	c.write(true)
 	c.synced = true
+	news := c.index.News()
 	c.mu.Unlock()
-	for c.pause(ctx) {
+	for c.note(news); c.pause(ctx); c.note(news) {
 		c.mu.Lock()
 		c.write(false)
+		news = c.index.News()
 		c.mu.Unlock()
 	}
 	return nil
+}
+
+// note waits for pods that are being attached, and these for mu.
+func (c *Controller) note(news []tables.LocalPod) {
+	for _, p := range news {
+		if err := c.dp.NotePod(p.UID, p.Identity); err != nil {
+			c.log.Warn("note a pod's labels; the next daemon knows older ones until the API tells it", "pod", p.Namespace+"/"+p.Name, "error", err)
+		}
+	}
 }
 
 // takeOver learns of the pods that are here already.

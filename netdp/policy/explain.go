@@ -161,7 +161,7 @@ func (c *Cell) ruleAllows(own string, r rule, other, called Party, port Port) (s
 	}
 	for _, n := range r.named {
 		if called.Pod != nil && n.protocol == protocolNumber(port.Protocol) &&
-			slices.Contains(namedPorts(called.Pod), NamedPort{n.name, n.protocol, port.Number}) {
+			slices.Contains(namedPorts(called.Pod), NamedPort{Name: n.name, Protocol: n.protocol, Port: port.Number}) {
 			return fmt.Sprintf("%s, port %q", why, n.name), true
 		}
 	}

@@ -22,6 +22,8 @@ type Index struct {
 	mirrors    map[mirrorOf]string         // static pod → uid of its mirror
 	attached   map[string]*attachedPod     // of this host, by uid
 
+	dirtyIdentities map[string]struct{} // uids of attached whose host may know less than the API
+
 	// What identities are made of: what policies ask for.
 	keys, names []string
 	identities  map[string]*identity // by text
@@ -44,7 +46,8 @@ type podState struct {
 	pod      Pod
 	identity *identity // nil: none yet, or no network of its own
 	claims   []netip.Addr
-	gone     bool // the API has it no more, but its network is still here
+	gone     bool // the API does not have it, but its network is here
+	told     bool // and never had, as far as is known: its host said what it is
 }
 
 // mirrorOf is what the mirror of a static pod says it shows. The uid alone is an
@@ -78,7 +81,7 @@ func NewIndex() *Index {
 		pods: map[string]*podState{}, mirrors: map[mirrorOf]string{}, attached: map[string]*attachedPod{},
 		identities: map[string]*identity{}, numbers: ids{}, addrs: map[netip.Addr][]*podState{},
 		dirtyPods: map[string]struct{}{}, dirtyAddrs: map[netip.Addr]struct{}{}, dirtySubjects: map[string]struct{}{},
-		dirtyRules: true,
+		dirtyIdentities: map[string]struct{}{}, dirtyRules: true,
 	}
 }
 
@@ -132,11 +135,14 @@ func (x *Index) SetPod(p Pod) {
 	if state.pod.Mirror != p.Mirror {
 		x.forgetMirror(&state.pod)
 	}
-	state.pod, state.gone = p, false
+	state.pod, state.gone, state.told = p, false, false
 	if p.Mirror != "" {
 		x.mirrors[p.mirrorOf()] = p.UID
 		x.dirtySubjects[p.Mirror] = struct{}{}
+		x.dirtyPods[p.Mirror] = struct{}{}
+		x.dirtyIdentities[p.Mirror] = struct{}{}
 	}
+	x.dirtyIdentities[p.UID] = struct{}{}
 	x.dirtyPods[p.UID] = struct{}{}
 	x.dirtySubjects[p.UID] = struct{}{}
 }
@@ -159,7 +165,47 @@ func (x *Index) Attach(p tables.LocalPod) {
 	}
 	x.attached[p.UID] = &attachedPod{LocalPod: p, subject: tables.Held}
 	x.dirtySubjects[p.UID] = struct{}{}
+	x.dirtyIdentities[p.UID] = struct{}{}
+	x.Identify(p)
 	x.touch(p.UID)
+}
+
+// Identify notes what the host knows of a pod whose network is here. It counts while
+// the API has never said anything: of a static pod whose mirror is refused, and of a
+// pod that was deleted while nobody looked.
+func (x *Index) Identify(p tables.LocalPod) {
+	a := x.attached[p.UID]
+	if a == nil || p.Identity == nil {
+		return
+	}
+	a.Identity = p.Identity
+	state := x.pods[p.UID]
+	if state != nil && !state.told {
+		return
+	}
+	if state == nil {
+		state = &podState{}
+		x.pods[p.UID] = state
+	}
+	state.gone, state.told = true, true
+	state.pod = Pod{UID: p.UID, Namespace: p.Namespace, Name: p.Name, Labels: p.Identity.Labels, Ports: p.Identity.Ports}
+	x.dirtyPods[p.UID] = struct{}{}
+	x.dirtySubjects[p.UID] = struct{}{}
+}
+
+// News are the pods of this host that the API says more of than the host was told,
+// as they are now. Each is told once.
+func (x *Index) News() (out []tables.LocalPod) {
+	for uid := range x.dirtyIdentities {
+		a, state := x.attached[uid], x.podOf(uid)
+		if a == nil || state == nil || state.told || state.pod.identity().Equal(a.Identity) {
+			continue
+		}
+		a.Identity = state.pod.identity()
+		out = append(out, a.LocalPod)
+	}
+	clear(x.dirtyIdentities)
+	return out
 }
 
 // Detach notes that a pod's network is gone.
@@ -182,14 +228,16 @@ func (x *Index) touch(attachedUID string) {
 
 // podOf finds the pod that a network of this host belongs to.
 func (x *Index) podOf(attachedUID string) *podState {
-	if state := x.pods[attachedUID]; state != nil {
+	state := x.pods[attachedUID]
+	if state != nil && !state.told {
 		return state
 	}
-	a := x.attached[attachedUID]
-	if a == nil {
-		return nil
+	if a := x.attached[attachedUID]; a != nil {
+		if mirror := x.pods[x.mirrors[mirrorOf{a.UID, a.Namespace, a.Name}]]; mirror != nil {
+			return mirror
+		}
 	}
-	return x.pods[x.mirrors[mirrorOf{a.UID, a.Namespace, a.Name}]]
+	return state
 }
 
 func (x *Index) forgetMirror(p *Pod) {
@@ -276,6 +324,9 @@ func (x *Index) settle(state *podState) {
 		return
 	}
 	local := x.attachedAs(&state.pod)
+	if state.told && x.podOf(state.pod.UID) != state { // its mirror says it now
+		local = nil
+	}
 	var claims []netip.Addr
 	switch {
 	case local != nil:

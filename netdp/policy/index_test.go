@@ -116,7 +116,7 @@ func TestIdentities(t *testing.T) {
 	x := NewIndex()
 	must(t, x.SetPolicy(testPolicy("allow", "db", "web")))
 	db := testPod("db", "db", "10.64.7.2")
-	db.Ports = []NamedPort{{"http", 6, 8080}, {"unasked", 6, 9}}
+	db.Ports = []NamedPort{{Name: "http", Protocol: 6, Port: 8080}, {Name: "unasked", Protocol: 6, Port: 9}}
 	x.SetPod(db)
 	x.Attach(tables.LocalPod{UID: "db", Namespace: "default", Name: "db", Addrs: db.Addrs})
 	for i := range 100 {
@@ -239,6 +239,87 @@ func TestStaticPod(t *testing.T) {
 	}
 }
 
+// A pod of this host that the API says nothing of has the policies of what its host was
+// told, until the API says otherwise.
+func TestPodsThatTheirHostKnows(t *testing.T) {
+	addr := netip.MustParseAddr("10.64.7.2")
+	known := testPod("hash", "db", "10.64.7.2")
+	local := tables.LocalPod{UID: "hash", Namespace: "default", Name: "db-host", Addrs: []netip.Addr{addr},
+		Identity: (&known).identity()}
+	named := func(p Pod, mirror string) Pod {
+		p.Name, p.Mirror = "db-host", mirror
+		if mirror != "" {
+			p.UID = "mirror"
+		}
+		return p
+	}
+	for _, c := range []struct {
+		name   string
+		says   func(x *Index)
+		denied bool
+		peer   bool
+		news   []string // labels that the host is to be told
+	}{
+		{name: "nothing", says: func(x *Index) {}, denied: true, peer: true},
+		{name: "its mirror", says: func(x *Index) { x.SetPod(named(testPod("hash", "db", "10.64.7.2"), "hash")) }, denied: true, peer: true},
+		{name: "its mirror has other labels", says: func(x *Index) { x.SetPod(named(testPod("hash", "free", "10.64.7.2"), "hash")) }, peer: true, news: []string{"free"}},
+		{name: "its mirror came and went", says: func(x *Index) {
+			x.SetPod(named(testPod("hash", "db", "10.64.7.2"), "hash"))
+			x.Flush(false)
+			x.DeletePod("mirror")
+		}, denied: true, peer: true},
+		{name: "it has other labels", says: func(x *Index) { x.SetPod(named(testPod("hash", "free", "10.64.7.2"), "")) }, peer: true, news: []string{"free"}},
+		{name: "it has other labels since the host knew of it", says: func(x *Index) {
+			x.SetPod(named(testPod("hash", "free", "10.64.7.2"), ""))
+			x.Identify(local)
+		}, peer: true, news: []string{"free"}},
+		{name: "another pod is said to be it", says: func(x *Index) {
+			thief := testPod("thief", "free", "10.64.7.9")
+			thief.Mirror = "hash"
+			x.SetPod(thief)
+		}, denied: true, peer: true},
+	} {
+		x := NewIndex()
+		must(t, x.SetPolicy(testPolicy("deny", "db", "")))
+		x.Attach(local)
+		x.Flush(true)
+		if news := x.News(); len(news) != 0 {
+			t.Errorf("%s: the host is told %v before", c.name, news)
+		}
+		c.says(x)
+		got := x.Flush(true)
+		if held := got.Subjects[addr] == tables.Held; held || got.Subjects[addr].Ingress >= tables.FirstID != c.denied || got.Peers[addr] == 0 {
+			t.Errorf("%s: %+v, peer %d", c.name, got.Subjects[addr], got.Peers[addr])
+		}
+		var news []string
+		for _, p := range x.News() {
+			news = append(news, p.Identity.Labels["app"])
+		}
+		if !slices.Equal(news, c.news) {
+			t.Errorf("%s: the host is told %v, want %v", c.name, news, c.news)
+		}
+		x.Detach("hash")
+		for uid := range x.pods {
+			x.DeletePod(uid)
+		}
+		if x.Flush(false); len(x.pods) != 0 || len(x.mirrors) != 0 || len(x.identities) != 0 {
+			t.Errorf("%s: left: %v %v %v", c.name, x.pods, x.mirrors, x.identities)
+		}
+	}
+	x := NewIndex() // known later than attached
+	must(t, x.SetPolicy(testPolicy("deny", "db", "")))
+	nameless := local
+	nameless.Identity = nil
+	x.Attach(nameless)
+	if got := x.Flush(true); got.Subjects[addr] != tables.Held {
+		t.Errorf("nobody knows it: %+v", got.Subjects)
+	}
+	x.Identify(local)
+	if got := x.Flush(false); got.Subjects[addr].Ingress < tables.FirstID {
+		t.Errorf("known later: %+v", got.Subjects)
+	}
+}
+
 // A pod that says it shows another one has no part of that one's network.
 func TestFalseMirror(t *testing.T) {
 	for _, c := range []struct {
@@ -327,7 +408,7 @@ func TestNamedPortsOfBlocks(t *testing.T) {
 	}}
 	must(t, x.SetPolicy(p))
 	web, db := testPod("web", "web", "10.64.7.2"), testPod("db", "db", "10.64.8.2")
-	db.Ports = []NamedPort{{"http", 6, 8080}}
+	db.Ports = []NamedPort{{Name: "http", Protocol: 6, Port: 8080}}
 	x.SetPod(web)
 	x.SetPod(db)
 	x.Attach(tables.LocalPod{UID: "web", Namespace: "default", Name: "web", Addrs: web.Addrs})

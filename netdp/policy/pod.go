@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"shoal/netdp/policy/tables"
 )
 
 // Pod is what matters of a pod.
@@ -24,10 +26,15 @@ type Pod struct {
 }
 
 // NamedPort is a port of a container that has a name.
-type NamedPort struct {
-	Name     string
-	Protocol uint8
-	Port     uint16
+type NamedPort = tables.NamedPort
+
+// IdentityOf reads what policies know a pod by.
+func IdentityOf(p *corev1.Pod) *tables.Identity {
+	return &tables.Identity{Labels: p.Labels, Ports: namedPorts(p)}
+}
+
+func (p *Pod) identity() *tables.Identity {
+	return &tables.Identity{Labels: p.Labels, Ports: p.Ports}
 }
 
 // PodOf reads a pod.
@@ -58,7 +65,7 @@ func namedPorts(p *corev1.Pod) []NamedPort {
 	add := func(c *corev1.Container) {
 		for _, port := range c.Ports {
 			if port.Name != "" {
-				out = append(out, NamedPort{port.Name, protocolNumber(port.Protocol), uint16(port.ContainerPort)})
+				out = append(out, NamedPort{Name: port.Name, Protocol: protocolNumber(port.Protocol), Port: uint16(port.ContainerPort)})
 			}
 		}
 	}

@@ -7,7 +7,11 @@
 // alone and does nothing.
 package tables
 
-import "net/netip"
+import (
+	"maps"
+	"net/netip"
+	"slices"
+)
 
 // ID is a number made of what it stands for: a set of rules, an identity that
 // pods of the same labels share, or a profile of ports. The same thing has the
@@ -80,6 +84,29 @@ type LocalPod struct {
 	Namespace string
 	Name      string
 	Addrs     []netip.Addr
+	// Identity is what its host was told last of it; nil: nothing.
+	Identity *Identity
+}
+
+// Identity is what policies know a pod by, beside its namespace.
+type Identity struct {
+	Labels map[string]string `json:"labels,omitempty"`
+	Ports  []NamedPort       `json:"ports,omitempty"`
+}
+
+// NamedPort is a port of a container that has a name.
+type NamedPort struct {
+	Name     string `json:"name"`
+	Protocol uint8  `json:"protocol"` // IANA's number
+	Port     uint16 `json:"port"`
+}
+
+// Equal tells whether no policy can tell the two apart; nil is like itself alone.
+func (i *Identity) Equal(j *Identity) bool {
+	if i == nil || j == nil {
+		return i == j
+	}
+	return maps.Equal(i.Labels, j.Labels) && slices.Equal(i.Ports, j.Ports)
 }
 
 // PodWatcher is told of the pods of this host. It may be called from many
@@ -88,6 +115,8 @@ type PodWatcher interface {
 	// PodAttaching is called before a pod can send or be sent anything. It is
 	// held until its subject is written.
 	PodAttaching(LocalPod)
+	// PodIdentified is called when more is known of a pod that is there.
+	PodIdentified(LocalPod)
 	// PodDetached is called when a pod's network is gone.
 	PodDetached(uid string)
 }
