@@ -66,7 +66,8 @@ func TestDiskPressure(t *testing.T) {
 	h.running("calm")
 	h.running("some")
 
-	noise := make([]byte, 18<<20) // on disk twice: as a layer and unpacked
+	// It leaves enough room, or its own unpacking, when it is in use, would press.
+	noise := make([]byte, 9<<20) // on disk twice: as a layer and unpacked
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(noise)
 	reg := testbed.StartRegistry(t, false) // what is loaded by hand would stay
 	reg.Push(t, "x/unused:v1", "amd64", testbed.LayerOf(t, "noise", noise))
@@ -74,6 +75,7 @@ func TestDiskPressure(t *testing.T) {
 	if _, err := h.agent.images.Pull(ctx, reg.Host+"/x/unused:v1", nil, nil); err != nil {
 		t.Fatal(err)
 	}
+	h.make("more", fill("12"), func(*v1.Pod) {})
 	h.eventually("the unused image to go", func() bool {
 		return !strings.Contains(h.request(http.MethodGet, imagesPath, nil, http.StatusOK), "unused:v1")
 	})
@@ -86,7 +88,7 @@ func TestDiskPressure(t *testing.T) {
 		t.Errorf("status: %s: %q", s.Reason, s.Message)
 	}
 	h.condition(v1.NodeDiskPressure, v1.ConditionFalse)
-	for _, name := range []string{"calm", "some"} {
+	for _, name := range []string{"calm", "some", "more"} {
 		if p := h.running(name); p.Status.ContainerStatuses[0].RestartCount != 0 {
 			t.Errorf("%s was hit: %+v", name, p.Status)
 		}
