@@ -235,3 +235,39 @@ func BenchmarkBind(b *testing.B) {
 		}
 	}
 }
+
+// A host's images change without anything else about it.
+func TestAPodGoesWhereItsImageIs(t *testing.T) {
+	ns := namespace(t)
+	for _, name := range []string{"image-a", "image-b", "image-c"} {
+		node := peer.Node(t, name, map[v1.ResourceName]string{"cpu": "2", "memory": "1Gi", "pods": "10"})
+		node.Labels["images"] = "yes"
+		if _, err := peer.Client.CoreV1().Nodes().Update(t.Context(), node, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"image-a", "image-c"} {
+		images := fmt.Appendf(nil, `{"status":{"images":[{"names":["only-on-%s:1"],"sizeBytes":2000000000}]}}`, name)
+		if _, err := peer.Client.CoreV1().Nodes().Patch(t.Context(), name, types.StrategicMergePatchType, images, metav1.PatchOptions{}, "status"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, name := range []string{"image-a", "image-c"} {
+		pod := newPod(fmt.Sprintf("p%d", i), "", 0)
+		pod.Spec.NodeSelector = map[string]string{"images": "yes"}
+		pod.Spec.Containers[0].Image = "only-on-" + name + ":1"
+		testpeer.Eventually(t, func() string { // the scheduler may not have heard of the image yet
+			created := create(t, ns, pod)
+			for created.Spec.NodeName == "" {
+				created = get(t, ns, pod.Name)
+			}
+			if created.Spec.NodeName == name {
+				return ""
+			}
+			if err := peer.Client.CoreV1().Pods(ns).Delete(t.Context(), pod.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
+				t.Fatal(err)
+			}
+			return fmt.Sprintf("%s is on %s, not where its image is", pod.Name, created.Spec.NodeName)
+		})
+	}
+}

@@ -68,6 +68,9 @@ func (s *Scheduler) setNode(before, now *v1.Node) {
 		maps.Equal(before.Labels, now.Labels) &&
 		apiequality.Semantic.DeepEqual(before.Spec.Taints, now.Spec.Taints) &&
 		apiequality.Semantic.DeepEqual(before.Status.Allocatable, now.Status.Allocatable) {
+		if !apiequality.Semantic.DeepEqual(before.Status.Images, now.Status.Images) {
+			s.snapshot.SetImages(now) // no pod fits better for it
+		}
 		return
 	}
 	s.snapshot.SetNode(now)

@@ -70,7 +70,6 @@ func pod(path string, s *api.PodSpec) []string {
 	n := &notes{path: path}
 	n.when(s.SecurityContext != nil && s.SecurityContext.SELinuxOptions != nil, "securityContext.seLinuxOptions", noEffect)
 	n.when(s.SecurityContext != nil && s.SecurityContext.WindowsOptions != nil, "securityContext.windowsOptions", noEffect)
-	placement(n, s)
 	n.when(len(s.ResourceClaims) > 0, "resourceClaims", refused)
 	for i, v := range s.Volumes {
 		n.when(!volumeWorks(&v.VolumeSource) && mounted(s, v.Name), fmt.Sprintf("volumes[%d]", i), "this volume type is "+refused)
@@ -78,18 +77,6 @@ func pod(path string, s *api.PodSpec) []string {
 	containers(n, "initContainers", s.InitContainers, s)
 	containers(n, "containers", s.Containers, s)
 	return n.said
-}
-
-// placement names wishes that the scheduler does not score. Demands are met.
-func placement(n *notes, s *api.PodSpec) {
-	const notScored = "not scored by this version of shoal; required terms are honoured"
-	if a := s.Affinity; a != nil {
-		n.when(a.PodAffinity != nil && len(a.PodAffinity.PreferredDuringSchedulingIgnoredDuringExecution) > 0, "affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution", notScored)
-		n.when(a.PodAntiAffinity != nil && len(a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution) > 0, "affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution", notScored)
-	}
-	for i, c := range s.TopologySpreadConstraints {
-		n.when(c.WhenUnsatisfiable == api.ScheduleAnyway, fmt.Sprintf("topologySpreadConstraints[%d].whenUnsatisfiable", i), "ScheduleAnyway is "+notScored)
-	}
 }
 
 // mounted says that a container has the volume: one that none has is never made.

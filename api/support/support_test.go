@@ -34,7 +34,7 @@ func TestWarningsNameTheField(t *testing.T) {
 		{"a sticky service", &api.Service{Spec: api.ServiceSpec{SessionAffinity: api.ServiceAffinityClientIP}}, nil},
 		{"host ports", &api.Pod{Spec: api.PodSpec{Containers: []api.Container{{Ports: []api.ContainerPort{{HostPort: 80, Protocol: api.ProtocolTCP}}}}}}, nil},
 		{"SCTP", &api.Service{Spec: api.ServiceSpec{Ports: []api.ServicePort{{}, {Protocol: api.ProtocolSCTP}}}}, []string{"spec.ports[1].protocol"}},
-		{"a wish about placement", &api.Pod{Spec: api.PodSpec{TopologySpreadConstraints: []api.TopologySpreadConstraint{{WhenUnsatisfiable: api.DoNotSchedule}, {WhenUnsatisfiable: api.ScheduleAnyway}}}}, []string{"spec.topologySpreadConstraints[1].whenUnsatisfiable"}},
+		{"a wish about placement", &api.Pod{Spec: api.PodSpec{TopologySpreadConstraints: []api.TopologySpreadConstraint{{WhenUnsatisfiable: api.DoNotSchedule}, {WhenUnsatisfiable: api.ScheduleAnyway}}}}, nil},
 		{"a variable from a file", &api.Pod{Spec: api.PodSpec{Containers: []api.Container{{Env: []api.EnvVar{{Name: "a", ValueFrom: &api.EnvVarSource{FileKeyRef: &api.FileKeySelector{}}}}}}}}, []string{"spec.containers[0].env[0].valueFrom.fileKeyRef"}},
 		{"claim templates", &apps.StatefulSet{Spec: apps.StatefulSetSpec{VolumeClaimTemplates: make([]api.PersistentVolumeClaim, 1)}}, nil},
 	} {

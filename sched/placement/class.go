@@ -1,7 +1,6 @@
 package placement
 
 import (
-	"encoding/json"
 	"slices"
 	"strconv"
 
@@ -10,21 +9,24 @@ import (
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 )
 
-// maxClasses bounds the remembered equivalence classes. A fleet has as many as
-// it has distinct pod templates; beyond this the whole memory is dropped and
-// refilled, which costs one pass of the node filters per class.
+// maxClasses bounds the remembered equivalence classes: this many, and as many
+// again that were not used since. A fleet has as many as it has distinct pod
+// templates; one that is asked for again costs one pass of the node filters.
 const maxClasses = 256
 
 // class is an equivalence class: all pods whose placement depends on the same
 // demands and constraints.
 type class struct {
-	demand
+	*demand
 	required    nodeaffinity.RequiredNodeAffinity
 	preferred   *nodeaffinity.PreferredSchedulingTerms
 	tolerations []v1.Toleration
-	peers       *peerTerms // nil for a pod without terms about other pods
-	bestEffort  bool       // its QoS class
-	refused     string     // why this package cannot honour the pod at all
+	terms       *peerTerms    // nil for a pod without terms about other pods
+	carried     []carriedTerm // what of these binds pods that come later
+	peers       *peerCounts   // of the terms; made when the class is first placed
+	key         string
+	bestEffort  bool   // its QoS class
+	refused     string // why this package cannot honour the pod at all
 
 	pinned []string // the only node names it can match; nil when not so limited
 	single verdict  // scratch of a pinned class
@@ -49,20 +51,37 @@ func (s *Snapshot) classOf(pod *v1.Pod) *class {
 	if c, ok := s.classes[string(s.key)]; ok {
 		return c
 	}
-	c := newClass(pod, d)
-	if len(s.classes) >= maxClasses {
-		for _, old := range s.classes { // pods keep pointing at their class's demand
-			old.verdicts = nil
-		}
-		clear(s.classes)
+	if c, ok := s.oldClasses[string(s.key)]; ok {
+		delete(s.oldClasses, string(s.key))
+		s.remember(c)
+		return c
 	}
-	s.classes[string(s.key)] = c
+	c := newClass(pod, d)
+	c.key = string(s.key)
+	s.remember(c)
 	return c
+}
+
+// remember keeps a class that is in use; the older half is forgotten when there
+// are too many.
+func (s *Snapshot) remember(c *class) {
+	if len(s.classes) < maxClasses {
+		s.classes[c.key] = c
+		return
+	}
+	var dead []*counter
+	for _, old := range s.oldClasses {
+		dead = append(dead, old.peers.counters()...)
+	}
+	if len(dead) > 0 {
+		s.dropCounters(dead)
+	}
+	s.oldClasses, s.classes = s.classes, map[string]*class{c.key: c}
 }
 
 func newClass(pod *v1.Pod, d demand) *class {
 	c := &class{
-		demand:      d,
+		demand:      &d,
 		required:    nodeaffinity.GetRequiredNodeAffinity(pod),
 		tolerations: pod.Spec.Tolerations,
 		bestEffort:  pod.Status.QOSClass == v1.PodQOSBestEffort,
@@ -75,16 +94,20 @@ func newClass(pod *v1.Pod, d demand) *class {
 			c.preferred = terms
 		}
 	}
-	peers, err := newPeerTerms(pod)
+	terms, err := newPeerTerms(pod)
 	if err != nil {
 		c.refused = err.Error()
+		return c
 	}
-	c.peers = peers
+	if c.terms = terms; terms != nil {
+		c.carried = terms.carried()
+	}
 	return c
 }
 
-// appendKey writes everything a class is made of. Labels and namespace belong
-// to it only when terms about other pods are evaluated against them.
+// appendKey writes everything a class is made of. The namespace belongs to it
+// only where terms about other pods are read by it, and labels only as far as
+// matchLabelKeys names them.
 func appendKey(key []byte, pod *v1.Pod, d *demand) []byte {
 	for _, n := range [...]int64{d.milliCPU, d.memoryBytes, d.ephemeralBytes, d.scoreMilliCPU, d.scoreMemoryBytes} {
 		key = append(strconv.AppendInt(key, n, 36), ' ')
@@ -119,17 +142,29 @@ func needsDetail(pod *v1.Pod) bool {
 }
 
 func appendDetail(key []byte, pod *v1.Pod) []byte {
-	detail, err := json.Marshal(struct {
-		Affinity  *v1.Affinity
-		Spread    []v1.TopologySpreadConstraint
-		Refused   string
-		Namespace string
-		Labels    map[string]string
-	}{pod.Spec.Affinity, pod.Spec.TopologySpreadConstraints, Unsupported(pod), pod.Namespace, pod.Labels})
-	if err != nil { // no such value in these types; a key of its own is always right
-		return append(key, pod.UID...)
+	key = append(append(key, 'n'), pod.Namespace...)
+	key = append(append(key, '/'), Unsupported(pod)...)
+	parts := make([]interface{ Marshal() ([]byte, error) }, 0, 4)
+	if pod.Spec.Affinity != nil {
+		parts = append(parts, pod.Spec.Affinity)
 	}
-	return append(key, detail...)
+	for i := range pod.Spec.TopologySpreadConstraints {
+		c := &pod.Spec.TopologySpreadConstraints[i]
+		parts = append(parts, c)
+		for _, name := range c.MatchLabelKeys {
+			value, ok := pod.Labels[name]
+			key = strconv.AppendQuote(strconv.AppendBool(key, ok), value)
+		}
+	}
+	for _, part := range parts {
+		detail, err := part.Marshal()
+		if err != nil { // no such value in these types; a key of its own is always right
+			return append(key, pod.UID...)
+		}
+		key = append(strconv.AppendInt(append(key, '/'), int64(len(detail)), 36), '/')
+		key = append(key, detail...)
+	}
+	return key
 }
 
 func appendMap(key []byte, m map[string]string) []byte {

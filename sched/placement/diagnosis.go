@@ -65,7 +65,7 @@ func (s *Snapshot) diagnose(c *class, v views) Diagnosis {
 			d.Reasons[text[failed]]++
 			continue
 		}
-		scratch = s.rows[e.slot].shortages(&c.demand, scratch[:0])
+		scratch = s.rows[e.slot].shortages(c.demand, scratch[:0])
 		scratch = s.nodes[e.slot].stock.shortages(c.extended, scratch)
 		for _, reason := range scratch {
 			d.Reasons[reason]++

@@ -11,14 +11,16 @@
 // Semantics are those of the upstream scheduler's default filters, taken from
 // k8s.io/component-helpers where that has them. What a pod asks for and this
 // package cannot honour is refused by naming the field (see Unsupported),
-// never ignored. Preferences are wishes: those about nodes are scored, those
-// about other pods (preferred pod affinity, ScheduleAnyway spreading) are not,
-// beyond keeping the pods of one owner apart. There is no preemption here.
+// never ignored. Wishes are scored with upstream's weights: room and its
+// balance, node preferences, taints, preferred pod affinity, soft spreading,
+// images. There is no preemption here.
 //
-// Speed comes from three things. The numbers of a node that every pod is
+// Speed comes from four things. The numbers of a node that every pod is
 // compared with sit together in one row. Pods with equal needs share a Class,
 // and a class remembers per node the verdict of the filters that depend on the
-// node alone until that node changes. And on a large fleet the search ends
+// node alone until that node changes. What pods mean for each other is kept as
+// counts by domain, changed with every pod that comes or goes, so that no
+// placement looks at other pods (counter.go, standing.go). And on a large fleet the search ends
 // once enough feasible nodes were found, starting at a point derived from the
 // pod's uid.
 package placement

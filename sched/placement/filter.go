@@ -207,7 +207,7 @@ func (s *Snapshot) firstFailure(c *class, slot int, v views) filter {
 	if len(c.ports) > 0 && !n.ports.free(c.ports) {
 		return failedPorts
 	}
-	if !s.rows[slot].fits(&c.demand) || !n.stock.fits(c.extended) {
+	if !s.rows[slot].fits(c.demand) || !n.stock.fits(c.extended) {
 		return failedResources
 	}
 	if v.claims != nil {
@@ -216,7 +216,7 @@ func (s *Snapshot) firstFailure(c *class, slot int, v views) filter {
 		}
 	}
 	if v.peers != nil {
-		return v.peers.check(n.object)
+		return v.peers.check(slot)
 	}
 	return passed
 }

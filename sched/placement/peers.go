@@ -1,213 +1,153 @@
 package placement
 
-import (
-	"fmt"
-	"slices"
-
-	v1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
-)
-
-// peerTerms are a pod's hard constraints about where other pods run.
-type peerTerms struct {
-	affinity, antiAffinity []peerTerm
-	spread                 []spreadTerm
+// peerCounts are the counters behind a class's terms, in the terms' order.
+type peerCounts struct {
+	affinity, antiAffinity, preferred, spread, softSpread []*counter
 }
 
-// peerTerm is one required pod (anti-)affinity term. The API server has already
-// merged matchLabelKeys and mismatchLabelKeys into the selector.
-type peerTerm struct {
-	topologyKey       string
-	namespaces        []string
-	namespaceSelector labels.Selector
-	selector          labels.Selector
-}
-
-func newPeerTerms(pod *v1.Pod) (*peerTerms, error) {
-	var t peerTerms
-	var err error
-	if a := pod.Spec.Affinity; a != nil && a.PodAffinity != nil {
-		if t.affinity, err = parseTerms(pod, "podAffinity", a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution); err != nil {
-			return nil, err
-		}
-	}
-	if a := pod.Spec.Affinity; a != nil && a.PodAntiAffinity != nil {
-		if t.antiAffinity, err = parseTerms(pod, "podAntiAffinity", a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution); err != nil {
-			return nil, err
-		}
-	}
-	if t.spread, err = parseSpread(pod); err != nil {
-		return nil, err
-	}
-	if len(t.affinity) == 0 && len(t.antiAffinity) == 0 && len(t.spread) == 0 {
-		return nil, nil
-	}
-	return &t, nil
-}
-
-func parseTerms(pod *v1.Pod, field string, terms []v1.PodAffinityTerm) ([]peerTerm, error) {
-	parsed := make([]peerTerm, 0, len(terms))
-	for i := range terms {
-		term, err := parseTerm(pod, &terms[i])
-		if err != nil {
-			return nil, fmt.Errorf("parse spec.affinity.%s term %d: %w", field, i, err)
-		}
-		parsed = append(parsed, term)
-	}
-	return parsed, nil
-}
-
-func parseTerm(pod *v1.Pod, term *v1.PodAffinityTerm) (peerTerm, error) {
-	selector, err := metav1.LabelSelectorAsSelector(term.LabelSelector)
-	if err != nil {
-		return peerTerm{}, err
-	}
-	namespaceSelector, err := metav1.LabelSelectorAsSelector(term.NamespaceSelector)
-	if err != nil {
-		return peerTerm{}, err
-	}
-	namespaces := term.Namespaces
-	if len(namespaces) == 0 && term.NamespaceSelector == nil {
-		namespaces = []string{pod.Namespace}
-	}
-	return peerTerm{term.TopologyKey, namespaces, namespaceSelector, selector}, nil
-}
-
-// matches tells whether a pod is one the term speaks of.
-func (t *peerTerm) matches(s *Snapshot, namespace string, podLabels map[string]string) bool {
-	return t.covers(s, namespace) && t.selector.Matches(labels.Set(podLabels))
-}
-
-func (t *peerTerm) covers(s *Snapshot, namespace string) bool {
-	return slices.Contains(t.namespaces, namespace) || t.namespaceSelector.Matches(labels.Set(s.namespaces[namespace]))
-}
-
-// domain is one value of one topology key.
-type domain struct{ key, value string }
-
-// peerView is what a pod's peers mean for each node: computed once per
-// placement, then asked per node.
-type peerView struct {
-	terms     *peerTerms
-	together  map[domain]int      // pods that satisfy all affinity terms
-	apart     map[domain]struct{} // closed by the pod's own anti-affinity
-	excluded  map[domain]struct{} // closed by the anti-affinity of pods there
-	first     bool                // no pod matches yet, and the pod itself would
-	spreading []spreadView
-}
-
-// viewPeers returns nil when no pod anywhere has a say about this one.
-func (s *Snapshot) viewPeers(c *class, pod *v1.Pod) *peerView {
-	if c.peers == nil && len(s.exclusive) == 0 {
+func (p *peerCounts) counters() []*counter {
+	if p == nil {
 		return nil
 	}
-	v := &peerView{terms: &peerTerms{}, excluded: map[domain]struct{}{}}
-	s.collectExclusions(v, pod)
-	if c.peers == nil {
-		if len(v.excluded) == 0 {
-			return nil
+	var all []*counter
+	for _, list := range [...][]*counter{p.affinity, p.antiAffinity, p.preferred, p.spread, p.softSpread} {
+		all = append(all, list...)
+	}
+	return all
+}
+
+// count makes the counters of a class.
+func (s *Snapshot) count(c *class) *peerCounts {
+	t, p := c.terms, &peerCounts{}
+	for i := range t.affinity { // a pod counts only when it satisfies every term
+		p.affinity = append(p.affinity, s.newCounter(t.affinity[i].topologyKey, t.affinity, nil))
+	}
+	for i := range t.antiAffinity {
+		p.antiAffinity = append(p.antiAffinity, s.newCounter(t.antiAffinity[i].topologyKey, t.antiAffinity[i:i+1], nil))
+	}
+	for i := range t.preferred {
+		p.preferred = append(p.preferred, s.newCounter(t.preferred[i].topologyKey, []peerTerm{t.preferred[i].peerTerm}, nil))
+	}
+	spread := func(group []spreadTerm) (list []*counter) {
+		for i := range group {
+			book := &spreadBook{class: c, term: &group[i], group: group}
+			list = append(list, s.newCounter(group[i].topologyKey, []peerTerm{group[i].peerTerm}, book))
 		}
+		return list
+	}
+	p.spread, p.softSpread = spread(t.spread), spread(t.softSpread)
+	return p
+}
+
+// peerView is what other pods mean for one that is to be placed.
+type peerView struct {
+	terms    *peerTerms
+	counts   *peerCounts
+	kind     *kind
+	forbids  []*standing // of kind's, those that close a domain
+	welcomes bool        // kind has standing terms that weigh
+	// self is, by spread constraint, 1 when the pod counts towards its own.
+	self []int32
+	// first: the pod itself satisfies its affinity, so that it may begin where no
+	// other does yet.
+	first bool
+}
+
+var (
+	noTerms  = &peerTerms{}
+	noCounts = &peerCounts{}
+)
+
+// viewPeers returns nil when no pod anywhere has a say about one of this class
+// and kind.
+func (s *Snapshot) viewPeers(c *class, k *kind) *peerView {
+	if c.terms == nil && len(k.standing) == 0 {
+		return nil
+	}
+	v := &peerView{terms: noTerms, counts: noCounts, kind: k}
+	for _, t := range k.standing {
+		if t.forbids {
+			v.forbids = append(v.forbids, t)
+		} else {
+			v.welcomes = true
+		}
+	}
+	if c.terms == nil {
 		return v
 	}
-	v.terms = c.peers
-	v.together, v.apart = map[domain]int{}, map[domain]struct{}{}
-	s.collectMatches(v, pod)
-	v.spreading = s.viewSpread(c, pod)
+	if c.peers == nil {
+		c.peers = s.count(c)
+	}
+	v.terms, v.counts = c.terms, c.peers
+	for _, counter := range c.peers.spread {
+		self := int32(0)
+		if k.counts(counter) {
+			self = 1
+		}
+		v.self = append(v.self, self)
+	}
+	v.first = len(c.peers.affinity) > 0 && k.counts(c.peers.affinity[0])
 	return v
 }
 
-func (s *Snapshot) collectExclusions(v *peerView, pod *v1.Pod) {
-	for _, p := range s.exclusive {
-		for i := range p.peers.antiAffinity {
-			term := &p.peers.antiAffinity[i]
-			if d, ok := s.domainOf(p, term.topologyKey); ok && term.matches(s, pod.Namespace, pod.Labels) {
-				v.excluded[d] = struct{}{}
-			}
-		}
-	}
-}
-
-func (s *Snapshot) collectMatches(v *peerView, pod *v1.Pod) {
-	for namespace, pods := range s.byNamespace {
-		if !v.concerns(s, namespace) {
-			continue
-		}
-		for _, p := range pods {
-			s.matchPeer(v, p)
-		}
-	}
-	v.first = len(v.together) == 0
-	for i := range v.terms.affinity {
-		v.first = v.first && v.terms.affinity[i].matches(s, pod.Namespace, pod.Labels)
-	}
-}
-
-// concerns spares the pods of namespaces no term covers.
-func (v *peerView) concerns(s *Snapshot, namespace string) bool {
-	covers := func(t peerTerm) bool { return t.covers(s, namespace) }
-	return slices.ContainsFunc(v.terms.affinity, covers) || slices.ContainsFunc(v.terms.antiAffinity, covers)
-}
-
-func (s *Snapshot) matchPeer(v *peerView, p *placed) {
-	for i := range v.terms.antiAffinity {
-		term := &v.terms.antiAffinity[i]
-		if d, ok := s.domainOf(p, term.topologyKey); ok && term.matches(s, p.namespace, p.labels) {
-			v.apart[d] = struct{}{}
-		}
-	}
-	for i := range v.terms.affinity {
-		if !v.terms.affinity[i].matches(s, p.namespace, p.labels) {
-			return // a pod counts only when it satisfies every term
-		}
-	}
-	for i := range v.terms.affinity {
-		if d, ok := s.domainOf(p, v.terms.affinity[i].topologyKey); ok {
-			v.together[d]++
-		}
-	}
-}
-
-// domainOf is where a pod runs, seen at the scale of a topology key.
-func (s *Snapshot) domainOf(p *placed, key string) (domain, bool) {
-	object := s.nodes[p.slot].object
-	if object == nil {
-		return domain{}, false
-	}
-	value, ok := object.Labels[key]
-	return domain{key, value}, ok
-}
-
-func (v *peerView) check(object *v1.Node) filter {
-	if failed := v.checkSpread(object); failed != passed {
+// check is the filter of one node.
+func (v *peerView) check(slot int) filter {
+	if failed := v.checkSpread(slot); failed != passed {
 		return failed
 	}
-	if !v.togetherHere(object) {
+	if len(v.counts.affinity) > 0 && !v.togetherAt(slot) {
 		return failedPodAffinity
 	}
-	for i := range v.terms.antiAffinity {
-		key := v.terms.antiAffinity[i].topologyKey
-		if value, ok := object.Labels[key]; ok {
-			if _, closed := v.apart[domain{key, value}]; closed {
-				return failedPodAntiAffinity
-			}
+	for _, c := range v.counts.antiAffinity {
+		if n, _ := c.at(slot); n > 0 {
+			return failedPodAntiAffinity
 		}
 	}
-	for d := range v.excluded {
-		if value, ok := object.Labels[d.key]; ok && value == d.value {
+	for _, t := range v.forbids {
+		if t.at(slot) > 0 {
 			return failedExistingAntiAffinity
 		}
 	}
 	return passed
 }
 
-func (v *peerView) togetherHere(object *v1.Node) bool {
-	for i := range v.terms.affinity {
-		key := v.terms.affinity[i].topologyKey
-		value, ok := object.Labels[key]
-		if !ok || (v.together[domain{key, value}] == 0 && !v.first) {
-			return false
+func (v *peerView) checkSpread(slot int) filter {
+	for i, c := range v.counts.spread {
+		n, ok := c.at(slot)
+		if !ok {
+			return failedSpreadLabel
+		}
+		if n+v.self[i]-c.spread.floor() > v.terms.spread[i].maxSkew {
+			return failedSpread
 		}
 	}
-	return true
+	return passed
+}
+
+func (v *peerView) togetherAt(slot int) bool {
+	met, any := true, false
+	for _, c := range v.counts.affinity {
+		n, ok := c.at(slot)
+		if !ok {
+			return false
+		}
+		met = met && n > 0
+		any = any || c.total > 0
+	}
+	return met || v.first && !any
+}
+
+// welcome is how much placed pods, and the pod's own wishes about them, speak
+// for a node; against it below zero.
+func (v *peerView) welcome(slot int) (sum int64) {
+	for i, c := range v.counts.preferred {
+		n, _ := c.at(slot)
+		sum += v.terms.preferred[i].weight * int64(n)
+	}
+	if v.welcomes {
+		for _, t := range v.kind.standing {
+			sum += t.weight * int64(t.at(slot))
+		}
+	}
+	return sum
 }

@@ -28,12 +28,12 @@ func (s *Snapshot) Place(pod *v1.Pod) Result {
 	if cause != "" {
 		return Result{Diagnosis: Diagnosis{Nodes: len(s.ring), Cause: cause, Waits: VolumeChange}}
 	}
-	v := views{s.viewPeers(c, pod), claims}
+	v := views{s.viewPeers(c, s.kindOf(pod.Namespace, pod.Labels)), claims}
 	feasible := s.findFeasible(c, v, s.startFor(pod), enoughFeasible(len(s.ring)))
 	if len(feasible) == 0 {
 		return Result{Diagnosis: s.diagnose(c, v)}
 	}
-	best := s.nodes[s.best(c, pod, feasible)]
+	best := s.nodes[s.best(c, pod, v, feasible)]
 	result := Result{Node: best.name}
 	if claims != nil && len(claims.unbound) > 0 {
 		result.Volumes, _ = claims.bind(best.object)

@@ -73,6 +73,8 @@ type nodeArgument struct {
 	Ready v1.ConditionStatus `json:"ready"`
 	// Holds are the other conditions that are true.
 	Holds []v1.NodeConditionType
+	// Images are what is loaded, with the size in MiB.
+	Images map[string]int64
 }
 
 type podArgument struct {
@@ -164,6 +166,9 @@ func (a nodeArgument) node(name string) *v1.Node {
 	}
 	for _, kind := range a.Holds {
 		node.Status.Conditions = append(node.Status.Conditions, v1.NodeCondition{Type: kind, Status: v1.ConditionTrue})
+	}
+	for image, size := range a.Images {
+		node.Status.Images = append(node.Status.Images, v1.ContainerImage{Names: []string{image}, SizeBytes: size << 20})
 	}
 	return node
 }

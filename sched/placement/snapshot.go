@@ -1,8 +1,9 @@
 package placement
 
 import (
+	"maps"
+
 	v1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -18,16 +19,27 @@ type Snapshot struct {
 	// hashes: searches walk it, so that their order does not depend on history.
 	ring []ringEntry
 
-	pods        map[types.UID]*placed
-	byNamespace map[string]map[types.UID]*placed
-	exclusive   map[types.UID]*placed // pods with required anti-affinity
-	namespaces  map[string]map[string]string
-	storage     storage
+	pods       map[types.UID]*placed
+	owners     map[types.UID]*owner
+	namespaces map[string]map[string]string
+	storage    storage
+	images     map[string]*image
 
-	classes    map[string]*class
-	generation uint32
-	key        []byte // scratch of classOf
-	feasible   []int  // scratch of Place
+	// What pods mean for each other.
+	kinds         map[string]map[string]*kind // by namespace and labels
+	idleKinds     int
+	topologies    map[string]*topology
+	zones         *topology
+	counters      speakers[*counter]
+	standing      speakers[*standing]
+	standingByKey map[string]*standing
+
+	classes, oldClasses map[string]*class
+	generation          uint32
+	key, kindKey        []byte // scratch of classOf, kindOf
+	feasible            []int  // scratch of Place
+	raw                 []raw  // scratch of best
+	seen                []bool // scratch of best
 }
 
 // node is what is known about a node beside its row.
@@ -37,34 +49,39 @@ type node struct {
 	generation uint32   // changes whenever a cached verdict about it expires
 	stock      stock
 	ports      portUse
-	owners     map[types.UID]int32 // pods here by controlling owner
-	pods       int
+	pods       []*placed
+	images     map[*image]int64 // bytes
 }
 
 // placed is a pod that occupies a node.
 type placed struct {
-	uid       types.UID
-	slot      int
-	demand    *demand
-	namespace string
-	labels    map[string]string
-	owner     types.UID
-	peers     *peerTerms
-	claims    []string
-	leaving   bool
+	uid            types.UID
+	slot           int
+	inKind, onNode int // its index in either's pods
+	kind           *kind
+	demand         *demand
+	owner          *owner // nil without a controller
+	carries        []*standing
+	claims         []string
+	leaving        bool
 }
 
 // NewSnapshot returns a snapshot of an empty fleet.
 func NewSnapshot() *Snapshot {
-	return &Snapshot{
-		bySlot:      map[string]int{},
-		pods:        map[types.UID]*placed{},
-		byNamespace: map[string]map[types.UID]*placed{},
-		exclusive:   map[types.UID]*placed{},
-		namespaces:  map[string]map[string]string{},
-		classes:     map[string]*class{},
-		storage:     newStorage(),
+	s := &Snapshot{
+		bySlot:        map[string]int{},
+		pods:          map[types.UID]*placed{},
+		owners:        map[types.UID]*owner{},
+		namespaces:    map[string]map[string]string{},
+		storage:       newStorage(),
+		images:        map[string]*image{},
+		kinds:         map[string]map[string]*kind{},
+		topologies:    map[string]*topology{},
+		standingByKey: map[string]*standing{},
+		classes:       map[string]*class{},
 	}
+	s.zones = s.topologyOf(v1.LabelTopologyZone)
+	return s
 }
 
 // Nodes is the number of nodes pods can be compared with.
@@ -78,8 +95,8 @@ func (s *Snapshot) SetNode(object *v1.Node) {
 	if n.object == nil {
 		s.enterRing(slot)
 	}
-	s.generation++
-	n.object, n.generation = object, s.generation
+	s.change(slot, object)
+	s.setImages(n, object.Status.Images)
 	r := &s.rows[slot]
 	common, rest := splitResources(object.Status.Allocatable)
 	r.allocatable = common
@@ -98,43 +115,85 @@ func (s *Snapshot) RemoveNode(name string) {
 		return
 	}
 	s.leaveRing(slot)
-	s.generation++
-	s.nodes[slot].object, s.nodes[slot].generation = nil, s.generation
+	s.change(slot, nil)
+	s.setImages(s.nodes[slot], nil)
 	s.releaseIfUnused(slot)
+}
+
+// change takes over a node's object, nil for none, and counts its pods where it
+// is now.
+func (s *Snapshot) change(slot int, object *v1.Node) {
+	n := s.nodes[slot]
+	for _, p := range n.pods {
+		s.tally(p, -1)
+	}
+	s.counters.all(func(c *counter) {
+		if c.spread != nil {
+			c.dismiss(slot)
+		}
+	})
+	s.generation++
+	n.object, n.generation = object, s.generation
+	for _, t := range s.topologies {
+		t.set(slot, n)
+	}
+	s.counters.all(func(c *counter) {
+		if c.spread != nil {
+			c.judge(slot, object)
+		}
+	})
+	for _, p := range n.pods {
+		s.tally(p, 1)
+	}
 }
 
 // SetNamespace takes over a namespace's labels, which affinity terms may
 // select by.
-func (s *Snapshot) SetNamespace(name string, labels map[string]string) { s.namespaces[name] = labels }
+func (s *Snapshot) SetNamespace(name string, labels map[string]string) {
+	if maps.Equal(s.namespaces[name], labels) {
+		s.namespaces[name] = labels
+		return
+	}
+	s.namespaces[name] = labels
+	s.relisten(name)
+}
 
 // RemoveNamespace forgets a namespace.
-func (s *Snapshot) RemoveNamespace(name string) { delete(s.namespaces, name) }
+func (s *Snapshot) RemoveNamespace(name string) {
+	delete(s.namespaces, name)
+	s.relisten(name)
+}
+
+// relisten counts a namespace's pods by its new labels.
+func (s *Snapshot) relisten(namespace string) {
+	for _, k := range s.kinds[namespace] {
+		for _, p := range k.pods {
+			s.tally(p, -1)
+		}
+		s.listen(k)
+		for _, p := range k.pods {
+			s.tally(p, 1)
+		}
+	}
+}
 
 // SetPod puts a pod on the named node, or moves or refreshes it there.
 func (s *Snapshot) SetPod(pod *v1.Pod, nodeName string) {
 	s.RemovePod(pod.UID)
 	c := s.classOf(pod)
 	p := &placed{
-		uid:       pod.UID,
-		slot:      s.slotOf(nodeName),
-		demand:    &c.demand,
-		namespace: pod.Namespace,
-		labels:    pod.Labels,
-		peers:     c.peers,
-		claims:    ClaimsOf(pod),
-		leaving:   pod.DeletionTimestamp != nil,
-	}
-	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
-		p.owner = ref.UID
+		uid:     pod.UID,
+		slot:    s.slotOf(nodeName),
+		demand:  c.demand,
+		claims:  ClaimsOf(pod),
+		leaving: pod.DeletionTimestamp != nil,
 	}
 	s.pods[p.uid] = p
-	if s.byNamespace[p.namespace] == nil {
-		s.byNamespace[p.namespace] = map[types.UID]*placed{}
-	}
-	s.byNamespace[p.namespace][p.uid] = p
-	if p.peers != nil && len(p.peers.antiAffinity) > 0 {
-		s.exclusive[p.uid] = p
-	}
+	n := s.nodes[p.slot]
+	p.onNode, n.pods = len(n.pods), append(n.pods, p)
+	s.join(s.kindOf(pod.Namespace, pod.Labels), p)
+	s.own(p, pod)
+	s.carry(p, c.carried)
 	s.account(p, 1)
 }
 
@@ -144,31 +203,39 @@ func (s *Snapshot) RemovePod(uid types.UID) {
 	if !ok {
 		return
 	}
-	delete(s.pods, uid)
-	delete(s.exclusive, uid)
-	delete(s.byNamespace[p.namespace], uid)
-	if len(s.byNamespace[p.namespace]) == 0 {
-		delete(s.byNamespace, p.namespace)
-	}
 	s.account(p, -1)
+	s.discard(p)
+	s.disown(p)
+	s.quit(p)
+	n := s.nodes[p.slot]
+	last := len(n.pods) - 1
+	n.pods[p.onNode] = n.pods[last]
+	n.pods[p.onNode].onNode = p.onNode
+	n.pods[last], n.pods = nil, n.pods[:last]
+	delete(s.pods, uid)
 	s.releaseIfUnused(p.slot)
 }
 
+// account adds a pod to everything that is summed up, or takes it away.
 func (s *Snapshot) account(p *placed, sign int) {
 	n := s.nodes[p.slot]
 	s.rows[p.slot].add(p.demand, int64(sign))
 	n.stock.add(p.demand.extended, int64(sign))
 	n.usePorts(p.demand.ports, sign)
-	n.pods += sign
 	s.storage.use(p, sign)
-	if p.owner == "" {
-		return
+	s.tally(p, int32(sign))
+}
+
+// tally does so where the sums are by domain.
+func (s *Snapshot) tally(p *placed, sign int32) {
+	for _, c := range p.kind.counters {
+		c.count(p, sign)
 	}
-	if n.owners == nil {
-		n.owners = map[types.UID]int32{}
+	for _, t := range p.carries {
+		t.count(p.slot, sign)
 	}
-	if n.owners[p.owner] += int32(sign); n.owners[p.owner] == 0 {
-		delete(n.owners, p.owner)
+	if p.owner != nil && !p.leaving {
+		p.owner.count(s.zones, p.slot, sign)
 	}
 }
 
@@ -194,7 +261,7 @@ func (s *Snapshot) slotOf(name string) int {
 
 func (s *Snapshot) releaseIfUnused(slot int) {
 	n := s.nodes[slot]
-	if n.object != nil || n.pods > 0 {
+	if n.object != nil || len(n.pods) > 0 {
 		return
 	}
 	delete(s.bySlot, n.name)

@@ -143,7 +143,7 @@ func claimName(pod *v1.Pod, v *v1.Volume) string {
 // use counts a pod that has a node among the users of its claims.
 func (st *storage) use(p *placed, sign int) {
 	for _, name := range p.claims {
-		key := claimKey(p.namespace, name)
+		key := claimKey(p.kind.namespace, name)
 		if st.users[key] += sign; st.users[key] == 0 {
 			delete(st.users, key)
 		}
