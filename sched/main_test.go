@@ -36,7 +36,7 @@ func alive(node string) bool {
 // lead schedules for a first term, which ends, and for a second one, which the
 // tests have.
 func lead(ctx context.Context) error {
-	o := Options{Client: peer.Client, Informers: Lasting(ctx, peer.Informers()), Alive: alive, Logger: peer.Log}
+	o := Options{Client: peer.Client, Informers: Lasting(ctx, peer.Informers()), Alive: alive, Slices: share, Logger: peer.Log}
 	term, end := context.WithCancel(ctx)
 	defer end()
 	first := New(o)

@@ -30,12 +30,16 @@ const (
 
 // writeBinding gives the pod to the node. The uid makes the API server refuse
 // it when the pod was replaced by another of its name.
-func writeBinding(ctx context.Context, client kubernetes.Interface, pod *v1.Pod, node string) error {
+func (s *Scheduler) writeBinding(ctx context.Context, pod *v1.Pod, node string) error {
+	stamp, err := s.stamp(pod)
+	if err != nil {
+		return fmt.Errorf("bind pod %s to node %s: %w", podName(pod), node, err)
+	}
 	binding := &v1.Binding{
-		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
+		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, Annotations: stamp},
 		Target:     v1.ObjectReference{Kind: "Node", Name: node},
 	}
-	if err := client.CoreV1().Pods(pod.Namespace).Bind(ctx, binding, metav1.CreateOptions{}); err != nil {
+	if err := s.client.CoreV1().Pods(pod.Namespace).Bind(ctx, binding, metav1.CreateOptions{}); err != nil {
 		return fmt.Errorf("bind pod %s to node %s: %w", podName(pod), node, err)
 	}
 	return nil

@@ -15,10 +15,11 @@
 // accounted for. A pod with claims that have no volume yet holds its place on
 // the node chosen for it until they have (volumes.go).
 //
-// A peer schedules while it leads (Lead). Two may at once during a split or a
-// hand-over. Both then bind
-// the same pod; the API server takes the first and refuses the second, and the
-// host refuses what does not fit.
+// A peer schedules while it leads (Lead); given Slices, it schedules the pods of
+// the slices it leads, and bindings carry slice and epoch. The daemon gives none
+// so far: hosts do not look at epochs yet. Two peers may schedule the same pods
+// during a split or a hand-over. Both then bind the same pod; the API server
+// takes the first and refuses the second, and the host refuses what does not fit.
 //
 // The daemon in cmd/shoal calls New and Run. Workload controllers live in
 // sched/controllers. There is no preemption here.
@@ -42,6 +43,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"shoal/sched/placement"
+	"shoal/sched/slices"
 )
 
 // maxBinds is how many bindings are under way at once. One takes a few
@@ -59,16 +61,27 @@ type Options struct {
 	// Alive reports whether gossip calls the host of a node alive. A Node says so
 	// a little later: the first thing that a new leader places must not go to the
 	// old one, which is dead. Nil: all are.
-	Alive  func(node string) bool
+	Alive func(node string) bool
+	// Slices says which pods are this scheduler's, by their uids. Nil: all are, and
+	// bindings carry no stamp.
+	Slices Slices
 	Logger *slog.Logger
 	// Clock is the real one when nil.
 	Clock clock.WithDelayedExecution
+}
+
+// Slices is the part of a slices.Leader that a Scheduler needs.
+type Slices interface {
+	Led() slices.Set
+	Stamp(slice int) (slices.Stamp, bool)
+	Watch() (changed <-chan struct{}, stop func())
 }
 
 // Scheduler binds pods to nodes. Make it with New.
 type Scheduler struct {
 	client    kubernetes.Interface
 	alive     func(node string) bool
+	share     Slices
 	informers informers.SharedInformerFactory
 	log       *slog.Logger
 	clock     clock.WithDelayedExecution
@@ -78,6 +91,7 @@ type Scheduler struct {
 	failed    error // of watching
 
 	mu       sync.Mutex
+	led      slices.Set           // guarded by mu
 	snapshot *placement.Snapshot  // guarded by mu
 	queue    *queue               // guarded by mu
 	assumed  map[types.UID]string // guarded by mu; node names of pods chosen but not yet seen bound
@@ -92,6 +106,7 @@ func New(o Options) *Scheduler {
 	s := &Scheduler{
 		client:    o.Client,
 		alive:     o.Alive,
+		share:     o.Slices,
 		informers: o.Informers,
 		log:       o.Logger,
 		clock:     o.Clock,
@@ -109,6 +124,10 @@ func New(o Options) *Scheduler {
 	if s.alive == nil {
 		s.alive = func(string) bool { return true }
 	}
+	if s.share == nil {
+		s.share = whole{}
+	}
+	s.led = s.share.Led()
 	s.queue = newQueue(s.clock, s.wake)
 	s.reports = newReporter(o.Client, s.log, s.clock)
 	s.watch()
@@ -135,6 +154,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	work, ctx := errgroup.WithContext(ctx)
 	work.Go(func() error { return s.reports.run(ctx) })
 	work.Go(func() error { return s.loop(ctx) })
+	work.Go(func() error { return s.followShare(ctx) })
 	if err := work.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("run scheduler: %w", err)
 	}
@@ -238,7 +258,7 @@ var errHostGone = errors.New("gossip does not call the node's host alive")
 func (s *Scheduler) bind(ctx context.Context, d decision) {
 	err := errHostGone
 	if s.alive(d.node) {
-		err = writeBinding(ctx, s.client, d.pod, d.node)
+		err = s.writeBinding(ctx, d.pod, d.node)
 	}
 	if err == nil {
 		s.reports.scheduled(d.pod, d.node)

@@ -10,6 +10,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"shoal/sched/placement"
+	"shoal/sched/slices"
 )
 
 // watch keeps snapshot and queue equal to what the informers deliver.
@@ -107,6 +108,8 @@ func (s *Scheduler) setPod(before, now *v1.Pod) {
 		s.setBoundPod(before, now)
 	case now.Spec.SchedulerName != v1.DefaultSchedulerName || now.DeletionTimestamp != nil:
 		s.removePod(now)
+	case !s.led.Has(slices.Of(string(now.UID))):
+		s.queue.drop(now.UID) // another's; followShare comes for it if that changes
 	case len(now.Spec.SchedulingGates) > 0:
 		// The API server has set the condition SchedulingGated itself.
 		s.queue.drop(now.UID)
