@@ -336,8 +336,14 @@ func TestOneFlight(t *testing.T) {
 			t.Errorf("answered %d", rcode)
 		}
 	}
-	if n := up.asked.Load(); n > 2 { // once more when it is slow
+	n := up.asked.Load()
+	if n > 2 { // once more when it is slow
 		t.Errorf("asked %d times", n)
+	}
+	// Who found nothing in the cache and comes when the answer has come.
+	late := forward.Question{Name: "\x04slow\x07example\x00", Type: dns.TypeA}
+	if _, err := b.server.o.Forward.Ask(t.Context(), late); err != nil || up.asked.Load() != n {
+		t.Errorf("asked %d times, and %d after the answer: %v", n, up.asked.Load()-n, err)
 	}
 }
 

@@ -95,8 +95,8 @@ func (f *Forwarder) Cached(q *wire.Query) (answer *wire.Packed, age uint32, ok b
 	return answer, age, ok
 }
 
-// Ask asks the servers of a question, or waits for who asks already. It does not
-// look into the cache.
+// Ask asks the servers of a question, or waits for who asks already. Who looked into
+// the cache just before somebody else's answer came gets that one.
 func (f *Forwarder) Ask(ctx context.Context, q Question) (*wire.Packed, error) {
 	fl, err := f.board(q)
 	if err != nil {
@@ -122,7 +122,8 @@ func (f *Forwarder) Resolve(ctx context.Context, q Question) (*dns.Msg, error) {
 	return answer.Msg(age)
 }
 
-// board returns the flight of a question, started if there is none.
+// board returns the flight of a question, started if there is none and none has
+// ended since the caller looked into the cache.
 func (f *Forwarder) board(q Question) (*flight, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -131,6 +132,12 @@ func (f *Forwarder) board(q Question) (*flight, error) {
 	}
 	if f.closing {
 		return nil, context.Canceled
+	}
+	// A flight is in the cache before it is off the list.
+	if answer, _, ok := f.cache.get([]byte(q.Name), q, f.now()); ok {
+		landed := &flight{done: make(chan struct{}), answer: answer}
+		close(landed.done)
+		return landed, nil
 	}
 	if len(f.flights) >= maxFlights {
 		f.metrics.Failures.Inc()
