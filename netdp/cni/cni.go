@@ -81,8 +81,8 @@ type entry struct {
 	dead   bool   // no longer listed
 }
 
-// Open reads what earlier daemons attached. No plugin runs, and neither directory
-// needs to be there yet.
+// Open reads what earlier daemons attached, and ends plugins that still run of one
+// that was killed. None is started, and neither directory needs to be there yet.
 func Open(o Options) (*Driver, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -94,12 +94,15 @@ func Open(o Options) (*Driver, error) {
 		o.CheckTimeout = defaultCheckTimeout
 	}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err == nil {
+		err = endOrphans(o.StateDir, o.Logger)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open CNI driver: %w", err)
 	}
 	d := &Driver{
 		o: o, boot: strings.TrimSpace(string(boot)), pods: map[string]*entry{},
-		lib:     libcni.NewCNIConfigWithCacheDir(o.BinDirs, o.StateDir, &executor{netns: o.NetNS, log: o.Logger}),
+		lib:     libcni.NewCNIConfigWithCacheDir(o.BinDirs, o.StateDir, &executor{netns: o.NetNS, state: o.StateDir, log: o.Logger}),
 		records: records{filepath.Join(o.StateDir, "pods")},
 		runs:    make(chan struct{}, runsPerCPU*runtime.GOMAXPROCS(0)),
 	}

@@ -7,7 +7,8 @@
 // at any moment, or a host that rebooted, leaves nothing that the next daemon does
 // not know of. A pod's network is taken away by the configuration that made it,
 // whatever the directory says by then. A plugin that does not answer in time is
-// killed with its children. Plugins see nothing of the daemon's own secrets.
+// killed with its children, and so is one that outlives its daemon. Plugins see
+// nothing of the daemon's own secrets.
 //
 // The specification is https://www.cni.dev/docs/spec/, versions 0.1.0 to 1.1.0;
 // libcni speaks it. What runtimes of Kubernetes pass beside it is followed:

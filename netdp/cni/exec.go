@@ -39,6 +39,7 @@ const (
 type executor struct {
 	version.PluginDecoder
 	netns string // empty: the process's
+	state string // the driver's directory
 	log   *slog.Logger
 }
 
@@ -66,7 +67,7 @@ func (x *executor) runOnce(ctx context.Context, path string, stdin []byte, envir
 	var stdout, stderr limited
 	begun := time.Now()
 	cmd := exec.CommandContext(ctx, path)
-	cmd.Env = withoutOwn(environ)
+	cmd.Env = append(withoutOwn(environ), stateEnv+"="+x.state)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
 	// A group of its own: the plugins that it runs are in it too.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

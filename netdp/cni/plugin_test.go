@@ -37,6 +37,8 @@ type told struct {
 
 func TestMain(m *testing.M) {
 	switch name := filepath.Base(os.Args[0]); name {
+	case daemonName:
+		os.Exit(beADaemon())
 	case witness, refuser, crasher, hanger, leaver, talker:
 		os.Exit(beAPlugin(name))
 	}
