@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,7 +46,8 @@ type Datapath struct {
 	wireKey   wireguard.Key            // its own
 	wireHosts map[wireguard.Key]string // whose keys it has
 
-	kernelHasIPv6 bool // it may be switched off all the same; see checkIPv6
+	kernelHasIPv6 bool       // it may be switched off all the same; see checkIPv6
+	standIn       netip.Addr // of IPv6, on loopback; not valid: the host needs none
 
 	policyMu   sync.Mutex // guards the two below
 	policy     *policyMaps
@@ -104,7 +106,7 @@ func Open(ctx context.Context, opts Options) (_ *Datapath, err error) {
 		}
 	}()
 	for _, step := range []func() error{
-		d.lockState, d.openHost, d.checkIPv6, d.load, d.startEncryption, d.setNodeAddrs, d.findUplinks, d.openRouted, d.openPods, d.attach, d.forwardIPv6,
+		d.lockState, d.openHost, d.checkIPv6, d.takeStandIn, d.load, d.startEncryption, d.setNodeAddrs, d.findUplinks, d.openRouted, d.openPods, d.attach, d.forwardIPv6,
 	} {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("open datapath: %w", err)
@@ -258,11 +260,11 @@ func loadError(spec *ebpf.CollectionSpec, err error) error {
 	return verifierError(err)
 }
 
-// setNodeAddrs makes the map of node addresses equal to the options.
+// setNodeAddrs makes the map of node addresses equal to those of this host.
 func (d *Datapath) setNodeAddrs() error {
 	m := d.maps[bpf.DatapathMapNodeAddrs]
 	want := map[[4]uint32]bool{}
-	for _, ip := range d.opts.NodeIPs {
+	for _, ip := range d.ownIPs() {
 		key := wireAddr(ip)
 		want[key] = true
 		if err := m.Put(key, uint32(1)); err != nil {
@@ -388,7 +390,7 @@ func (d *Datapath) Remove() error {
 	for _, uid := range uids {
 		errs = append(errs, d.Detach(context.Background(), uid))
 	}
-	errs = append(errs, d.removeHosts(), d.removeUplinks(), d.restoreIPv6(), d.removePodRoutes(), d.removeServer(), d.pins.remove())
+	errs = append(errs, d.removeHosts(), d.removeUplinks(), d.restoreIPv6(), d.removePodRoutes(), d.removeServer(), d.removeStandIn(), d.pins.remove())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove datapath: %w", err)
 	}

@@ -13,12 +13,16 @@ type hostRules struct {
 	own6, services6 netip.Prefix  // own6 is not valid: no host's IPv6 is of use
 	cell, cell6     netip.Prefix  // those that all hosts' pods are in; not valid: unknown
 	key             wireguard.Key // this host's; zero: nothing is encrypted
+	// noIPv6: this host's Node has no such address. Others reach its pods by the tunnel
+	// then, and want theirs to be reached by it too (bpf/policy.h, is_forged).
+	noIPv6 bool
 }
 
 func (d *Datapath) hostRules() hostRules {
 	o := d.opts
+	_, has6 := o.nodeIP(true)
 	return hostRules{own: o.PodCIDR, services: o.ServiceCIDR, own6: o.PodCIDR6, services6: o.ServiceCIDR6,
-		cell: o.CellPodCIDR, cell6: o.CellPodCIDR6, key: d.hosts.key.Public()}
+		cell: o.CellPodCIDR, cell6: o.CellPodCIDR6, key: d.hosts.key.Public(), noIPv6: !has6}
 }
 
 // reachFunc tells how an address is reached: the way, interface and largest
@@ -66,7 +70,7 @@ func planHosts(hosts []Host, rules hostRules, reach reachFunc) []HostRoute {
 			out = append(out, encryptedWay(r, h, usable, rules.key, keys, reach))
 			continue
 		}
-		if h.PodCIDR.Addr().Is6() {
+		if h.PodCIDR.Addr().Is6() && !rules.noIPv6 {
 			usable = append(unicast(h.Addresses, true), usable...)
 		}
 		out = append(out, chooseWay(r, usable, reach))

@@ -25,7 +25,7 @@ type hostWatch struct {
 var hostGroups = []uint{
 	unix.RTNLGRP_TC, unix.RTNLGRP_LINK,
 	unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_NETCONF,
-	unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_NETCONF,
+	unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_NETCONF,
 }
 
 // watchHost listens until ctx ends. Most messages are of no loss, and wake nobody.

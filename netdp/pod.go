@@ -70,7 +70,7 @@ func (d *Datapath) openPods() error {
 	if last, ok := r.lastAddress(); ok {
 		d.pods.addresses.startAfter(last)
 	}
-	if err := firstError(d.dropStrayPods(), d.dropStrayCallers(), d.setCaller(d.host, d.opts.NodeIPs)); err != nil {
+	if err := firstError(d.dropStrayPods(), d.dropStrayCallers(), d.setCaller(d.host, d.ownIPs())); err != nil {
 		return err
 	}
 	return d.addPodRoutes()

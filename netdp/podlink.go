@@ -188,10 +188,14 @@ func (d *Datapath) routeToPod(rec podRecord, index int) error {
 // routeSource is the address that the host's own traffic to pods comes from,
 // not valid when it has none that may be.
 func (d *Datapath) routeSource(v6 bool) netip.Addr {
-	if src, ok := d.opts.nodeIP(v6); ok && d.ownsAddress(src) {
-		return src
+	src, ok := d.opts.nodeIP(v6)
+	if !ok && v6 {
+		src = d.standIn
 	}
-	return netip.Addr{}
+	if !src.IsValid() || !d.ownsAddress(src) {
+		return netip.Addr{}
+	}
+	return src
 }
 
 // A link whose other end was raised after it starts sending when a kernel

@@ -87,7 +87,7 @@ func (d *Datapath) writePolicy() error {
 // it, at whatever address. Who has policyMu calls it, and writes afterwards.
 func (d *Datapath) listNodePeers() error {
 	now := map[netip.Addr]bool{d.opts.PodCIDR.Addr(): true} // ServerAddress
-	for _, addr := range d.opts.NodeIPs {
+	for _, addr := range d.ownIPs() {
 		now[addr] = true
 	}
 	list, err := d.nl.AddrList(nil, netlink.FAMILY_ALL)

@@ -159,8 +159,8 @@ func (r *repairs) ranges() {
 	}
 }
 
-// addresses are those of links that the host has: for what the daemon serves, and for
-// reverse-path filters.
+// addresses are those of links that the host has: for what the daemon serves, in place
+// of one of IPv6, and for reverse-path filters.
 func (r *repairs) addresses() {
 	d := r.d
 	d.serving.Lock()
@@ -168,6 +168,9 @@ func (r *repairs) addresses() {
 		r.address("lo", serverAddr(d.opts.PodCIDR.Addr()))
 	}
 	d.serving.Unlock()
+	if d.standIn.IsValid() {
+		r.address("lo", standInAddr(d.standIn))
+	}
 	if !d.hosts.setting.TryLock() { // devices are being made
 		r.held = true
 		return
@@ -183,7 +186,7 @@ func (r *repairs) address(device string, want *netlink.Addr) {
 	if err != nil {
 		return // there is none, or SetHosts makes it again
 	}
-	have, err := r.d.nl.AddrList(link, netlink.FAMILY_V4)
+	have, err := r.d.nl.AddrList(link, nl.GetIPFamily(want.IP))
 	r.lookFailed("addresses of "+device, err)
 	if err != nil || slices.ContainsFunc(have, func(a netlink.Addr) bool { return a.IP.Equal(want.IP) }) {
 		return

@@ -52,6 +52,10 @@ var stateLosses = []struct {
 		lo, err := d.nl.LinkByName("lo")
 		return errors.Join(err, d.nl.AddrDel(lo, serverAddr(d.opts.PodCIDR.Addr())))
 	}, []string{"address 10.64.7.0 of lo was removed"}, false},
+	{"the host's IPv6 address among its pods", func(l *lab, d *Datapath) error {
+		lo, err := d.nl.LinkByName("lo")
+		return errors.Join(err, d.nl.AddrDel(lo, standInAddr(d.opts.PodCIDR6.Addr())))
+	}, []string{"address fd00:64:7:: of lo was removed"}, false},
 	{"forwarding of an uplink", func(l *lab, d *Datapath) error {
 		return l.host.do(func() error { return writeSysctl("0", "net/ipv4/conf", labUplink, "forwarding") })
 	}, []string{"net.ipv4.conf.up0.forwarding (to 0) was changed"}, false},
@@ -246,7 +250,13 @@ func (l *lab) checkState(d *Datapath) {
 		}) {
 			l.t.Errorf("loopback has %v", addrs)
 		}
-		return err
+		sixes, listErr := netlink.AddrList(lo, unix.AF_INET6)
+		if !slices.ContainsFunc(sixes, func(a netlink.Addr) bool {
+			return a.IP.Equal(d.opts.PodCIDR6.Addr().AsSlice()) && a.Flags&unix.IFA_F_DEPRECATED != 0
+		}) {
+			l.t.Errorf("loopback has %v", sixes)
+		}
+		return errors.Join(err, listErr)
 	}))
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -49,7 +50,7 @@ func (d *Datapath) WatchLinks(ctx context.Context, changed func()) error {
 		return fmt.Errorf("watch interfaces: %w", err)
 	}
 	d.renewNodePeers() // what changed before anybody watched
-	state := map[string]watched{}
+	state, has := map[string]watched{}, map[addrOfLink]int{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -67,10 +68,14 @@ func (d *Datapath) WatchLinks(ctx context.Context, changed func()) error {
 			if !ok {
 				return errors.New("watch addresses: the kernel ended it")
 			}
-			if _, ok := nodePeer(u.LinkAddress.IP); ok {
+			if !addrChanged(has, u) {
+				continue
+			}
+			_, ok = nodePeer(u.LinkAddress.IP)
+			if ok {
 				d.renewNodePeers()
 			}
-			if u.LinkAddress.IP.To4() != nil {
+			if ok || u.LinkAddress.IP.To4() != nil {
 				changed()
 			}
 		}
@@ -87,4 +92,27 @@ func linkChanged(state map[string]watched, u netlink.LinkUpdate) bool {
 	before, known := state[name]
 	state[name] = now
 	return !known || before != now
+}
+
+// addrOfLink is an address of an interface.
+type addrOfLink struct {
+	link int
+	addr netip.Addr
+}
+
+// addrChanged leaves out what is told again with each router's advertisement. has are
+// the flags of what was told of.
+func addrChanged(has map[addrOfLink]int, u netlink.AddrUpdate) bool {
+	addr, ok := addrOf(u.LinkAddress.IP)
+	if !ok {
+		return false
+	}
+	key := addrOfLink{u.LinkIndex, addr}
+	if !u.NewAddr {
+		delete(has, key)
+		return true
+	}
+	before, known := has[key]
+	has[key] = u.Flags
+	return !known || before != u.Flags
 }
