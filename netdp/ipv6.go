@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"shoal/netdp/podfile"
 )
 
 // minIPv6MTU is the least that a link of IPv6 carries (RFC 8200 section 5); the
@@ -84,7 +86,7 @@ func (d *Datapath) forwardIPv6() error {
 			if err != nil {
 				return fmt.Errorf("save forwarding of IPv6: %w", err)
 			}
-			if err := replaceFile(d.savedIPv6Path(), data); err != nil {
+			if err := podfile.Replace(d.savedIPv6Path(), data); err != nil {
 				return fmt.Errorf("save forwarding of IPv6: %w", err)
 			}
 		}

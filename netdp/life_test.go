@@ -188,7 +188,7 @@ func TestHalfMadePod(t *testing.T) {
 		"nothing made yet": func(l *lab, d *Datapath) {
 			rec := d.pods.byUID["pod"].record
 			rec.Made = false
-			l.must(errors.Join(d.clearPod(rec), d.pods.records.save(rec)))
+			l.must(errors.Join(d.clearPod(rec), d.pods.records.Save(rec)))
 		},
 		"link down": func(l *lab, d *Datapath) {
 			link, err := d.nl.LinkByName(hostLinkName("pod"))

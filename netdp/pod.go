@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"shoal/netdp/netns"
+	"shoal/netdp/podfile"
 	"shoal/netdp/policy/tables"
 )
 
@@ -35,22 +35,12 @@ type podEntry struct {
 	dead   bool      // no longer in byUID
 }
 
-// maxUIDLength keeps the record's file name legal.
-const maxUIDLength = 200
-
-func checkUID(uid string) error {
-	if uid == "" || len(uid) > maxUIDLength || strings.ContainsAny(uid, "/\x00") || uid[0] == '.' {
-		return fmt.Errorf("pod uid %q cannot be a file name", uid)
-	}
-	return nil
-}
-
 func (d *Datapath) openPods() error {
 	r, err := openRecords(d.opts.StateDir)
 	if err != nil {
 		return err
 	}
-	boot, err := bootID()
+	boot, err := podfile.BootID()
 	if err != nil {
 		return err
 	}
@@ -58,7 +48,7 @@ func (d *Datapath) openPods() error {
 		records: r, boot: boot, byUID: map[string]*podEntry{},
 		addresses: newAddresses(d.opts.PodCIDR), range6: d.opts.PodCIDR6,
 	}
-	loaded, err := r.load()
+	loaded, err := r.Load()
 	if err != nil {
 		return err
 	}
@@ -83,7 +73,7 @@ func (d *Datapath) adoptPod(rec podRecord) error {
 		if err := netns.Unpin(d.pods.records.netns(rec.UID)); err != nil {
 			return err
 		}
-		return d.pods.records.remove(rec.UID)
+		return d.pods.records.Remove(rec.UID)
 	}
 	d.pods.addresses.take(rec.Address)
 	entry := &podEntry{record: rec}
@@ -107,7 +97,7 @@ func (d *Datapath) Attach(ctx context.Context, podUID, namespace, name string) (
 // path each time, and has no links but its own loopback. By its identity policies know
 // the pod while the API says nothing of it; nil: as before.
 func (d *Datapath) AttachTo(ctx context.Context, podUID, namespace, name, given string, id *tables.Identity) (string, []netip.Addr, error) {
-	if err := errors.Join(ctx.Err(), checkUID(podUID)); err != nil {
+	if err := errors.Join(ctx.Err(), podfile.CheckUID(podUID)); err != nil {
 		return "", nil, fmt.Errorf("attach pod %s/%s: %w", namespace, name, err)
 	}
 	for {
@@ -181,7 +171,7 @@ func (p *podSet) entry(uid, namespace, name string) (*podEntry, error) {
 		UID: uid, Namespace: namespace, Name: name, Boot: p.boot,
 		Address: addr, Address6: p.addresses.ipv6(addr, p.range6),
 	}
-	if err := errors.Join(p.records.saveLast(addr), p.records.save(rec)); err != nil {
+	if err := errors.Join(p.records.saveLast(addr), p.records.Save(rec)); err != nil {
 		p.addresses.release(addr, time.Time{})
 		return nil, err
 	}
@@ -197,7 +187,7 @@ func (p *podSet) identify(entry *podEntry, id *tables.Identity) (changed bool, e
 	}
 	rec := entry.record
 	rec.Identity = id
-	if err := p.records.save(rec); err != nil {
+	if err := p.records.Save(rec); err != nil {
 		return false, err
 	}
 	p.mu.Lock()
@@ -223,7 +213,7 @@ func (d *Datapath) buildPod(entry *podEntry, given string) error {
 	d.pods.mu.Lock()
 	entry.record.Made = true
 	d.pods.mu.Unlock()
-	if err := d.pods.records.save(entry.record); err != nil {
+	if err := d.pods.records.Save(entry.record); err != nil {
 		return err
 	}
 	entry.ready = true
@@ -251,7 +241,7 @@ func (d *Datapath) Detach(ctx context.Context, podUID string) error {
 		return fmt.Errorf("detach pod %s: %w", podUID, err)
 	}
 	d.releasePod(podUID)
-	if err := d.pods.records.remove(podUID); err != nil {
+	if err := d.pods.records.Remove(podUID); err != nil {
 		return fmt.Errorf("detach pod %s: %w", podUID, err)
 	}
 	d.pods.mu.Lock()

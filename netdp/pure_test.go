@@ -212,7 +212,7 @@ func TestUnfinishedFilesGo(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, path := range []string{filepath.Join(dir, newFile+"1"), filepath.Join(r.podsDir(), newFile+"2")} {
+		for _, path := range []string{filepath.Join(dir, ".new-1"), filepath.Join(r.Dir, ".new-2")} {
 			if err := os.WriteFile(path, nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -222,11 +222,11 @@ func TestUnfinishedFilesGo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.load(); err != nil {
+	if _, err := r.Load(); err != nil {
 		t.Fatal(err)
 	}
-	for _, d := range []string{dir, r.podsDir()} {
-		if left, err := filepath.Glob(filepath.Join(d, newFile+"*")); err != nil || len(left) > 0 {
+	for _, d := range []string{dir, r.Dir} {
+		if left, err := filepath.Glob(filepath.Join(d, ".new-*")); err != nil || len(left) > 0 {
 			t.Errorf("left: %v (%v)", left, err)
 		}
 	}

@@ -1,14 +1,13 @@
 package netdp
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 
+	"shoal/netdp/podfile"
 	"shoal/netdp/policy/tables"
 )
 
@@ -35,105 +34,38 @@ func (p podRecord) addresses() []netip.Addr {
 	return []netip.Addr{p.Address}
 }
 
+// PodUID implements podfile.Record.
+func (p podRecord) PodUID() string { return p.UID }
+
 // records keeps one file for each pod in dir/pods, and the address handed out
-// last in dir/last-address.
-type records struct{ dir string }
+// last in dir/last-address. Nothing is synced: what a crash of the host could lose
+// is gone with the pods it speaks of.
+type records struct {
+	podfile.Store[podRecord]
+	dir string
+}
 
 func openRecords(dir string) (records, error) {
-	r := records{dir: dir}
-	for _, sub := range []string{r.podsDir(), r.netnsDir()} {
+	r := records{dir: dir, Store: podfile.Store[podRecord]{
+		Dir: filepath.Join(dir, "pods"), Repair: "remove the file and the pod's containers",
+	}}
+	for _, sub := range []string{r.Dir, r.netnsDir()} {
 		if err := os.MkdirAll(sub, 0o700); err != nil {
 			return r, fmt.Errorf("create state directory: %w", err)
 		}
 	}
-	// What a daemon left that was killed while it wrote; those of pods go as their
-	// records are loaded.
-	unfinished, err := filepath.Glob(filepath.Join(dir, newFile+"*"))
-	for _, path := range unfinished {
-		_ = os.Remove(path)
-	}
-	return r, err
+	return r, errors.Join(podfile.DropUnfinished(dir), podfile.DropUnfinished(r.Dir))
 }
 
-// newFile begins the names of files that are not written to their end.
-const newFile = ".new-"
-
-func (r records) podsDir() string         { return filepath.Join(r.dir, "pods") }
 func (r records) netnsDir() string        { return filepath.Join(r.dir, "netns") }
-func (r records) pod(uid string) string   { return filepath.Join(r.podsDir(), uid+".json") }
 func (r records) netns(uid string) string { return filepath.Join(r.netnsDir(), uid) }
 func (r records) last() string            { return filepath.Join(r.dir, "last-address") }
 
-func (r records) save(p podRecord) error {
-	data, err := json.Marshal(p)
-	if err != nil {
-		return fmt.Errorf("save pod record: %w", err)
-	}
-	if err := replaceFile(r.pod(p.UID), data); err != nil {
-		return fmt.Errorf("save pod record: %w", err)
-	}
-	return nil
-}
-
 func (r records) saveLast(addr netip.Addr) error {
-	if err := replaceFile(r.last(), []byte(addr.String())); err != nil {
+	if err := podfile.Replace(r.last(), []byte(addr.String())); err != nil {
 		return fmt.Errorf("save last address: %w", err)
 	}
 	return nil
-}
-
-// replaceFile is atomic against a killed daemon. It does not sync: what a host
-// crash could lose is gone with the pods it speaks of.
-func replaceFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), newFile+"*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
-}
-
-func (r records) remove(uid string) error {
-	if err := os.Remove(r.pod(uid)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove pod record: %w", err)
-	}
-	return nil
-}
-
-// load reads all records; files that a killed daemon left half-written are
-// removed, and one that cannot be read is an error that names it.
-func (r records) load() ([]podRecord, error) {
-	entries, err := os.ReadDir(r.podsDir())
-	if err != nil {
-		return nil, fmt.Errorf("list pod records: %w", err)
-	}
-	var out []podRecord
-	for _, e := range entries {
-		path := filepath.Join(r.podsDir(), e.Name())
-		if strings.HasPrefix(e.Name(), newFile) {
-			_ = os.Remove(path)
-			continue
-		}
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return nil, fmt.Errorf("read pod record: %w", err)
-		}
-		var p podRecord
-		if err := json.Unmarshal(data, &p); err != nil || r.pod(p.UID) != path {
-			return nil, fmt.Errorf("read pod record %s: it is damaged; remove the file and the pod's containers, then start again", path)
-		}
-		out = append(out, p)
-	}
-	return out, nil
 }
 
 func (r records) lastAddress() (netip.Addr, bool) {
@@ -143,13 +75,4 @@ func (r records) lastAddress() (netip.Addr, bool) {
 	}
 	addr, err := netip.ParseAddr(string(data))
 	return addr, err == nil && addr.Is4()
-}
-
-// bootID changes with every start of the host.
-func bootID() (string, error) {
-	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("read boot id: %w", err)
-	}
-	return strings.TrimSpace(string(data)), nil
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"shoal/bpf"
+	"shoal/netdp/podfile"
 )
 
 // Where a filter of ours sits among those of a device.
@@ -222,7 +223,7 @@ func (d *Datapath) enableForwarding(device string) error {
 		if err != nil {
 			return fmt.Errorf("read forwarding of %s: %w", device, err)
 		}
-		if err := replaceFile(saved, was); err != nil {
+		if err := podfile.Replace(saved, was); err != nil {
 			return fmt.Errorf("save forwarding of %s: %w", device, err)
 		}
 	}

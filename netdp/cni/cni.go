@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 
 	"shoal/netdp/driver"
 	"shoal/netdp/netns"
+	"shoal/netdp/podfile"
 )
 
 const (
@@ -66,7 +66,7 @@ type Options struct {
 type Driver struct {
 	o       Options
 	lib     *libcni.CNIConfig
-	records records
+	records podfile.Store[record]
 	boot    string
 	runs    chan struct{} // has room for those that may run
 
@@ -93,7 +93,7 @@ func Open(o Options) (*Driver, error) {
 	if o.CheckTimeout == 0 {
 		o.CheckTimeout = defaultCheckTimeout
 	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, err := podfile.BootID()
 	if err == nil {
 		err = endOrphans(o.StateDir, o.Logger)
 	}
@@ -101,13 +101,13 @@ func Open(o Options) (*Driver, error) {
 		return nil, fmt.Errorf("open CNI driver: %w", err)
 	}
 	d := &Driver{
-		o: o, boot: strings.TrimSpace(string(boot)), pods: map[string]*entry{},
+		o: o, boot: boot, pods: map[string]*entry{},
 		lib:     libcni.NewCNIConfigWithCacheDir(o.BinDirs, o.StateDir, &executor{netns: o.NetNS, state: o.StateDir, log: o.Logger}),
-		records: records{filepath.Join(o.StateDir, "pods")},
+		records: recordsIn(o.StateDir),
 		runs:    make(chan struct{}, runsPerCPU*runtime.GOMAXPROCS(0)),
 	}
-	loaded, err := d.records.load()
-	if err != nil {
+	loaded, err := d.records.Load()
+	if err = errors.Join(err, podfile.DropUnfinished(d.records.Dir)); err != nil {
 		return nil, fmt.Errorf("open CNI driver: %w", err)
 	}
 	for _, rec := range loaded {
@@ -125,7 +125,7 @@ func (d *Driver) whole(rec record) bool {
 
 // Attach implements driver.Driver.
 func (d *Driver) Attach(ctx context.Context, pod driver.Pod) (driver.Attachment, error) {
-	if err := checkUID(pod.UID); err != nil {
+	if err := podfile.CheckUID(pod.UID); err != nil {
 		return driver.Attachment{}, err
 	}
 	e := d.claim(pod.UID)
@@ -193,7 +193,7 @@ func (d *Driver) begin(ctx context.Context, pod driver.Pod) (record, error) {
 		UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, Sandbox: newSandboxID(),
 		Boot: d.boot, Config: config, Capabilities: capabilities,
 	}
-	return rec, d.records.save(rec)
+	return rec, d.records.Save(rec)
 }
 
 // newSandboxID is what plugins know a pod's network by: one of its own for each
@@ -228,7 +228,7 @@ func (d *Driver) add(ctx context.Context, rec *record, given string) error {
 		return err
 	}
 	rec.Made = true
-	return d.records.save(*rec)
+	return d.records.Save(*rec)
 }
 
 // raiseLoopback runs on a thread in the pod's namespace. Runtimes of Kubernetes do
@@ -327,7 +327,7 @@ func (d *Driver) clear(ctx context.Context, rec record) error {
 	if err != nil {
 		return fmt.Errorf("remove from CNI network %q: %w", list.Name, err)
 	}
-	return errors.Join(netns.Unpin(d.pin(rec.UID)), d.records.remove(rec.UID))
+	return errors.Join(netns.Unpin(d.pin(rec.UID)), d.records.Remove(rec.UID))
 }
 
 // Attached implements driver.Driver.

@@ -120,7 +120,7 @@ func TestReboot(t *testing.T) {
 		l.must(netns.Unpin(l.d.pin(uid)))
 		rec := l.d.pods[uid].record
 		rec.Boot = "an earlier one"
-		l.must(l.d.records.save(rec))
+		l.must(l.d.records.Save(rec))
 	}
 	l.open()
 	if got := l.d.Networks(); len(got) > 0 {
@@ -148,7 +148,7 @@ func TestKilledBetween(t *testing.T) {
 		l.attach(uid)
 		rec := l.d.pods[uid].record
 		rec.Made, rec.Addresses = false, nil
-		l.must(l.d.records.save(rec))
+		l.must(l.d.records.Save(rec))
 	}
 	l.open()
 	if got := l.attach("wanted"); len(got.Addresses) != 1 {

@@ -34,7 +34,7 @@ func (d *Driver) Collect(ctx context.Context) error {
 	}
 	defer d.release(cap(d.runs))
 	// Whatever a plugin was asked for has a record by then.
-	records, err := d.records.load()
+	records, err := d.records.Load()
 	if err != nil {
 		return err
 	}
