@@ -54,6 +54,9 @@ type Options struct {
 	NetNS string
 	// PodCIDRs are this host's ranges, for plugins with the capability ipRanges.
 	PodCIDRs []netip.Prefix
+	// Service names the service that has an address, or whose range that is; empty:
+	// none. It may be nil.
+	Service func(netip.Addr) string
 	// Timeout replaces DefaultTimeout when it is not zero.
 	Timeout time.Duration
 	// CheckTimeout bounds looking whether plugins are ready, or a pod has what they
@@ -70,8 +73,9 @@ type Driver struct {
 	boot    string
 	runs    chan struct{} // has room for those that may run
 
-	mu   sync.Mutex
-	pods map[string]*entry // by uid; guarded by mu
+	mu    sync.Mutex        // guards all below
+	pods  map[string]*entry // by uid
+	taken map[netip.Addr]holder
 }
 
 // entry's mutex is held while plugins work on its pod.
@@ -101,7 +105,7 @@ func Open(o Options) (*Driver, error) {
 		return nil, fmt.Errorf("open CNI driver: %w", err)
 	}
 	d := &Driver{
-		o: o, boot: boot, pods: map[string]*entry{},
+		o: o, boot: boot, pods: map[string]*entry{}, taken: map[netip.Addr]holder{},
 		lib:     libcni.NewCNIConfigWithCacheDir(o.BinDirs, o.StateDir, &executor{netns: o.NetNS, state: o.StateDir, log: o.Logger}),
 		records: recordsIn(o.StateDir),
 		runs:    make(chan struct{}, runsPerCPU*runtime.GOMAXPROCS(0)),
@@ -112,6 +116,9 @@ func Open(o Options) (*Driver, error) {
 	}
 	for _, rec := range loaded {
 		d.pods[rec.UID] = &entry{record: rec}
+		if d.whole(rec) {
+			d.note(rec)
+		}
 	}
 	return d, nil
 }
@@ -221,8 +228,13 @@ func (d *Driver) add(ctx context.Context, rec *record, given string) error {
 		if err != nil {
 			return fmt.Errorf("CNI network %q: %w", list.Name, err)
 		}
-		rec.Addresses, err = addressesOf(result)
-		return err
+		if rec.Addresses, err = addressesOf(result); err != nil {
+			return err
+		}
+		if err := d.take(*rec); err != nil {
+			return fmt.Errorf("CNI network %q: %w", list.Name, err)
+		}
+		return nil
 	})
 	if err != nil {
 		return err
@@ -327,6 +339,7 @@ func (d *Driver) clear(ctx context.Context, rec record) error {
 	if err != nil {
 		return fmt.Errorf("remove from CNI network %q: %w", list.Name, err)
 	}
+	d.giveBack(rec)
 	return errors.Join(netns.Unpin(d.pin(rec.UID)), d.records.Remove(rec.UID))
 }
 

@@ -73,7 +73,7 @@ func (x *executor) runOnce(ctx context.Context, path string, stdin []byte, envir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = pipesAfterEnd
-	err := x.start(cmd)
+	err := inHost(x.netns, cmd.Start)
 	if err == nil {
 		err = cmd.Wait()
 	}
@@ -99,16 +99,17 @@ func (x *executor) runOnce(ctx context.Context, path string, stdin []byte, envir
 	return nil, pluginError(err, stdout.kept.Bytes(), stderr.kept.Bytes())
 }
 
-// start has the child begin in the host's network namespace.
-func (x *executor) start(cmd *exec.Cmd) error {
-	if x.netns == "" {
-		return cmd.Start()
+// inHost runs f on a thread in the host's network namespace, so that a child begins
+// there; an empty path is the process's own.
+func inHost(path string, f func() error) error {
+	if path == "" {
+		return f()
 	}
 	return netns.OnOwnThread(func() error {
-		if err := netns.Enter(x.netns); err != nil {
+		if err := netns.Enter(path); err != nil {
 			return err
 		}
-		return cmd.Start()
+		return f()
 	})
 }
 

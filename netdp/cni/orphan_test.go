@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,12 +23,24 @@ const (
 	daemonOptions = "TEST_OPTIONS"
 )
 
+// daemonIs has those of Options that such a daemon is started with.
+type daemonIs struct {
+	ConfDir, StateDir, NetNSDir, NetNS string
+	BinDirs                            []string
+	PodCIDRs                           []netip.Prefix
+}
+
+func (o daemonIs) options() Options {
+	return Options{ConfDir: o.ConfDir, BinDirs: o.BinDirs, StateDir: o.StateDir, NetNSDir: o.NetNSDir, NetNS: o.NetNS, PodCIDRs: o.PodCIDRs}
+}
+
 // attachedFile is there when the daemon has attached its pod.
 func attachedFile(o Options) string { return filepath.Join(filepath.Dir(o.StateDir), "attached") }
 
 func beADaemon() int {
-	var o Options
-	err := json.Unmarshal([]byte(os.Getenv(daemonOptions)), &o)
+	var is daemonIs
+	err := json.Unmarshal([]byte(os.Getenv(daemonOptions)), &is)
+	o := is.options()
 	var d *Driver
 	if err == nil {
 		d, err = Open(o)
@@ -48,9 +61,9 @@ func beADaemon() int {
 // killedDaemon runs one until that file is there, and kills it.
 func (l *lab) killedDaemon(until string) {
 	l.t.Helper()
-	o := l.o
-	o.Logger = nil
-	options, err := json.Marshal(o)
+	options, err := json.Marshal(daemonIs{
+		ConfDir: l.o.ConfDir, BinDirs: l.o.BinDirs, StateDir: l.o.StateDir, NetNSDir: l.o.NetNSDir, NetNS: l.o.NetNS, PodCIDRs: l.o.PodCIDRs,
+	})
 	l.must(err)
 	self, err := os.Executable()
 	l.must(err)

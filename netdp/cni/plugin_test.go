@@ -100,12 +100,20 @@ func beAPlugin(name string) int {
 	if adds {
 		result := input["prevResult"]
 		if result == nil { // it is the first
-			result = map[string]any{"cniVersion": input["cniVersion"], "ips": []any{map[string]string{"address": "203.0.113.9/24"}}}
+			result = map[string]any{"cniVersion": input["cniVersion"], "ips": []any{map[string]string{"address": fmt.Sprintf("203.0.113.%d/24", lastOf(os.Getenv("CNI_ARGS")))}}}
 		}
 		out, _ := json.Marshal(result)
 		fmt.Println(string(out))
 	}
 	return 0
+}
+
+// lastOf tells pods apart whose uids differ in their last letter.
+func lastOf(args string) byte {
+	if args == "" {
+		return 0
+	}
+	return args[len(args)-1]
 }
 
 func fail(err error) int {
