@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"shoal/bpf"
 )
@@ -60,6 +61,33 @@ func (d *Datapath) KernelServices() ([]Service, error) {
 		return cmp.Or(fa.Addr.Compare(fb.Addr), cmp.Compare(fa.Port, fb.Port), cmp.Compare(a.Proto, b.Proto))
 	})
 	return out, nil
+}
+
+// ServiceAt says which service is called at an address, or that it is of the range
+// of their addresses; empty: neither. Drivers that give out addresses themselves ask.
+func (d *Datapath) ServiceAt(addr netip.Addr) string {
+	if key, ok := d.table.at(addr); ok {
+		return strings.TrimSpace("service " + key)
+	}
+	for _, r := range []netip.Prefix{d.opts.ServiceCIDR, d.opts.ServiceCIDR6} {
+		if r.Contains(addr) {
+			return fmt.Sprintf("the services' range %s", r)
+		}
+	}
+	return ""
+}
+
+// at is the key of a service with that address, empty while it is an earlier
+// daemon's.
+func (t *table) at(addr netip.Addr) (key string, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for key, live := range t.frontends {
+		if f := frontendOf(key); !f.nodePort() && f.Addr == addr {
+			return live.key, true
+		}
+	}
+	return "", false
 }
 
 func backendFromWire(b bpf.DatapathBackend) Backend {

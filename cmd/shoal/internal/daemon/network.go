@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 
 	v1 "shoal/api/control/v1"
@@ -53,7 +54,9 @@ func (p *peer) openCNI() (err error) {
 		ConfDir: p.config.CNIConfDir, BinDirs: p.config.CNIBinDirs,
 		StateDir: filepath.Join(p.config.DataDir, "cni"),
 		NetNSDir: filepath.Join(runDir(p.config), "cni"),
-		Logger:   p.log.With("part", "cni"),
+		// Plugins run when the datapath is there.
+		Service: func(addr netip.Addr) string { return p.datapath.ServiceAt(addr) },
+		Logger:  p.log.With("part", "cni"),
 	}
 	o.PodCIDRs = append(o.PodCIDRs, p.podCIDR)
 	if six := p.podCIDR6(); six.IsValid() {
