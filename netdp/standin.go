@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"shoal/netdp/podfile"
 )
 
 // A host whose Node has no IPv6 address stands in for one with the first of its pods'
@@ -42,7 +44,7 @@ func (d *Datapath) takeStandIn() error {
 	if !addr.IsValid() || own && !(was == addr && d.ownsAddress(addr)) {
 		return nil
 	}
-	if err := replaceFile(d.savedStandInPath(), []byte(addr.String())); err != nil {
+	if err := podfile.Replace(d.savedStandInPath(), []byte(addr.String())); err != nil {
 		return fmt.Errorf("save address of this host: %w", err)
 	}
 	lo, err := d.nl.LinkByName("lo")
