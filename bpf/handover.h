@@ -48,12 +48,12 @@ static __always_inline int set_dscp(struct __sk_buff *skb, const struct packet *
 	return bpf_skb_store_bytes(skb, p->ip, &word, 2, p->v6 ? BPF_F_RECOMPUTE_CSUM : 0);
 }
 
-/* The verdict on a call whose backend, f, is on another machine; -1: it can not be
- * handed over. A connection that went on in this host's name keeps to that. One of a
+/* The verdict on a call whose backend, f, is on another machine, to which the way is that
+ * to an address, to; -1: it can not be handed over. A connection that went on in this host's name keeps to that. One of a
  * host or its pods does too: its backend may be where it began, and a host takes
  * nothing from the wire that has an address of its own. */
 static __always_inline int hand_over(struct __sk_buff *skb, const struct packet *p,
-				     const struct flow *f)
+				     const struct flow *f, const __be32 *to)
 {
 	struct bpf_redir_neigh hop = {};
 	struct way way = {};
@@ -62,7 +62,7 @@ static __always_inline int hand_over(struct __sk_buff *skb, const struct packet 
 		return -1;
 	if (bpf_map_lookup_elem(&tunnel_peers, p->src) || find_range(&ranges, p->src))
 		return -1;
-	if (find_way(skb, p, f->addr, &way))
+	if (find_way(skb, p, to, &way))
 		return -1;
 	if (way.range && !(way.range->flags & RANGE_DIRECT))
 		return -1;

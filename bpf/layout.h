@@ -141,7 +141,8 @@ struct sent {
 #define FLOW_REQUEST 0
 #define FLOW_REPLY 1
 #define FLOW_OUT 2 /* of a pod to the world outside */
-#define FLOW_ANEW 3 /* a reply's, once the backend answers the SYN that calls it anew */
+#define FLOW_ANEW 3 /* a reply's, once the backend answers the SYN that calls it anew;
+		     * a request's, once the caller acknowledges that (begun.h) */
 
 struct flow_key {
 	__be32 src[4];
@@ -157,7 +158,8 @@ struct flow_key {
  * it when it is on another machine. For a reply: the address the client
  * called, and in nat_port what it has called since. For a call of a pod to outside:
  * who is called, and the port of ours that calls; no address: it answers a call, in
- * its own name. */
+ * its own name. Of a request anew: the port of ours, and in service and backend the
+ * caller's number and the one it is to acknowledge. */
 struct flow {
 	__be32 addr[4];
 	__be16 port;
@@ -204,7 +206,8 @@ struct range_key {
 			* outside nothing comes with it */
 
 /* family and host are what bpf_redirect_neigh takes: AF_INET and the first word,
- * or AF_INET6 and all. A tunnel's end is of IPv4. */
+ * or AF_INET6 and all. A tunnel's end is of IPv4. With RANGE_WIRE it is where the host is
+ * on a link that both share (begun.h). */
 struct range {
 	__u32 family;
 	__be32 host[4];

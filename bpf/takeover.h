@@ -8,7 +8,7 @@
 #ifndef SHOAL_TAKEOVER_H
 #define SHOAL_TAKEOVER_H
 
-#include "nat.h"
+#include "errors.h"
 
 #define VERDICT_NEXT (-1) /* TCX_NEXT: the next program on the interface decides */
 
@@ -22,6 +22,12 @@ volatile __u32 takeover_complete = 0;
 static __always_inline int begins_tcp(const struct packet *p)
 {
 	return p->proto == PROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+static __always_inline int answers_syn(const struct packet *p)
+{
+	return p->proto == PROTO_TCP &&
+	       (p->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK);
 }
 
 static __always_inline int taking_over(void)

@@ -12,6 +12,7 @@
 
 #include "affinity.h"
 #include "bare.h"
+#include "begun.h"
 #include "errors.h"
 #include "handover.h"
 #include "hostsocket.h"
@@ -294,18 +295,33 @@ static __always_inline int nobody_serves(struct __sk_buff *skb, const struct pac
 	return VERDICT_PASS;
 }
 
+/* On to another machine. */
+static __always_inline int send_on(struct __sk_buff *skb, struct packet *p,
+				   struct flow_key *key, struct flow *f, int known)
+{
+	int verdict, plainly = 0;
+	address to;
+
+	set_addr(to, f->addr);
+	if (known)
+		plainly = begun_plainly(skb, p, key, f, &to);
+	if (plainly < 0)
+		return drop(skb, DROP_NOT_ENCRYPTED);
+	verdict = hand_over(skb, p, f, to);
+	if (verdict >= 0)
+		return verdict;
+	return plainly ? drop(skb, DROP_NOT_ENCRYPTED) : pass_on(skb, p, key, f);
+}
+
 /* To a pod of this host, to the host itself, or on to another machine. */
-static __always_inline int forward(struct __sk_buff *skb, const struct packet *p,
-				   const struct flow_key *key, struct flow *f, int handed)
+static __always_inline int forward(struct __sk_buff *skb, struct packet *p,
+				   struct flow_key *key, struct flow *f, int known, int handed)
 {
 	struct pod *pod = bpf_map_lookup_elem(&pods, f->addr);
-	int verdict;
 
 	if (!pod && !bpf_map_lookup_elem(&node_addrs, f->addr) &&
-	    !bpf_map_lookup_elem(&routed_pods, f->addr)) {
-		verdict = handed ? -1 : hand_over(skb, p, f);
-		return verdict < 0 ? pass_on(skb, p, key, f) : verdict;
-	}
+	    !bpf_map_lookup_elem(&routed_pods, f->addr))
+		return handed ? pass_on(skb, p, key, f) : send_on(skb, p, key, f, known);
 	if (is_own(p->src))
 		return drop(skb, DROP_SPOOFED_SOURCE);
 	if (handed && set_dscp(skb, p, 0))
@@ -318,7 +334,7 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 }
 
 /* What a packet from another machine becomes, by whatever device it came. */
-static __always_inline int from_outside(struct __sk_buff *skb, const struct packet *p)
+static __always_inline int from_outside(struct __sk_buff *skb, struct packet *p)
 {
 	struct flow_key key;
 	struct flow fresh = {};
@@ -335,8 +351,11 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 	if (in_nat_range(p->dport)) {
 		struct nat *n = nat_of_answer(p);
 
-		if (n)
+		if (n) {
+			if (answers_syn(p))
+				begins_anew(skb, p, n);
 			return pass_back(skb, p, n);
+		}
 	}
 	fe = outside_frontend(p);
 	if (!fe) {
@@ -370,7 +389,7 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct pack
 	/* What is passed on is answered by nat.h. */
 	if (!fresh.nat_port && (!known || opens(p)) && remember_reply(p, &fresh))
 		return drop(skb, DROP_FLOW_NOT_KEPT);
-	return forward(skb, p, &key, &fresh, handed);
+	return forward(skb, p, &key, &fresh, known, handed);
 }
 
 /* Gives an answer to another machine the address that was called, and what a

@@ -165,11 +165,17 @@ func (d *Datapath) encryptedRanges() []netip.Prefix {
 // addWireRanges leads to the pods of a host, and its pods' calls to the host
 // itself, by the device that encrypts; 0: not yet.
 func addWireRanges(ranges map[bpf.DatapathRangeKey]bpf.DatapathRange, h Host, r HostRoute, wire int) {
-	to := bpf.DatapathRange{Flags: rangeWire}
+	index := 0
 	if r.Path == PathWireGuard {
-		to.Ifindex = uint32(wire)
+		index = wire
 	}
-	ranges[rangeKey(r.PodCIDR)] = to
+	to := bpf.DatapathRange{Ifindex: uint32(index), Flags: rangeWire}
+	pods := to
+	if r.onLink.IsValid() {
+		pods = rangeBy(r.onLink, index)
+		pods.Flags = rangeWire
+	}
+	ranges[rangeKey(r.PodCIDR)] = pods
 	to.Flags |= rangeHost
 	for _, a := range unicast(h.Addresses, r.PodCIDR.Addr().Is6()) {
 		ranges[rangeKey(netip.PrefixFrom(a, a.BitLen()))] = to

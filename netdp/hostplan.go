@@ -66,14 +66,20 @@ func planHosts(hosts []Host, rules hostRules, reach reachFunc) []HostRoute {
 		for _, a := range usable {
 			addresses[a] = h.Name
 		}
-		if !rules.key.IsZero() {
-			out = append(out, encryptedWay(r, h, usable, rules.key, keys, reach))
+		all := usable
+		if h.PodCIDR.Addr().Is6() && !rules.noIPv6 {
+			all = append(unicast(h.Addresses, true), usable...)
+		}
+		plain := chooseWay(r, all, reach)
+		if rules.key.IsZero() {
+			out = append(out, plain)
 			continue
 		}
-		if h.PodCIDR.Addr().Is6() && !rules.noIPv6 {
-			usable = append(unicast(h.Addresses, true), usable...)
+		r = encryptedWay(r, h, usable, rules.key, keys, reach)
+		if r.Path == PathWireGuard && plain.Path == PathDirect {
+			r.onLink = plain.Via
 		}
-		out = append(out, chooseWay(r, usable, reach))
+		out = append(out, r)
 	}
 	return out
 }

@@ -61,7 +61,8 @@ type HostRoute struct {
 	MTU     int        // the largest packet, in bytes
 	Problem string     // why there is no way, and what to do; else empty
 
-	noKey bool // the problem is that nothing can be encrypted for it
+	noKey  bool       // the problem is that nothing can be encrypted for it
+	onLink netip.Addr // of an encrypted way: its address on a link that both share; not valid: none
 }
 
 // hostSet is the other hosts as they were set last.
