@@ -1,6 +1,7 @@
 package netdp
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -8,6 +9,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"shoal/bpf"
 	"shoal/netdp/wireguard"
 )
 
@@ -143,5 +148,49 @@ func TestConnectionsOutliveEncryptionSwitch(t *testing.T) {
 			}
 			c.goesOn("in the clear again", all...)
 		}
+	}
+}
+
+// A connection that goes on being handed over is ended by nobody who knows its ports, and
+// what begins from the same ports after it is encrypted.
+func TestHandedOverConnectionIsKeptFromForgery(t *testing.T) {
+	c := newCell(t, "near1", "near2")
+	c.meet()
+	first, pod := c.hosts[0], c.server(c.hosts[1])
+	c.set(Service{Key: "web", Proto: TCP, Frontends: []Frontend{{Addr: netip.MustParseAddr(announced), Port: 80, Outside: true}},
+		Backends: []Backend{{Addr: netip.AddrPortFrom(pod.ip, 80)}}})
+	c.must(c.responder(first.host).Set([]string{cellLink}, []netip.Addr{netip.MustParseAddr(announced)}, false))
+	const to, handed = announced + ":80", "near2 " + cellOutside
+	passedOn := "near2 " + first.ip.String()
+	open := c.open(nil, c.outside, to, "a connection", handed)
+	c.encrypt(c.hosts...)
+	c.meet()
+	c.goesOn("encrypted", open)
+	from := open.conn.LocalAddr().String()
+	for i, flags := range []byte{flagSYN, flagACK, flagSYN, flagACK} {
+		forged := frame{src: from, dst: to, proto: TCP, flags: flags, seq: uint32(1000 + i)}.bytes()
+		copy(forged, c.mac(first.host))
+		c.injectBy(cellLink, forged)
+		c.goesOn(fmt.Sprintf("after forged packet %d", i+1), open)
+	}
+	anew := func() (entry bpf.DatapathFlow, err error) {
+		client := netip.MustParseAddrPort(from)
+		key := bpf.DatapathFlowKey{Src: wireAddr(client.Addr()), Dst: wireAddr(netip.MustParseAddr(announced)),
+			Sport: wirePort(client.Port()), Dport: wirePort(80), Proto: unix.IPPROTO_TCP, Direction: 3}
+		return entry, first.dp.maps[bpf.DatapathMapFlows].Lookup(key, &entry)
+	}
+	if entry, err := anew(); err != nil || entry.NatPort == 0 {
+		t.Errorf("the forged SYN was not passed on: %+v, %v", entry, err)
+	}
+	c.must(open.conn.(*net.TCPConn).SetLinger(0)) // a reset leaves no TIME_WAIT
+	c.must(open.conn.Close())
+	for range 2 {
+		answer, err := c.callFrom(c.outside, "tcp4", open.conn.LocalAddr().(*net.TCPAddr).Port, to)
+		if err != nil || !strings.HasPrefix(answer, passedOn+" ") {
+			t.Errorf("from the same port after it: %q, %v; want %q", answer, err, passedOn)
+		}
+	}
+	if _, err := anew(); !errors.Is(err, ebpf.ErrKeyNotExist) {
+		t.Errorf("what is noted of it beside the other is left: %v", err)
 	}
 }

@@ -16,8 +16,13 @@ import (
 // inject sends frames as they are by the other machine's link.
 func (l *lab) inject(frames ...[]byte) {
 	l.t.Helper()
+	l.injectBy(labUplink, frames...)
+}
+
+func (l *lab) injectBy(device string, frames ...[]byte) {
+	l.t.Helper()
 	l.must(l.outside.do(func() error {
-		link, err := netlink.LinkByName(labUplink)
+		link, err := netlink.LinkByName(device)
 		if err != nil {
 			return err
 		}
