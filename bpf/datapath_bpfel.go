@@ -355,6 +355,7 @@ const (
 	DatapathMapSources           = "sources"
 	DatapathMapTunnelPeers       = "tunnel_peers"
 	DatapathProgDestroyUdp       = "destroy_udp"
+	DatapathProgGatherIngress    = "gather_ingress"
 	DatapathProgOverlayEgress    = "overlay_egress"
 	DatapathProgOverlayIngress   = "overlay_ingress"
 	DatapathProgPodEgress        = "pod_egress"
@@ -374,7 +375,9 @@ const (
 	DatapathProgUplinkIngress    = "uplink_ingress"
 	DatapathProgWireEgress       = "wire_egress"
 	DatapathProgWireIngress      = "wire_ingress"
+	DatapathVarDeviceSeen        = "device_seen"
 	DatapathVarEncrypted         = "encrypted"
+	DatapathVarGatherIfindex     = "gather_ifindex"
 	DatapathVarHostNetnsCookie   = "host_netns_cookie"
 	DatapathVarLargeSeen         = "large_seen"
 	DatapathVarMaglevSeed        = "maglev_seed"
@@ -436,6 +439,7 @@ type DatapathSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathProgramSpecs struct {
 	DestroyUdp       *ebpf.ProgramSpec `ebpf:"destroy_udp"`
+	GatherIngress    *ebpf.ProgramSpec `ebpf:"gather_ingress"`
 	OverlayEgress    *ebpf.ProgramSpec `ebpf:"overlay_egress"`
 	OverlayIngress   *ebpf.ProgramSpec `ebpf:"overlay_ingress"`
 	PodEgress        *ebpf.ProgramSpec `ebpf:"pod_egress"`
@@ -503,7 +507,9 @@ type DatapathMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathVariableSpecs struct {
+	DeviceSeen       *ebpf.VariableSpec `ebpf:"device_seen"`
 	Encrypted        *ebpf.VariableSpec `ebpf:"encrypted"`
+	GatherIfindex    *ebpf.VariableSpec `ebpf:"gather_ifindex"`
 	HostNetnsCookie  *ebpf.VariableSpec `ebpf:"host_netns_cookie"`
 	LargeSeen        *ebpf.VariableSpec `ebpf:"large_seen"`
 	MaglevSeed       *ebpf.VariableSpec `ebpf:"maglev_seed"`
@@ -625,7 +631,9 @@ func (m *DatapathMaps) Close() error {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathVariables struct {
+	DeviceSeen       *ebpf.Variable `ebpf:"device_seen"`
 	Encrypted        *ebpf.Variable `ebpf:"encrypted"`
+	GatherIfindex    *ebpf.Variable `ebpf:"gather_ifindex"`
 	HostNetnsCookie  *ebpf.Variable `ebpf:"host_netns_cookie"`
 	LargeSeen        *ebpf.Variable `ebpf:"large_seen"`
 	MaglevSeed       *ebpf.Variable `ebpf:"maglev_seed"`
@@ -649,6 +657,7 @@ type DatapathVariables struct {
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathPrograms struct {
 	DestroyUdp       *ebpf.Program `ebpf:"destroy_udp"`
+	GatherIngress    *ebpf.Program `ebpf:"gather_ingress"`
 	OverlayEgress    *ebpf.Program `ebpf:"overlay_egress"`
 	OverlayIngress   *ebpf.Program `ebpf:"overlay_ingress"`
 	PodEgress        *ebpf.Program `ebpf:"pod_egress"`
@@ -673,6 +682,7 @@ type DatapathPrograms struct {
 func (p *DatapathPrograms) Close() error {
 	return _DatapathClose(
 		p.DestroyUdp,
+		p.GatherIngress,
 		p.OverlayEgress,
 		p.OverlayIngress,
 		p.PodEgress,

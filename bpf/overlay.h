@@ -21,13 +21,12 @@ __noinline int from_known_host(struct __sk_buff *skb)
 	return tunnel.tunnel_id == tunnel_id && bpf_map_lookup_elem(&tunnel_peers, remote);
 }
 
-/* What came by a tunnel, with a hardware header in front. */
+/* What came by a tunnel, with a hardware header in front; cb[CB_TUNNEL] is set. */
 static __always_inline int from_tunnel(struct __sk_buff *skb)
 {
 	struct packet p = {};
 	int verdict;
 
-	skb->cb[CB_TUNNEL] = 0;
 	if (parse(skb, &p))
 		return drop(skb, DROP_MALFORMED);
 	bpf_skb_change_type(skb, PACKET_HOST);
@@ -44,6 +43,22 @@ int overlay_ingress(struct __sk_buff *skb)
 		return drop(skb, DROP_TUNNEL_STRANGER);
 	if (encrypted && came_bare(skb))
 		return drop(skb, DROP_NOT_ENCRYPTED);
+	skb->cb[CB_TUNNEL] = 0;
+	return from_tunnel(skb);
+}
+
+/* What the uplink's program has taken out of the tunnel, put together. */
+SEC("tc")
+int gather_ingress(struct __sk_buff *skb)
+{
+	const struct gathered *g = (void *)(long)skb->data;
+
+	if ((void *)(g + 1) > (void *)(long)skb->data_end)
+		return drop(skb, DROP_MALFORMED);
+	skb->cb[CB_TUNNEL] = g->sender;
+	if (encrypted && came_bare(skb))
+		return drop(skb, DROP_NOT_ENCRYPTED);
+	bpf_set_hash_invalid(skb); /* it was for the gathering */
 	return from_tunnel(skb);
 }
 

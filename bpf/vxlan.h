@@ -76,37 +76,6 @@ static __always_inline __u16 header_sum(const struct ip_header *ip)
 /* The sender's mark of congestion (RFC 3168): the lower two bits of the traffic class. */
 #define ECN 3
 
-/*
- * The device's queue puts segments of a stream together (GRO), which is worth more
- * than the way past it. So it keeps the larger packets, and those that the network's
- * driver has put together; and after one of these, for a while, every packet of its
- * flow, which else would overtake it. A flow is known by the port it is sent from, which
- * tunnels take from its hash.
- */
-#define TUNNEL_SMALL 1024     /* bytes with all headers; a stream's segments fill the link */
-#define TUNNEL_SETTLED_TICKS 20 /* the coarse clock goes in steps of up to 10 ms */
-#define TUNNEL_FLOWS 1024
-
-__u32 large_seen[TUNNEL_FLOWS]; /* in ticks, at the last larger packet */
-
-/* Since boot; of 2^20 ns, 1.05 ms. */
-static __always_inline __u32 now_ticks(void)
-{
-	return (__u32)(bpf_ktime_get_coarse_ns() >> 20);
-}
-
-static __always_inline int overtakes_nothing(const struct __sk_buff *skb,
-					     const struct vxlan_headers *h)
-{
-	__u32 flow = (h->sport ^ h->ip.src ^ h->ip.src >> 16) % TUNNEL_FLOWS, now = now_ticks();
-
-	if (!skb->gso_size && skb->len <= TUNNEL_SMALL)
-		return now - large_seen[flow] > TUNNEL_SETTLED_TICKS;
-	if (large_seen[flow] != now)
-		large_seen[flow] = now;
-	return 0;
-}
-
 /* Whether the outer headers say nothing that only the stack heeds: a checksum, a mark
  * of congestion on the way (RFC 6040), bytes behind the packet. */
 static __always_inline int is_plain(const struct __sk_buff *skb, const struct vxlan_headers *h)
@@ -117,6 +86,59 @@ static __always_inline int is_plain(const struct __sk_buff *skb, const struct vx
 	       h->length == bpf_htons(length - IPV4_LEN) && header_sum(&h->ip) == 0xffff;
 }
 
+/*
+ * Segments of a stream are put together (GRO), which is worth more than the shortest
+ * way: larger packets go through a link of ours to the host itself, whose other end does
+ * that (netdp/gather.go), and the programs then see one packet for dozens. After one of
+ * them, for a while, every packet of its flow does, which else would overtake it. What
+ * the network's driver has put together is the device's, and so is what is not plain; and
+ * after these the flow, in the same way. A flow is known by the port it is sent from,
+ * which tunnels take from its hash.
+ */
+#define TUNNEL_SMALL 1024     /* bytes with all headers; a stream's segments fill the link */
+#define TUNNEL_SETTLED_TICKS 20 /* the coarse clock goes in steps of up to 10 ms */
+#define TUNNEL_FLOWS 1024
+
+/* In ticks, at the last packet of that kind. */
+__u32 large_seen[TUNNEL_FLOWS], device_seen[TUNNEL_FLOWS];
+
+/* The link's end to send by; 0: there is none, and the device gathers. netdp sets it. */
+volatile __u32 gather_ifindex = 0;
+
+/* Since boot; of 2^20 ns, 1.05 ms. */
+static __always_inline __u32 now_ticks(void)
+{
+	return (__u32)(bpf_ktime_get_coarse_ns() >> 20);
+}
+
+static __always_inline void see(__u32 *seen, __u32 now)
+{
+	if (*seen != now)
+		*seen = now;
+}
+
+static __always_inline __u32 tunnel_flow(const struct vxlan_headers *h)
+{
+	return (h->sport ^ h->ip.src ^ h->ip.src >> 16) % TUNNEL_FLOWS;
+}
+
+enum way_in { BY_DEVICE, BY_GATHERING, STRAIGHT };
+
+static __always_inline enum way_in way_in(const struct __sk_buff *skb, const struct vxlan_headers *h)
+{
+	__u32 flow = tunnel_flow(h), now = now_ticks();
+
+	if (skb->gso_size || !is_plain(skb, h)) {
+		see(&device_seen[flow], now);
+		return BY_DEVICE;
+	}
+	if (skb->len > TUNNEL_SMALL)
+		see(&large_seen[flow], now);
+	else if (now - large_seen[flow] > TUNNEL_SETTLED_TICKS)
+		return now - device_seen[flow] > TUNNEL_SETTLED_TICKS ? STRAIGHT : BY_DEVICE;
+	return gather_ifindex && now - device_seen[flow] > TUNNEL_SETTLED_TICKS ? BY_GATHERING : BY_DEVICE;
+}
+
 /* Of bpf_skb_adjust_room, Linux 6.3 and later: what is left is IPv6. */
 #define DECAPSULATES_IPV6 (1ULL << 8)
 
@@ -124,38 +146,68 @@ static __always_inline int is_plain(const struct __sk_buff *skb, const struct vx
  * Every program that packets to pods begin with sets it. */
 #define CB_TUNNEL 1
 
+/* What goes by the gathering link: who sent it is in front, in the place of a hardware
+ * address, so packets of two hosts are never put together. */
+struct gathered {
+	__u8 to[6], from[2];
+	__be32 sender;
+	__be16 protocol;
+} __attribute__((packed));
+
+/* By a queue of this processor's, as the device would. */
+static __always_inline int gather(struct __sk_buff *skb, const struct gathered *g, __u32 flow)
+{
+	if (bpf_skb_store_bytes(skb, 0, g, sizeof(*g), 0))
+		return drop(skb, DROP_NOT_REWRITTEN);
+	bpf_set_hash(skb, flow); /* the kernel gathers by it */
+	skb->queue_mapping = bpf_get_smp_processor_id() + 1;
+	return bpf_redirect(gather_ifindex, 0);
+}
+
 /*
  * Takes the headers off a packet of the tunnel that is for a pod of this host, from a
- * host of the cell. Returns -1, or the verdict on what is as it was: others, and what
- * is not plain, are the device's.
+ * host of the cell. Returns -1, or a verdict: others, and what is not plain, are the
+ * device's, as they were.
  */
 __noinline int decapsulate(struct __sk_buff *skb)
 {
 	const struct vxlan_headers *h = (void *)(long)skb->data + ETH_LEN;
-	__be32 addr[4] = {0, 0, V4_MAPPED, 0};
+	union { /* one after the other: the stack */
+		__be32 addr[4];
+		struct gathered g;
+	} at = {.addr = {0, 0, V4_MAPPED, 0}};
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
+	enum way_in way;
 	__be16 protocol;
 	__be32 sender;
+	__u32 flow;
 
 	if (tunnel_by_stack || encrypted || skb->pkt_type != PACKET_HOST ||
-	    (void *)h + VXLAN_LEN > (void *)(long)skb->data_end || !overtakes_nothing(skb, h) ||
-	    !is_plain(skb, h))
+	    (void *)h + VXLAN_LEN > (void *)(long)skb->data_end)
 		return VERDICT_PASS;
+	way = way_in(skb, h);
+	if (way == BY_DEVICE)
+		return VERDICT_PASS;
+	flow = tunnel_flow(h);
 	protocol = h->protocol;
-	addr[3] = sender = h->ip.src;
-	if (!bpf_map_lookup_elem(&tunnel_peers, addr))
+	at.addr[3] = sender = h->ip.src;
+	if (!bpf_map_lookup_elem(&tunnel_peers, at.addr))
 		return VERDICT_PASS;
 	if (protocol == ETH_IPV6) {
 		flags |= DECAPSULATES_IPV6;
-		if (bpf_skb_load_bytes(skb, ETH_LEN + VXLAN_LEN + IPV6_DST, addr, 16))
+		if (bpf_skb_load_bytes(skb, ETH_LEN + VXLAN_LEN + IPV6_DST, at.addr, 16))
 			return VERDICT_PASS;
 	} else if (protocol != ETH_IPV4 ||
-		   bpf_skb_load_bytes(skb, ETH_LEN + VXLAN_LEN + IP_DST, &addr[3], 4)) {
+		   bpf_skb_load_bytes(skb, ETH_LEN + VXLAN_LEN + IP_DST, &at.addr[3], 4)) {
 		return VERDICT_PASS;
 	}
-	if (!bpf_map_lookup_elem(&pods, addr) ||
+	if (!bpf_map_lookup_elem(&pods, at.addr) ||
 	    bpf_skb_adjust_room(skb, -VXLAN_LEN, BPF_ADJ_ROOM_MAC, flags))
 		return VERDICT_PASS;
+	if (way == BY_GATHERING) {
+		at.g = (struct gathered){.to = {2}, .from = {2}, .sender = sender, .protocol = protocol};
+		return gather(skb, &at.g, flow);
+	}
 	if (bpf_skb_store_bytes(skb, ETH_LEN - 2, &protocol, 2, 0))
 		return drop(skb, DROP_NOT_REWRITTEN);
 	bpf_set_hash_invalid(skb); /* it was of the headers that are gone */

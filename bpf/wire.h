@@ -21,6 +21,7 @@ int wire_ingress(struct __sk_buff *skb)
 		count_drop(DROP_NOT_REWRITTEN); /* where its ends are is not certain */
 		return VERDICT_DROP;
 	}
+	skb->cb[CB_TUNNEL] = 0;
 	return from_tunnel(skb);
 }
 

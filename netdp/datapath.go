@@ -39,7 +39,7 @@ type Datapath struct {
 
 	// Of the programs: 1 while pods' packets are encrypted, and while the stack has to
 	// see the tunnel's.
-	encrypted, tunnelByStack *ebpf.Variable
+	encrypted, tunnelByStack, gather *ebpf.Variable
 
 	// Of the device that encrypts, guarded by hosts.setting. Without one wire is nil.
 	wire      *wireguard.Device
@@ -177,6 +177,7 @@ func (d *Datapath) load() error {
 	d.progs = coll.Programs
 	d.encrypted = coll.Variables[bpf.DatapathVarEncrypted]
 	d.tunnelByStack = coll.Variables[bpf.DatapathVarTunnelByStack]
+	d.gather = coll.Variables[bpf.DatapathVarGatherIfindex]
 	closeMaps(coll.Maps)
 	if err := d.heedIPsec(); err != nil {
 		d.log.Warn("whether the host has IPsec policies is not known: the tunnel's packets go through the stack", "err", err)
