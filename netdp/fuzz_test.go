@@ -25,6 +25,7 @@ var mayReturn = map[string][]uint32{
 	bpf.DatapathProgUplinkIngress:  {verdictPass, verdictDrop, verdictRedirect},
 	bpf.DatapathProgUplinkEgress:   {verdictPass, verdictDrop},
 	bpf.DatapathProgOverlayIngress: {verdictPass, verdictDrop, verdictRedirect},
+	bpf.DatapathProgGatherIngress:  {verdictPass, verdictDrop, verdictRedirect},
 	bpf.DatapathProgOverlayEgress:  {verdictPass, verdictDrop},
 	bpf.DatapathProgPodEgress:      {verdictPass, verdictDrop, verdictRedirect},
 	bpf.DatapathProgPodIngress:     {verdictPass, verdictDrop},

@@ -137,6 +137,7 @@ func (h *fuzzHost) setHooks() {
 		{bpf.DatapathProgUplinkIngress, uplink, uplink, join(clients, remote, both("open", "friend")), join(both("open", "closed"), both("open", "closed"), own), service, true},
 		{bpf.DatapathProgPodEgress, open, open, both("open"), []string{"10.64.9.7", "fd00:64:9::7"}, service, false},
 		{bpf.DatapathProgOverlayIngress, uplink, uplink, join(clients, remote), join(own, both("open", "closed")), service, false},
+		{bpf.DatapathProgGatherIngress, uplink, uplink, join(clients, remote), join(own, both("open", "closed")), service, false},
 		{bpf.DatapathProgOverlayEgress, uplink, 0, join(both("open"), clients), join(remote, clients), []int{443, 80}, false},
 	}
 	for _, name := range []string{"open", "closed", "friend", "stranger"} {

@@ -211,5 +211,5 @@ func (d *Datapath) removeFormerRules() error {
 
 // removeHosts takes away all that SetHosts made.
 func (d *Datapath) removeHosts() error {
-	return errors.Join(d.removeFormerRules(), d.setHostRoutes(nil, nil, nil), d.removeTunnel(), d.removeWire())
+	return errors.Join(d.removeFormerRules(), d.setHostRoutes(nil, nil, nil), d.removeGather(), d.removeTunnel(), d.removeWire())
 }

@@ -150,7 +150,9 @@ func (d *Datapath) applyHosts(hosts []Host, routes []HostRoute) error {
 		d.setMasquerade(hosts),
 	)
 	if !tunnelled(routes) {
-		errs = append(errs, d.removeTunnel())
+		errs = append(errs, d.removeGather(), d.removeTunnel())
+	} else if device != 0 {
+		errs = append(errs, d.ensureGather())
 	}
 	return errors.Join(append(errs, d.refreshPodMTUs())...)
 }

@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"shoal/bpf"
 	"shoal/netdp/policy/tables"
@@ -189,28 +192,39 @@ func TestForgedPodsOfOtherHosts(t *testing.T) {
 		c.must(err)
 		return counts["spoofed-source"]
 	}
-	call := func() frame {
+	call := func(payload int) frame {
 		port++
-		return frame{src: fmt.Sprintf("%s:%d", peer, port), dst: ip.String() + ":1000", proto: UDP, payload: "hello"}
+		return frame{src: fmt.Sprintf("%s:%d", peer, port), dst: ip.String() + ":1000", proto: UDP, payload: strings.Repeat("x", payload)}
 	}
-	inject := func(from *cellHost) {
-		t.Helper()
-		conn, err := dial(from.host, "udp4", fmt.Sprintf("%s:%d", first.ip, DefaultVXLANPort))
-		c.must(err)
-		defer conn.Close()
-		_, err = conn.Write(append([]byte{8, 0, 0, 0, 0, 0, DefaultVNI, 0}, call().bytes()...))
-		c.must(err)
+	for _, way := range []struct {
+		name    string
+		plain   int // without a checksum outside
+		payload int
+	}{{"by the tunnel's device", 0, 5}, {"past it", 1, 5}, {"by the gathering link", 1, 1200}} {
+		inject := func(from *cellHost) {
+			t.Helper()
+			conn, err := dial(from.host, "udp4", fmt.Sprintf("%s:%d", first.ip, DefaultVXLANPort))
+			c.must(err)
+			defer conn.Close()
+			raw, err := conn.(*net.UDPConn).SyscallConn()
+			c.must(err)
+			c.must(raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_NO_CHECK, way.plain) }))
+			c.must(err)
+			_, err = conn.Write(append([]byte{8, 0, 0, 0, 0, 0, DefaultVNI, 0}, call(way.payload).bytes()...))
+			c.must(err)
+		}
+		before := forged()
+		inject(own)
+		c.must(pc.SetReadDeadline(deadline()))
+		if _, _, err := pc.ReadFrom(make([]byte, 2000)); err != nil {
+			t.Fatalf("%s, from its own host: %v", way.name, err)
+		}
+		inject(other)
+		c.until("it is dropped from another, "+way.name, func() bool { return forged() == before+1 })
 	}
 	before := forged()
-	inject(own)
-	c.must(pc.SetReadDeadline(deadline()))
-	if _, _, err := pc.ReadFrom(make([]byte, 100)); err != nil {
-		t.Fatalf("from its own host: %v", err)
-	}
-	inject(other)
-	c.until("it is dropped from another", func() bool { return forged() == before+1 })
 	uplink := c.linkIndex(first.dp, cellLink)
-	if verdict := c.runToPod(first.dp, "victim", uplink, call().bytes()); verdict != verdictDrop || forged() != before+2 {
+	if verdict := c.runToPod(first.dp, "victim", uplink, call(5).bytes()); verdict != verdictDrop || forged() != before+1 {
 		t.Errorf("beside the tunnel: verdict %d", verdict)
 	}
 }

@@ -270,6 +270,7 @@ func (r *repairs) tunnels() {
 	}{
 		{tunnelDevice, netlink.HANDLE_MIN_INGRESS, bpf.DatapathProgOverlayIngress},
 		{tunnelDevice, netlink.HANDLE_MIN_EGRESS, bpf.DatapathProgOverlayEgress},
+		{gatheredDevice, netlink.HANDLE_MIN_INGRESS, bpf.DatapathProgGatherIngress},
 		{wireDevice, netlink.HANDLE_MIN_INGRESS, bpf.DatapathProgWireIngress},
 		{wireDevice, netlink.HANDLE_MIN_EGRESS, bpf.DatapathProgWireEgress},
 	} {

@@ -192,6 +192,24 @@ func TestRepairOfTunnelState(t *testing.T) {
 	if found := d.Repair(); len(found) > 0 {
 		t.Errorf("after the repair: %v", found)
 	}
+	// The gathering link: its program, and its ends.
+	ends, err := d.findGather()
+	l.must(err)
+	filters, err := d.nl.FilterList(ends[1], netlink.HANDLE_MIN_INGRESS)
+	l.must(err)
+	for _, f := range filters {
+		l.must(d.nl.FilterDel(f))
+	}
+	if found := d.Repair(); len(found) != 1 || found[0].Err != nil || found[0].What != "program gather_ingress of shoal-gathered was detached" {
+		t.Errorf("without a program: %v", found)
+	}
+	l.must(d.nl.LinkSetDown(ends[0]))
+	l.must(d.SetHosts(c.others(c.hosts[0])))
+	ends, err = d.findGather()
+	var index uint32
+	if l.must(errors.Join(err, d.gather.Get(&index))); len(ends) != 2 || int(index) != ends[0].Attrs().Index {
+		t.Errorf("after an end was down: ends %v, the programs send by %d", ends, index)
+	}
 }
 
 // stateLab is that of repairs, with IPv6 and a server.

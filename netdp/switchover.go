@@ -98,7 +98,7 @@ func (d *Datapath) replacePrograms() (err error) {
 	if err := d.maps[bpf.DatapathMapPrograms].Put(uint32(programToPod), d.progs[bpf.DatapathProgToPod]); err != nil {
 		return fmt.Errorf("put program for packets to pods: %w", err)
 	}
-	err = errors.Join(d.attachSock(), d.adoptTunnel(), d.adoptWire(), d.refreshPodLinks(), d.set.again())
+	err = errors.Join(d.attachSock(), d.adoptTunnel(), d.adoptGather(), d.adoptWire(), d.refreshPodLinks(), d.set.again())
 	return errors.Join(err, d.attachUplinks(), d.takeover.begun(), d.set.again(), d.pins.removeHalfMade())
 }
 

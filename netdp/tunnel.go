@@ -67,7 +67,7 @@ func (d *Datapath) ensureTunnel(routes []HostRoute) (index int, err error) {
 			return 0, err
 		}
 	}
-	return link.Attrs().Index, d.ensureGather()
+	return link.Attrs().Index, nil
 }
 
 // findTunnel returns our device if it is as it should be, and removes one that

@@ -107,7 +107,7 @@ func TestDecapsulation(t *testing.T) {
 		{"a fragment inside", fragment.bytes(), nil, verdictRedirect, true},
 		{"from a host on the link", hello.bytes(), at(ethLen+12, netip.MustParseAddr(nearHost).AsSlice()...), verdictRedirect, true},
 		{"what may be marked, and is not", hello.bytes(), at(ethLen+1, 2), verdictRedirect, true},
-		{"large", large.bytes(), nil, verdictPass, false},
+		{"large", large.bytes(), nil, verdictRedirect, true},
 		{"from nobody of the cell", hello.bytes(), at(ethLen+12, 198, 19, 8, 2), verdictPass, false},
 		{"to the host", datagram(peer, netip.MustParseAddr(labHostIP)).bytes(), nil, verdictPass, false},
 		{"to no pod", datagram(peer, netip.MustParseAddr("10.64.7.200")).bytes(), nil, verdictPass, false},
@@ -143,42 +143,84 @@ func TestDecapsulation(t *testing.T) {
 	}
 }
 
-// A small packet overtakes no larger one of its flow.
+// A flow's packets overtake none of it that go a longer way, by the tunnel's device or
+// by the gathering link.
 func TestDecapsulationKeepsOrder(t *testing.T) {
+	const device, gathering, straight = "the device", "the gathering link", "the pod"
+	type packet struct {
+		payload int
+		gso     uint32
+		marked  bool // on the way, by a router
+	}
 	l := newTunnelLab(t)
-	taken := func(sport uint16, payload int, gso uint32) bool {
+	way := func(sport int, p packet) string {
 		f := datagram(netip.MustParseAddr(farPod), l.one[0])
-		f.payload = strings.Repeat("x", payload)
-		in := inTunnel(farHost, labHostIP, sport, f.bytes())
+		f.payload = strings.Repeat("x", p.payload)
+		in := inTunnel(farHost, labHostIP, uint16(sport), f.bytes())
 		copy(in, l.uplink.Attrs().HardwareAddr)
+		if p.marked {
+			in[ethLen+1] = 3
+			fixHeader(in[ethLen : ethLen+ipLen])
+		}
 		ctx := skbContext(l.uplink.Attrs().Index)
-		binary.NativeEndian.PutUint32(ctx[176:], gso) // gso_size
+		binary.NativeEndian.PutUint32(ctx[176:], p.gso) // gso_size
 		opts := &ebpf.RunOptions{Data: in, DataOut: make([]byte, len(in)+256), Context: ctx}
 		l.must(l.host.do(func() error {
 			_, err := l.d.progs[bpf.DatapathProgUplinkIngress].Run(opts)
 			return err
 		}))
-		return len(opts.DataOut) < len(in)
+		sender := append([]byte{2, 0}, netip.MustParseAddr(farHost).AsSlice()...)
+		switch {
+		case len(opts.DataOut) == len(in):
+			return device
+		case bytes.Equal(opts.DataOut[6:12], sender):
+			return gathering
+		case bytes.Equal(opts.DataOut[:6], podMAC):
+			return straight
+		}
+		return fmt.Sprintf("%x", opts.DataOut)
 	}
-	for _, c := range []struct {
-		name    string
-		sport   uint16
-		payload int
-		gso     uint32
-		taken   bool
+	small, large, merged, marked := packet{payload: 10}, packet{payload: 1200}, packet{payload: 200, gso: 100}, packet{payload: 1200, marked: true}
+	for i, c := range []struct {
+		name        string
+		first, then packet
+		way         string
 	}{
-		{"small", 33000, 10, 0, true},
-		{"large", 33000, 1200, 0, false},
-		{"small after it", 33000, 10, 0, false},
-		{"of another flow", 33001, 10, 0, true},
-		{"put together of small ones", 33001, 200, 100, false},
-		{"small after these", 33001, 10, 0, false},
+		{"small ones", small, small, straight},
+		{"large after small", small, large, gathering},
+		{"small after large", large, small, gathering},
+		{"put together of small ones", small, merged, device},
+		{"small after these", merged, small, device},
+		{"large after these", merged, large, device},
+		{"marked", large, marked, device},
+		{"large after marked", marked, large, device},
+		{"small after marked", marked, small, device},
 	} {
-		if got := taken(c.sport, c.payload, c.gso); got != c.taken {
-			t.Errorf("%s: taken out at the uplink: %t", c.name, got)
+		l.until(c.name, func() bool { // on a slow machine the flow may settle between the two
+			way(33000+i, c.first)
+			return way(33000+i, c.then) == c.way
+		})
+		l.until(c.name+": the flow is settled", func() bool { return way(33000+i, small) == straight })
+	}
+	l.must(l.d.removeGather())
+	l.until("without the link the device gathers", func() bool {
+		return way(34000, large) == device && way(34000, small) == device
+	})
+}
+
+// Packets of two hosts are told apart where they are put together.
+func TestGatheredSender(t *testing.T) {
+	l := newTunnelLab(t)
+	for _, host := range []string{farHost, nearHost} {
+		f := datagram(netip.MustParseAddr(farPod), l.one[0])
+		f.payload = strings.Repeat("x", 1200)
+		in := inTunnel(host, labHostIP, 33000, f.bytes())
+		copy(in, l.uplink.Attrs().HardwareAddr)
+		_, out := l.runProgram(l.d, bpf.DatapathProgUplinkIngress, l.uplink.Attrs().Index, in)
+		if want := slices.Concat([]byte{2, 0, 0, 0, 0, 0, 2, 0}, netip.MustParseAddr(host).AsSlice(), f.bytes()[12:]); !bytes.Equal(out, want) {
+			t.Errorf("from %s: got %x, want %x", host, out, want)
 		}
 	}
-	l.until("the flow is settled", func() bool { return taken(33000, 10, 0) })
 }
 
 // What a pod sends to pods behind the tunnel is put into it at the pod's link.
