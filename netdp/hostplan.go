@@ -63,6 +63,7 @@ func planHosts(hosts []Host, rules hostRules, reach reachFunc) []HostRoute {
 			out = append(out, unreachable(r, problem))
 			continue
 		}
+		r.owned = true
 		for _, a := range usable {
 			addresses[a] = h.Name
 		}
@@ -80,6 +81,11 @@ func planHosts(hosts []Host, rules hostRules, reach reachFunc) []HostRoute {
 			r.onLink = plain.Via
 		}
 		out = append(out, r)
+	}
+	for i, h := range hosts { // whoever has a way has its range first
+		if r := &out[i]; !r.owned && rules.check(h) == "" {
+			r.owned = ranges.claim(h.PodCIDR, h.Name) == ""
+		}
 	}
 	return out
 }

@@ -207,3 +207,34 @@ func BenchmarkSetHosts(b *testing.B) {
 		}
 	})
 }
+
+// What is for pods of a host without a way is refused, unless others have a part of its
+// range: these go first, whatever the order.
+func TestPlanOwnedRanges(t *testing.T) {
+	reach := func(a netip.Addr) (reached, string) {
+		if a.As4()[3] == 9 {
+			return reached{}, "this host has no route"
+		}
+		return reached{direct: true, device: "eth0", mtu: 1500}, ""
+	}
+	rules := hostRules{own: netip.MustParsePrefix("10.64.0.0/24"), services: netip.MustParsePrefix("10.0.0.0/16")}
+	host := func(cidr string, addrs ...string) Host {
+		h := Host{Name: cidr}
+		h.PodCIDR, _ = netip.ParsePrefix(cidr)
+		for _, a := range addrs {
+			h.Addresses = append(h.Addresses, netip.MustParseAddr(a))
+		}
+		h.Name += fmt.Sprint(addrs)
+		return h
+	}
+	hosts := []Host{
+		host("10.64.1.0/24"), host("10.64.1.0/24", "192.0.2.1"), host("10.64.2.0/23"), host("10.64.2.0/24"),
+		host("10.64.4.0/24", "192.0.2.9"), host("10.64.0.0/16"), host("10.0.7.0/24"), host("10.64.5.0/24", "10.64.5.1"), host(""),
+	}
+	want := []bool{false, true, true, false, true, false, false, false, false}
+	for i, r := range planHosts(hosts, rules, reach) {
+		if r.owned != want[i] {
+			t.Errorf("%s owns its range: %t, want %t", r.Host, r.owned, want[i])
+		}
+	}
+}

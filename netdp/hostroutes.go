@@ -39,7 +39,8 @@ type routeTo struct {
 
 // setHostRoutes adds, replaces in place, and then removes. A route that fails
 // makes its host unreachable and stops no other. links are those whose numbers
-// are known. What is in the refused ranges has no other way.
+// are known. What is in the refused ranges has no other way, nor has what is for pods of
+// a host without a way: by a wider route it would leave for strangers.
 func (d *Datapath) setHostRoutes(routes []HostRoute, links map[string]int, refused []netip.Prefix) error {
 	have, err := d.hostRoutes()
 	if err != nil {
@@ -48,18 +49,24 @@ func (d *Datapath) setHostRoutes(routes []HostRoute, links map[string]int, refus
 	src, src6 := d.routeSource(false), d.routeSource(true)
 	var errs []error
 	keep := map[routeKey]bool{}
-	for _, p := range refused {
+	refuse := func(p netip.Prefix) {
 		key, to := routeKey{unix.RT_TABLE_MAIN, p.Masked()}, routeTo{refused: true}
 		keep[key] = true
 		if have[key] == to {
-			continue
+			return
 		}
 		if err := d.nl.RouteReplace(d.kernelRoute(key, to)); err != nil {
 			errs = append(errs, fmt.Errorf("route that refuses %s: %w", p, err))
 		}
 	}
+	for _, p := range refused {
+		refuse(p)
+	}
 	for i, r := range routes {
 		if r.Path == PathUnreachable {
+			if r.owned && (d.kernelHasIPv6 || r.PodCIDR.Addr().Is4()) {
+				refuse(r.PodCIDR)
+			}
 			continue
 		}
 		index, err := d.linkIndexOf(r.Device, links)
@@ -90,6 +97,7 @@ func (d *Datapath) setHostRoutes(routes []HostRoute, links map[string]int, refus
 		if err != nil {
 			errs = append(errs, fmt.Errorf("route to host %s: %w", r.Host, err))
 			routes[i] = unreachable(r, "its route cannot be set: "+err.Error())
+			refuse(r.PodCIDR)
 		}
 	}
 	for key, to := range have {

@@ -63,6 +63,8 @@ type HostRoute struct {
 
 	noKey  bool       // the problem is that nothing can be encrypted for it
 	onLink netip.Addr // of an encrypted way: its address on a link that both share; not valid: none
+	// owned: nobody else has pods in its range. Without a way, what is for them is refused.
+	owned bool
 }
 
 // hostSet is the other hosts as they were set last.
@@ -162,7 +164,7 @@ func tunnelled(routes []HostRoute) bool {
 }
 
 func unreachable(r HostRoute, problem string) HostRoute {
-	return HostRoute{Host: r.Host, PodCIDR: r.PodCIDR, Path: PathUnreachable, Problem: problem}
+	return HostRoute{Host: r.Host, PodCIDR: r.PodCIDR, Path: PathUnreachable, Problem: problem, owned: r.owned}
 }
 
 // prepareLinks lets the interfaces of direct ways forward, and puts the uplink
