@@ -15,11 +15,11 @@
 // accounted for. A pod with claims that have no volume yet holds its place on
 // the node chosen for it until they have (volumes.go).
 //
-// A peer schedules while it leads (Lead); given Slices, it schedules the pods of
-// the slices it leads, and bindings carry slice and epoch. The daemon gives none
-// so far: hosts do not look at epochs yet. Two peers may schedule the same pods
-// during a split or a hand-over. Both then bind the same pod; the API server
-// takes the first and refuses the second, and the host refuses what does not fit.
+// A peer schedules the pods of the slices it leads (package slices), and bindings
+// carry slice, epoch and leader. Two peers may schedule the same pods during a
+// split or a hand-over. Both then bind the same pod; the API server takes the
+// first and refuses the second, and the host refuses what does not fit. Hosts do
+// not look at epochs yet.
 //
 // The daemon in cmd/shoal calls New and Run. Workload controllers live in
 // sched/controllers. There is no preemption here.

@@ -15,6 +15,6 @@
 // than the other, so all work must bear that: see the package docs of sched and
 // sched/controllers for why it does.
 //
-// The daemon does not use it yet: there one peer leads all scheduling and one all
-// controllers (sched.Lead).
+// The daemon's scheduler takes the pods of the slices led there; all controllers are
+// led together by who leads the slice of the word "controllers".
 package slices

@@ -81,7 +81,7 @@ func (l *Leases) see(object any) {
 	if !ok {
 		return
 	}
-	r, ok := recordOf(lease)
+	r, ok := RecordOf(lease)
 	if !ok {
 		return
 	}
@@ -99,7 +99,8 @@ func (l *Leases) note(r Record) {
 	l.newest[r.Slice] = max(l.newest[r.Slice], r.Epoch)
 }
 
-func recordOf(lease *coordination.Lease) (Record, bool) {
+// RecordOf reads a record; false if the lease is none.
+func RecordOf(lease *coordination.Lease) (Record, bool) {
 	slice, err := strconv.Atoi(lease.Labels[Label])
 	if err != nil || slice < 0 || slice >= Count || lease.Name != Name(slice) {
 		return Record{}, false
@@ -130,7 +131,7 @@ func (l *Leases) Take(ctx context.Context, slice int, leader string) (taken Reco
 			lease = &coordination.Lease{ObjectMeta: metav1.ObjectMeta{Name: Name(slice), Namespace: Namespace}}
 		}
 		lease.Labels = map[string]string{Label: strconv.Itoa(slice)}
-		was, _ := recordOf(lease)
+		was, _ := RecordOf(lease)
 		newest := max(l.Newest(slice), was.Epoch)
 		if was.Leader == leader && was.Epoch == newest && !missing {
 			taken = was
@@ -144,7 +145,7 @@ func (l *Leases) Take(ctx context.Context, slice int, leader string) (taken Reco
 			lease, err = leases.Update(ctx, lease, metav1.UpdateOptions{})
 		}
 		if err == nil {
-			taken, _ = recordOf(lease)
+			taken, _ = RecordOf(lease)
 		}
 		return err
 	}

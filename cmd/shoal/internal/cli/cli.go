@@ -36,6 +36,7 @@ type Commands struct {
 	Policy     PolicyCmd     `cmd:"" group:"debug" help:"Explain what network policies allow."`
 	Services   ServicesCmd   `cmd:"" group:"debug" help:"Show what hosts' kernels hold of services against what the store says."`
 	Status     StatusCmd     `cmd:"" group:"cluster" help:"Show the peers of the cell, alarms, certificates and disk."`
+	Slices     SlicesCmd     `cmd:"" group:"cluster" help:"Show which peer leads which part of scheduling and controllers."`
 	Encryption EncryptionCmd `cmd:"" group:"cluster" help:"Encrypt between hosts, or stop doing so."`
 	Leave      LeaveCmd      `cmd:"" group:"cluster" help:"Take a host out of the cell for good."`
 	Node       NodeCmd       `cmd:"" group:"cluster" help:"Remove a dead host from the cell."`

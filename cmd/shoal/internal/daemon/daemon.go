@@ -49,6 +49,7 @@ import (
 	"shoal/netdp/policy"
 	"shoal/netdp/wireguard"
 	"shoal/sched"
+	"shoal/sched/slices"
 	"shoal/store"
 )
 
@@ -350,10 +351,15 @@ func (p *peer) startParts(ctx context.Context, group *errgroup.Group, ready func
 	})
 	group.Go(func() error { return p.keepMember(ctx) })
 	group.Go(func() error { return named("gossip keyring", p.keepRing(ctx)) })
-	p.lead(ctx, group, "scheduler", p.scheduler(schedClient, informers))
+	leader, err := p.newLeader(ctx, group)
+	if err != nil {
+		return err
+	}
+	p.lead(ctx, group, "scheduler", leader, slices.All(), p.scheduler(schedClient, informers, leader))
 	built := make(chan struct{})
 	var once sync.Once
-	p.lead(ctx, group, "controllers", p.controllers(ca, informers, func() { once.Do(func() { close(built) }) }))
+	p.lead(ctx, group, "controllers", leader, oneOf("controllers"),
+		p.controllers(ca, informers, func() { once.Do(func() { close(built) }) }))
 	if p.alone() {
 		select {
 		case <-built:

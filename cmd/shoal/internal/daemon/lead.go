@@ -4,6 +4,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/informers"
@@ -11,25 +12,47 @@ import (
 
 	"shoal/sched"
 	"shoal/sched/controllers"
+	"shoal/sched/slices"
 )
 
-// lead runs work on this host while it is the one to lead it.
-func (p *peer) lead(ctx context.Context, group *errgroup.Group, work string, run func(context.Context) error) {
-	changed, stop := p.node.Watch()
-	l := &sched.Lead{
-		Work: work, Self: p.config.Name, Alive: p.node.Names, Changed: changed, Run: run, Logger: p.log.With("part", "lead"),
-		Alone: p.alone,
+// newLeader starts what says which slices of the cell's work this host leads.
+func (p *peer) newLeader(ctx context.Context, group *errgroup.Group) (*slices.Leader, error) {
+	client, err := kubernetes.NewForConfig(p.server.ClientConfig("shoal-slices"))
+	if err != nil {
+		return nil, fmt.Errorf("make client for slices: %w", err)
 	}
+	records, err := slices.NewLeases(client)
+	if err != nil {
+		return nil, err
+	}
+	changed, stop := p.node.Watch()
+	l := &slices.Leader{
+		Self: p.config.Name, Alive: p.node.Names, Changed: changed, Alone: p.alone,
+		Records: records, Logger: p.log.With("part", "slices"),
+	}
+	group.Go(func() error { return named("records of slices", records.Run(ctx)) })
 	group.Go(func() error {
 		defer stop()
-		return named(work, l.While(ctx))
+		return named("slices", l.Run(ctx))
 	})
+	return l, nil
 }
 
-// scheduler returns what schedules for one term.
-func (p *peer) scheduler(client kubernetes.Interface, shared informers.SharedInformerFactory) func(context.Context) error {
+// oneOf is the slice of work that one host does whole.
+func oneOf(work string) slices.Set { return slices.Set{}.With(slices.Of(work)) }
+
+// lead runs work on this host while it leads any of the wanted slices.
+func (p *peer) lead(ctx context.Context, group *errgroup.Group, work string, leader *slices.Leader, wanted slices.Set, run func(context.Context) error) {
+	log := p.log.With("part", "lead", "work", work)
+	group.Go(func() error { return named(work, leader.While(ctx, wanted, log, run)) })
+}
+
+// scheduler returns what schedules the pods of the slices led, for one term.
+func (p *peer) scheduler(client kubernetes.Interface, shared informers.SharedInformerFactory, leader *slices.Leader) func(context.Context) error {
 	return func(ctx context.Context) error {
-		return sched.New(sched.Options{Client: client, Informers: shared, Alive: p.node.Alive, Logger: p.log.With("part", "sched")}).Run(ctx)
+		return sched.New(sched.Options{
+			Client: client, Informers: shared, Alive: p.node.Alive, Slices: leader, Logger: p.log.With("part", "sched"),
+		}).Run(ctx)
 	}
 }
 
