@@ -74,7 +74,6 @@ func TestSlices(t *testing.T) {
 		return err
 	})
 	t.Logf("led by others %s after the kill", time.Since(killed).Round(time.Millisecond))
-	ns = space(t, rest[0])
 	_, err = rest[0].kube.AppsV1().Deployments(ns).Create(t.Context(), deployment("few", 20), metav1.CreateOptions{})
 	ok(t, err)
 	stampedBy(t, rest[0].runs(t, ns, "few", 20, victim), 1)
