@@ -21,11 +21,11 @@ func TestEncryption(t *testing.T) {
 		}, metav1.CreateOptions{})
 		ok(t, err)
 	}
-	pods := peers[3].runs(t, ns, "net", nodes)
 	api, err := peers[1].kube.CoreV1().Services("default").Get(t.Context(), "kubernetes", metav1.GetOptions{})
 	ok(t, err)
 	allTalk := func(when string) {
 		t.Helper()
+		pods := peers[3].runs(t, ns, "net", nodes)
 		for i := range pods {
 			eventually(t, when+", "+pods[i].Name+" resolves a name", func() error {
 				out, err := peers[1].exec(t, ns, pods[i].Name, "nslookup", "-type=a", "kubernetes.default.svc.cluster.local")
@@ -35,20 +35,8 @@ func TestEncryption(t *testing.T) {
 				return err
 			})
 			for j := range pods {
-				from, to := &pods[i], &pods[j]
-				for _, ip := range to.Status.PodIPs {
-					address := ip.IP
-					if strings.Contains(address, ":") {
-						address = "[" + address + "]"
-					}
-					eventually(t, when+", "+from.Name+" reaches "+to.Name+" at "+address, func() error {
-						out, err := peers[1].exec(t, ns, from.Name, "hello", "get", "http://"+address, "1")
-						if err == nil && !strings.Contains(out, to.Name) {
-							err = fmt.Errorf("somebody else answers: %s", out)
-						}
-						return err
-					})
-				}
+				from, to := pods[i].Name, pods[j].Name
+				eventually(t, when+", "+from+" reaches "+to, func() error { return talks(t, ns, from, to) })
 			}
 		}
 	}
@@ -99,4 +87,30 @@ func TestEncryption(t *testing.T) {
 	}
 	ways("direct")
 	allTalk("in the clear again")
+}
+
+// talks calls a pod at each of its addresses, which are others after a kill of its host.
+func talks(t *testing.T, ns, from, to string) error {
+	t.Helper()
+	pod, err := peers[1].kube.CoreV1().Pods(ns).Get(t.Context(), to, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if len(pod.Status.PodIPs) == 0 {
+		return fmt.Errorf("%s has no address", to)
+	}
+	for _, ip := range pod.Status.PodIPs {
+		address := ip.IP
+		if strings.Contains(address, ":") {
+			address = "[" + address + "]"
+		}
+		out, err := peers[1].exec(t, ns, from, "hello", "get", "http://"+address, "1")
+		if err != nil {
+			return fmt.Errorf("at %s: %w", address, err)
+		}
+		if !strings.Contains(out, to) {
+			return fmt.Errorf("at %s somebody else answers: %s", address, out)
+		}
+	}
+	return nil
 }
