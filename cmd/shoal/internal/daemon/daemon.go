@@ -233,6 +233,7 @@ func (p *peer) open(ctx context.Context) (err error) {
 	if err := p.checkDriver(ctx); err != nil {
 		return err
 	}
+	p.warnOfLinks()
 	nodeIP := netip.MustParseAddr(c.NodeIP)
 	if p.server, err = api.New(ctx, api.Options{
 		DB: p.db, PKI: p.files, Listener: p.listener, Advertise: nodeIP, NodeName: c.Name,

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"path/filepath"
 
+	"shoal/api"
 	v1 "shoal/api/control/v1"
 	"shoal/netdp"
 	"shoal/netdp/cni"
@@ -92,6 +93,27 @@ func (p *peer) checkDriver(ctx context.Context) error {
 	}
 	return fmt.Errorf("--network-driver %s: %d pods of this host run with a network of driver %s, which a pod keeps until it ends; drain the host, or end its pods by `shoal stop --pods`, and start again (or start with --network-driver %s)",
 		p.config.NetworkDriver, n, had, had)
+}
+
+// PluginLinks are interfaces that CNI plugins left on a host whose pods have shoal's
+// own network.
+func PluginLinks(more ...netip.Prefix) ([]cni.Link, error) {
+	return cni.Options{}.LinksWithin(append(more, api.PodRange)...)
+}
+
+// warnOfLinks tells of them once. They are not shoal's to take away.
+func (p *peer) warnOfLinks() {
+	if p.config.NetworkDriver != NetworkDriverShoal {
+		return
+	}
+	links, err := PluginLinks(p.podCIDR6())
+	if err != nil {
+		p.log.Warn("whether CNI plugins left interfaces is not known", "error", err)
+	}
+	for _, link := range links {
+		p.log.Warn("an interface that shoal did not make has an address of pods, and takes packets for them that nothing else does; a CNI plugin may have left it",
+			"interface", link.Name, "address", link.Address, "fix", "ip link delete "+link.Name)
+	}
 }
 
 // networkDriver is what gives pods their network.

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,7 @@ import (
 
 	v1 "shoal/api/control/v1"
 	"shoal/cmd/shoal/internal/daemon"
+	"shoal/netdp/cni"
 )
 
 func skewed(millis ...float64) []v1.Peer {
@@ -42,6 +44,8 @@ func TestJudgements(t *testing.T) {
 		{"strange kernel", judgeKernel("custom"), Warn, "custom"},
 		{"IPv6", judgeIPv6(true, true), OK, "beside IPv4"},
 		{"no IPv6", judgeIPv6(false, false), Warn, "no IPv6"},
+		{"a bridge of plugins", judgeLinks([]cni.Link{{Name: "cni0", Address: netip.MustParseAddr("10.64.7.1")}}), Warn, "cni0 has an address of pods, 10.64.7.1"},
+		{"no bridge of plugins", judgeLinks(nil), Skip, "own network"},
 		{"IPv6 off", judgeIPv6(true, false), Warn, "switched off"},
 		{"module there", judgeModule("vxlan", true, false, Warn, "x"), OK, ""},
 		{"module to load", judgeModule("vxlan", false, true, Warn, "x"), OK, "can load"},

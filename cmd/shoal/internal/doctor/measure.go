@@ -230,12 +230,25 @@ func judgeIPv6(known, on bool) Finding {
 // lookCNI looks where the host's configuration says that networks and plugins are.
 func lookCNI(_ context.Context, h *host) Finding {
 	if h.Config.NetworkDriver != daemon.NetworkDriverCNI {
-		return skip("pods get shoal's own network")
+		links, err := daemon.PluginLinks()
+		if err != nil {
+			return skip("list interfaces: %v", err)
+		}
+		return judgeLinks(links)
 	}
 	if err := (cni.Options{ConfDir: h.Config.CNIConfDir, BinDirs: h.Config.CNIBinDirs}).Look(); err != nil {
 		return fail("ls "+strings.Join(append([]string{h.Config.CNIConfDir}, h.Config.CNIBinDirs...), " "), "pods get no network: %v", err)
 	}
 	return ok("a network in %s, and all plugins it needs", h.Config.CNIConfDir)
+}
+
+// judgeLinks is for a host whose pods have shoal's own network.
+func judgeLinks(links []cni.Link) Finding {
+	if len(links) == 0 {
+		return skip("pods get shoal's own network")
+	}
+	l := links[0]
+	return warn("ip link delete "+l.Name, "%s has an address of pods, %s, and takes packets for them that nothing else does; a plugin may have left it", l.Name, l.Address)
 }
 
 // existing is path or its closest parent that is there.
