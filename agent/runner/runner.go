@@ -288,8 +288,8 @@ func (r *Runner) Clear(ctx context.Context) error {
 }
 
 // StopAll stops and removes every pod, also those of earlier runs that Set
-// has not yet named, and returns when all are gone. The pods' objects and
-// logs are untouched.
+// has not yet named, and returns when all are gone, or names those that could
+// not be cleaned up. The pods' objects and logs are untouched.
 func (r *Runner) StopAll(ctx context.Context) error {
 	r.mu.Lock()
 	r.closed = true
@@ -301,14 +301,20 @@ func (r *Runner) StopAll(ctx context.Context) error {
 	for _, w := range all {
 		w.remove(true)
 	}
+	var errs []error
+	left := map[string]bool{} // have been tried often enough
 	for _, w := range all {
 		select {
 		case <-w.ended:
 		case <-ctx.Done():
 			return fmt.Errorf("stop pods: %w", ctx.Err())
 		}
+		if w.left != nil {
+			errs, left[string(w.uid)] = append(errs, w.left), true
+		}
 	}
-	return r.sweepPods(namespaces.WithNamespace(ctx, r.Namespace), nobody)
+	swept := r.sweepPods(namespaces.WithNamespace(ctx, r.Namespace), func(uid string) bool { return left[uid] })
+	return errors.Join(append(errs, swept)...)
 }
 
 // Close takes away what the runner keeps for all pods. Only after StopAll.

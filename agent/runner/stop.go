@@ -17,8 +17,13 @@ type stopping struct {
 	cleaning bool
 	clean    bool
 	failures int
+	failed   error // the last time
 	retryAt  time.Time
 }
+
+// stopAllTries is how often a pod is cleaned up for a daemon that ends with its
+// pods: it does not wait for what does not come back by itself.
+const stopAllTries = 3
 
 // graceLeast is the grace of a pod that asks for none.
 const graceLeast = time.Second
@@ -54,6 +59,9 @@ func (w *worker) stopStep(ctx context.Context, pod *v1.Pod) time.Time {
 		w.finish(pod)
 		return time.Time{}
 	case st.cleaning:
+		return time.Time{}
+	case st.failures >= stopAllTries && w.isQuiet():
+		w.left, w.over = fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, st.failed), true
 		return time.Time{}
 	case now().Before(st.retryAt):
 		return st.retryAt
@@ -129,6 +137,7 @@ func (w *worker) clean(ctx context.Context, pod *v1.Pod) {
 				return
 			}
 			st.failures++
+			st.failed = err
 			st.retryAt = now().Add(retryAfter(st.failures))
 			w.log.Error("pod cannot be cleaned up yet", "error", err, "failures", st.failures)
 			w.r.Sink.Event(pod, v1.EventTypeWarning, "FailedKillPod", err.Error())

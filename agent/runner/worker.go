@@ -58,6 +58,7 @@ type worker struct {
 	freed         atomic.Bool // released, for other goroutines
 	evicted       *eviction   // nil but while the host takes back what it uses
 	over          bool
+	left          error // why something of the pod stays; for others once ended is closed
 	jobs          sync.WaitGroup
 }
 

@@ -337,7 +337,7 @@ func (d *Driver) clear(ctx context.Context, rec record) error {
 		return d.lib.DelNetworkList(ctx, list, d.runtimeConf(rec))
 	})
 	if err != nil {
-		return fmt.Errorf("remove from CNI network %q: %w", list.Name, err)
+		return fmt.Errorf("take pod %s/%s from CNI network %q: %w", rec.Namespace, rec.Name, list.Name, err)
 	}
 	d.giveBack(rec)
 	return errors.Join(netns.Unpin(d.pin(rec.UID)), d.records.Remove(rec.UID))

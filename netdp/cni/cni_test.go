@@ -191,6 +191,30 @@ func TestPluginFails(t *testing.T) {
 	}
 }
 
+// TestPluginGone: whose network cannot be taken back, and why, is said until it can.
+func TestPluginGone(t *testing.T) {
+	l := newLab(t)
+	bin := l.o.BinDirs[1]
+	path := filepath.Join(bin, witness)
+	program, err := os.Readlink(path)
+	l.must(err)
+	l.configure(witness)
+	l.attach("a")
+	l.must(os.Remove(path))
+	l.open()
+	for range 2 {
+		err := l.d.Detach(context.Background(), "a")
+		for _, words := range []string{"pod default/pod-a", `network "lab"`, `plugin "` + witness + `" is not in`, bin, "install it"} {
+			if err == nil || !strings.Contains(err.Error(), words) {
+				t.Errorf("%q is not in: %v", words, err)
+			}
+		}
+	}
+	l.must(os.Symlink(program, path))
+	l.detach("a")
+	l.nothingLeft()
+}
+
 // TestPluginHangs: it is killed with its child, and the pod is taken back.
 func TestPluginHangs(t *testing.T) {
 	l := newLab(t)

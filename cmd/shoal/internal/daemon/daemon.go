@@ -260,7 +260,7 @@ func listen(ctx context.Context, addr string) (net.Listener, error) {
 
 func (p *peer) datapathOptions() netdp.Options {
 	o := netdp.Options{
-		StateDir:    filepath.Join(runDir(p.config), "net"),
+		StateDir:    netStateDir(p.config),
 		BPFFSDir:    filepath.Join(runDir(p.config), "bpf"),
 		CgroupRoot:  p.config.CgroupRoot,
 		NodeName:    p.config.Name,

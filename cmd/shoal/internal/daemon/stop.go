@@ -60,12 +60,31 @@ func Stop(ctx context.Context, dataDir string, pods bool, out io.Writer) error {
 		case <-time.After(stopPoll):
 		}
 	}
-	if pods {
-		_, err = fmt.Fprintln(out, "shoal stopped, and its pods with it")
-	} else {
+	switch {
+	case !pods:
 		_, err = fmt.Fprintln(out, "shoal stopped; pods go on running (stop them too with --pods)")
+	case hasNetwork(dataDir):
+		// The daemon's log says why; trying again says it here.
+		_, _ = fmt.Fprintln(out, "shoal stopped, but not all of its pods are gone; trying again without it")
+		return stopOrphans(ctx, dataDir, out)
+	default:
+		_, err = fmt.Fprintln(out, "shoal stopped, and its pods with it")
 	}
 	return err
+}
+
+// hasNetwork tells whether a daemon left the network of pods: one that stopped with
+// them takes it away last.
+func hasNetwork(dataDir string) bool {
+	c, err := Load(dataDir)
+	if err == nil {
+		c, err = c.complete()
+	}
+	if err != nil {
+		return false
+	}
+	_, err = os.Stat(netStateDir(c))
+	return err == nil
 }
 
 // stopOrphans removes the pods and the network that the daemon which last ran

@@ -5,6 +5,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -76,3 +77,7 @@ func runDir(c Config) string {
 	}
 	return "/run/shoal-" + c.Name
 }
+
+// netStateDir is the datapath's, there for as long as the host has a network for
+// pods.
+func netStateDir(c Config) string { return filepath.Join(runDir(c), "net") }
