@@ -30,7 +30,8 @@ type claimView struct {
 	storage *storage
 	bound   []*v1.PersistentVolume
 	gone    bool // a claim is bound to a volume that is not there
-	inUse   bool // a claim is for one pod at a time, and has one
+	// exclusive are the keys of claims that are for one pod at a time.
+	exclusive []string
 	// unbound wait for their first consumer; candidates has the volumes of
 	// their classes.
 	unbound    []*v1.PersistentVolumeClaim
@@ -90,8 +91,8 @@ func Bound(claim *v1.PersistentVolumeClaim) bool {
 }
 
 func (v *claimView) add(claim *v1.PersistentVolumeClaim) (cause string) {
-	if slices.Contains(claim.Spec.AccessModes, v1.ReadWriteOncePod) && v.storage.users[claimKey(claim.Namespace, claim.Name)] > 0 {
-		v.inUse = true
+	if slices.Contains(claim.Spec.AccessModes, v1.ReadWriteOncePod) {
+		v.exclusive = append(v.exclusive, claimKey(claim.Namespace, claim.Name))
 	}
 	if Bound(claim) {
 		pv := v.storage.volumes[claim.Spec.VolumeName]
@@ -138,8 +139,10 @@ func requested(claim *v1.PersistentVolumeClaim) int64 {
 
 // check is the filter of one node.
 func (v *claimView) check(node *v1.Node) filter {
-	if v.inUse {
-		return failedClaimInUse
+	for _, key := range v.exclusive {
+		if v.storage.users[key] > 0 {
+			return failedClaimInUse
+		}
 	}
 	if v.gone {
 		return failedVolumeGone

@@ -22,6 +22,8 @@ type Diagnosis struct {
 	Cause string
 	// Waits is the set of changes that may make room.
 	Waits Change
+
+	hopeless int // nodes of which no pod need go, as it would not help
 }
 
 // Change is a set of kinds of change in the fleet.
@@ -59,19 +61,35 @@ func (s *Snapshot) diagnose(c *class, v views) Diagnosis {
 	d := Diagnosis{Nodes: len(s.ring), Reasons: map[string]int{}, Waits: NodeChange}
 	var scratch []string
 	for _, e := range s.ring {
-		failed := s.firstFailure(c, e.slot, v)
+		var failed filter
+		failed, scratch = s.explain(c, e.slot, v, scratch[:0])
 		d.Waits |= changesThatHelp(failed)
-		if failed != failedResources {
-			d.Reasons[text[failed]]++
-			continue
-		}
-		scratch = s.rows[e.slot].shortages(c.demand, scratch[:0])
-		scratch = s.nodes[e.slot].stock.shortages(c.extended, scratch)
 		for _, reason := range scratch {
 			d.Reasons[reason]++
 		}
+		if !s.helpedByLeaving(c, e.slot, failed) {
+			d.hopeless++
+		}
 	}
 	return d
+}
+
+// explain is examine that also says why in words.
+func (s *Snapshot) explain(c *class, slot int, v views, reasons []string) (filter, []string) {
+	failed := s.firstFailure(c, slot, v)
+	if failed == passed && s.lodge(c, slot, v) {
+		defer s.unlodge(c, slot, v)
+		failed = s.firstFailure(c, slot, v)
+	}
+	switch failed {
+	case passed:
+	case failedResources:
+		reasons = s.rows[slot].shortages(c.demand, reasons)
+		reasons = s.nodes[slot].stock.shortages(c.extended, reasons)
+	default:
+		reasons = append(reasons, text[failed])
+	}
+	return failed, reasons
 }
 
 func changesThatHelp(failed filter) Change {

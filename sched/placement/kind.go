@@ -2,8 +2,8 @@ package placement
 
 import "slices"
 
-// maxIdleKinds bounds the kinds that no placed pod has: those of pods that were
-// asked about and did not find a node.
+// maxIdleKinds bounds the kinds that no placed pod and no nominee has: those of
+// pods that were asked about and did not find a node.
 const maxIdleKinds = 1024
 
 // kind is what other pods' terms can tell of a pod: its namespace and labels.
@@ -13,6 +13,7 @@ type kind struct {
 	namespace string
 	labels    map[string]string
 	key       string // of the labels
+	holders   int    // pods and nominees
 	pods      []*placed
 	counters  []*counter  // that count its pods
 	standing  []*standing // terms of placed pods that speak of it
@@ -51,11 +52,21 @@ func (s *Snapshot) listen(k *kind) {
 	})
 }
 
-func (s *Snapshot) join(k *kind, p *placed) {
-	if len(k.pods) == 0 {
+// hold keeps a kind while somebody is of it.
+func (s *Snapshot) hold(k *kind) {
+	if k.holders++; k.holders == 1 {
 		s.idleKinds--
 	}
-	p.kind, p.inKind = k, len(k.pods)
+}
+
+func (s *Snapshot) release(k *kind) {
+	if k.holders--; k.holders == 0 {
+		s.dropKind(k)
+	}
+}
+
+func (s *Snapshot) join(k *kind, p *placed) {
+	p.inKind = len(k.pods)
 	k.pods = append(k.pods, p)
 }
 
@@ -64,10 +75,7 @@ func (s *Snapshot) quit(p *placed) {
 	last := len(k.pods) - 1
 	k.pods[p.inKind] = k.pods[last]
 	k.pods[p.inKind].inKind = p.inKind
-	k.pods[last] = nil
-	if k.pods = k.pods[:last]; last == 0 {
-		s.dropKind(k)
-	}
+	k.pods[last], k.pods = nil, k.pods[:last]
 }
 
 func (s *Snapshot) dropKind(k *kind) {
@@ -79,7 +87,7 @@ func (s *Snapshot) dropKind(k *kind) {
 func (s *Snapshot) dropIdleKinds(but *kind) {
 	for _, ofNamespace := range s.kinds {
 		for _, k := range ofNamespace {
-			if len(k.pods) == 0 && k != but {
+			if k.holders == 0 && k != but {
 				s.dropKind(k)
 			}
 		}

@@ -1,6 +1,10 @@
 package placement
 
-import v1 "k8s.io/api/core/v1"
+import (
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
+)
 
 // Result is a placement, or the reason there is none.
 type Result struct {
@@ -11,10 +15,23 @@ type Result struct {
 	Volumes []VolumeBinding
 }
 
-// views are what is known of a pod beside its class; both are nil for most.
+// views are what is known of a pod beside its class; peers and claims are nil
+// for most.
 type views struct {
-	peers  *peerView
-	claims *claimView
+	uid      types.UID
+	priority int32
+	peers    *peerView
+	claims   *claimView
+}
+
+// viewsOf also says why no node will do, before one was looked at.
+func (s *Snapshot) viewsOf(pod *v1.Pod, c *class) (v views, cause string) {
+	claims, cause := s.viewClaims(pod)
+	if cause != "" {
+		return views{}, cause
+	}
+	peers := s.viewPeers(c, s.kindOf(pod.Namespace, pod.Labels))
+	return views{pod.UID, corev1helpers.PodPriority(pod), peers, claims}, ""
 }
 
 // Place chooses the node for a pod. It changes nothing a later answer depends
@@ -24,19 +41,21 @@ func (s *Snapshot) Place(pod *v1.Pod) Result {
 	if c.refused != "" {
 		return Result{Diagnosis: Diagnosis{Nodes: len(s.ring), Refused: c.refused}}
 	}
-	claims, cause := s.viewClaims(pod)
+	v, cause := s.viewsOf(pod, c)
 	if cause != "" {
 		return Result{Diagnosis: Diagnosis{Nodes: len(s.ring), Cause: cause, Waits: VolumeChange}}
 	}
-	v := views{s.viewPeers(c, s.kindOf(pod.Namespace, pod.Labels)), claims}
-	feasible := s.findFeasible(c, v, s.startFor(pod), enoughFeasible(len(s.ring)))
+	feasible := s.findPromised(c, v)
+	if len(feasible) == 0 {
+		feasible = s.findFeasible(c, v, s.startFor(pod), enoughFeasible(len(s.ring)))
+	}
 	if len(feasible) == 0 {
 		return Result{Diagnosis: s.diagnose(c, v)}
 	}
 	best := s.nodes[s.best(c, pod, v, feasible)]
 	result := Result{Node: best.name}
-	if claims != nil && len(claims.unbound) > 0 {
-		result.Volumes, _ = claims.bind(best.object)
+	if v.claims != nil && len(v.claims.unbound) > 0 {
+		result.Volumes, _ = v.claims.bind(best.object)
 	}
 	return result
 }
@@ -70,7 +89,7 @@ func (s *Snapshot) findFeasible(c *class, v views, start, enough int) []int {
 			i -= len(s.ring)
 		}
 		slot := s.ring[i].slot
-		if s.firstFailure(c, slot, v) != passed {
+		if s.examine(c, slot, v) != passed {
 			continue
 		}
 		if s.feasible = append(s.feasible, slot); len(s.feasible) == enough {
@@ -85,7 +104,7 @@ func (s *Snapshot) findFeasible(c *class, v views, start, enough int) []int {
 func (s *Snapshot) findPinned(c *class, v views) []int {
 	for _, name := range c.pinned {
 		slot, ok := s.bySlot[name]
-		if ok && s.nodes[slot].object != nil && s.firstFailure(c, slot, v) == passed {
+		if ok && s.nodes[slot].object != nil && s.examine(c, slot, v) == passed {
 			s.feasible = append(s.feasible, slot)
 		}
 	}

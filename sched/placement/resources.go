@@ -102,6 +102,11 @@ func enough(want, allocatable, requested int64) bool {
 	return want == 0 || want <= allocatable-requested
 }
 
+// couldHold tells whether the node would have room for it if it were empty.
+func (r *row) couldHold(d *demand) bool {
+	return d.milliCPU <= r.allocatable.milliCPU && d.memoryBytes <= r.allocatable.memoryBytes && d.ephemeralBytes <= r.allocatable.ephemeralBytes
+}
+
 func (r *row) add(d *demand, sign int64) {
 	r.requested.milliCPU += sign * d.milliCPU
 	r.requested.memoryBytes += sign * d.memoryBytes
@@ -133,6 +138,15 @@ type stock struct{ allocatable, requested map[v1.ResourceName]int64 }
 func (s *stock) fits(wanted []extended) bool {
 	for _, e := range wanted {
 		if !enough(e.amount, s.allocatable[e.name], s.requested[e.name]) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *stock) couldHold(wanted []extended) bool {
+	for _, e := range wanted {
+		if e.amount > s.allocatable[e.name] {
 			return false
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
@@ -18,8 +19,9 @@ var update = flag.Bool("update", false, "rewrite the expected answers in testdat
 
 // A scenario is a list of commands, one per line, each with an argument in YAML
 // flow style. `pod` places a pod and leaves it there, `try` only asks, `bound`
-// puts a pod on a node unasked; their answers follow on a line that starts with
-// `->`.
+// puts a pod on a node unasked, `preempt` asks who would have to go for a pod that
+// finds no node, and `displace` also has that begun; their answers follow on a line
+// that starts with `->`.
 func TestScenarios(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -83,6 +85,8 @@ type podArgument struct {
 	Req             v1.ResourceList
 	Spec            v1.PodSpec
 	Leaving         bool
+	Prio            *int32
+	Started         *metav1.Time
 }
 
 func execute(t *testing.T, s *Snapshot, line string) string {
@@ -107,8 +111,22 @@ func execute(t *testing.T, s *Snapshot, line string) string {
 		s.SetNamespace(name, labels)
 	case "claim", "no-claim", "volume", "no-volume", "class", "room":
 		storeScripted(t, s, verb, name, parse)
+	case "budget":
+		var a budgetArgument
+		parse(&a)
+		s.SetBudget(a.budget(name))
+	case "no-budget":
+		s.RemoveBudget("default", name)
 	case "gone":
 		s.RemovePod(types.UID(name))
+	case "promise":
+		var a podArgument
+		parse(&a)
+		s.Nominate(a.pod(name), a.Node)
+	case "preempt", "displace":
+		var a podArgument
+		parse(&a)
+		return preemptScripted(s, verb, a.pod(name))
 	case "pod", "try", "bound":
 		var a podArgument
 		parse(&a)
@@ -143,6 +161,46 @@ func placeScripted(s *Snapshot, verb string, pod *v1.Pod, node string) string {
 		}
 	}
 	return answer
+}
+
+func preemptScripted(s *Snapshot, verb string, pod *v1.Pod) string {
+	result := s.Place(pod)
+	if result.Node != "" {
+		return "fits " + result.Node
+	}
+	p := s.Preempt(pod, result.Diagnosis)
+	if p.Node == "" {
+		return result.Diagnosis.String() + " " + p.Message
+	}
+	if verb == "displace" {
+		s.Promise(pod, p)
+	}
+	answer := p.Node + " without"
+	for _, victim := range p.Victims {
+		answer += " " + victim.Name
+	}
+	for _, displaced := range p.Displaced {
+		answer += ", no longer promised to " + displaced.Name
+	}
+	return answer
+}
+
+type budgetArgument struct {
+	Of      map[string]string
+	Allowed int32
+	Taken   []string
+}
+
+func (a budgetArgument) budget(name string) *policyv1.PodDisruptionBudget {
+	b := &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec:       policyv1.PodDisruptionBudgetSpec{Selector: &metav1.LabelSelector{MatchLabels: a.Of}},
+		Status:     policyv1.PodDisruptionBudgetStatus{DisruptionsAllowed: a.Allowed, DisruptedPods: map[string]metav1.Time{}},
+	}
+	for _, pod := range a.Taken {
+		b.Status.DisruptedPods[pod] = metav1.Time{}
+	}
+	return b
 }
 
 func (a nodeArgument) node(name string) *v1.Node {
@@ -194,6 +252,10 @@ func (a podArgument) pod(name string) *v1.Pod {
 	if a.Leaving {
 		pod.DeletionTimestamp = &metav1.Time{}
 	}
+	if a.Prio != nil {
+		pod.Spec.Priority = a.Prio
+	}
+	pod.Status.StartTime = a.Started
 	return pod
 }
 

@@ -5,6 +5,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 )
 
 // Snapshot is what placement knows about the fleet.
@@ -20,6 +21,9 @@ type Snapshot struct {
 	ring []ringEntry
 
 	pods       map[types.UID]*placed
+	nominees   map[types.UID]*placed
+	priorities map[int32]int // pods, by priority
+	budgets    map[string]map[string]*budget
 	owners     map[types.UID]*owner
 	namespaces map[string]map[string]string
 	storage    storage
@@ -50,20 +54,26 @@ type node struct {
 	stock      stock
 	ports      portUse
 	pods       []*placed
+	nominees   []*placed        // promised the node, and not counted
 	images     map[*image]int64 // bytes
 }
 
-// placed is a pod that occupies a node.
+// placed is a pod that occupies a node, or is promised one.
 type placed struct {
 	uid            types.UID
+	name           string
+	priority       int32
 	slot           int
-	inKind, onNode int // its index in either's pods
+	started        int64 // Unix seconds
+	inKind, onNode int   // its index in either's pods
 	kind           *kind
 	demand         *demand
 	owner          *owner // nil without a controller
 	carries        []*standing
 	claims         []string
 	leaving        bool
+	condemned      bool // leaves, or soon will, for a pod of higher priority
+	lifted         bool // not counted for the moment
 }
 
 // NewSnapshot returns a snapshot of an empty fleet.
@@ -71,6 +81,9 @@ func NewSnapshot() *Snapshot {
 	s := &Snapshot{
 		bySlot:        map[string]int{},
 		pods:          map[types.UID]*placed{},
+		nominees:      map[types.UID]*placed{},
+		priorities:    map[int32]int{},
+		budgets:       map[string]map[string]*budget{},
 		owners:        map[types.UID]*owner{},
 		namespaces:    map[string]map[string]string{},
 		storage:       newStorage(),
@@ -177,24 +190,51 @@ func (s *Snapshot) relisten(namespace string) {
 	}
 }
 
-// SetPod puts a pod on the named node, or moves or refreshes it there.
+// SetPod puts a pod on the named node, or moves or refreshes it there. It is
+// promised none from then on.
 func (s *Snapshot) SetPod(pod *v1.Pod, nodeName string) {
+	before := s.pods[pod.UID]
 	s.RemovePod(pod.UID)
-	c := s.classOf(pod)
-	p := &placed{
-		uid:     pod.UID,
-		slot:    s.slotOf(nodeName),
-		demand:  c.demand,
-		claims:  ClaimsOf(pod),
-		leaving: pod.DeletionTimestamp != nil,
+	s.Withdraw(pod.UID)
+	p := s.newPlaced(pod, nodeName)
+	if before != nil && before.condemned {
+		p.condemned = true
 	}
 	s.pods[p.uid] = p
+	s.priorities[p.priority]++
 	n := s.nodes[p.slot]
 	p.onNode, n.pods = len(n.pods), append(n.pods, p)
-	s.join(s.kindOf(pod.Namespace, pod.Labels), p)
+	s.join(p.kind, p)
+	s.account(p, 1)
+}
+
+// newPlaced has all that a placed pod holds; it is counted nowhere yet.
+func (s *Snapshot) newPlaced(pod *v1.Pod, nodeName string) *placed {
+	c := s.classOf(pod)
+	p := &placed{
+		uid:       pod.UID,
+		name:      pod.Name,
+		priority:  corev1helpers.PodPriority(pod),
+		slot:      s.slotOf(nodeName),
+		started:   startOf(pod),
+		kind:      s.kindOf(pod.Namespace, pod.Labels),
+		demand:    c.demand,
+		claims:    ClaimsOf(pod),
+		leaving:   pod.DeletionTimestamp != nil,
+		condemned: condemned(pod),
+	}
+	s.hold(p.kind)
 	s.own(p, pod)
 	s.carry(p, c.carried)
-	s.account(p, 1)
+	return p
+}
+
+// letGoOf undoes newPlaced.
+func (s *Snapshot) letGoOf(p *placed) {
+	s.discard(p)
+	s.disown(p)
+	s.release(p.kind)
+	s.releaseIfUnused(p.slot)
 }
 
 // RemovePod frees what a pod held. A pod that is not known is no error.
@@ -204,8 +244,6 @@ func (s *Snapshot) RemovePod(uid types.UID) {
 		return
 	}
 	s.account(p, -1)
-	s.discard(p)
-	s.disown(p)
 	s.quit(p)
 	n := s.nodes[p.slot]
 	last := len(n.pods) - 1
@@ -213,7 +251,10 @@ func (s *Snapshot) RemovePod(uid types.UID) {
 	n.pods[p.onNode].onNode = p.onNode
 	n.pods[last], n.pods = nil, n.pods[:last]
 	delete(s.pods, uid)
-	s.releaseIfUnused(p.slot)
+	if s.priorities[p.priority]--; s.priorities[p.priority] == 0 {
+		delete(s.priorities, p.priority)
+	}
+	s.letGoOf(p)
 }
 
 // account adds a pod to everything that is summed up, or takes it away.
@@ -261,7 +302,7 @@ func (s *Snapshot) slotOf(name string) int {
 
 func (s *Snapshot) releaseIfUnused(slot int) {
 	n := s.nodes[slot]
-	if n.object != nil || len(n.pods) > 0 {
+	if n.object != nil || len(n.pods)+len(n.nominees) > 0 {
 		return
 	}
 	delete(s.bySlot, n.name)
