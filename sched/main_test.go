@@ -21,6 +21,9 @@ func TestMain(m *testing.M) {
 	})
 }
 
+// running is the scheduler of the tests.
+var running atomic.Pointer[Scheduler]
+
 // gone has the names of nodes whose hosts gossip does not call alive, and how
 // often the scheduler has asked.
 var gone sync.Map // of *atomic.Int64
@@ -45,5 +48,7 @@ func lead(ctx context.Context) error {
 	cache.WaitForCacheSync(ctx.Done(), first.synced...)
 	end()
 	<-over // an error says no more than that the term was short
-	return New(o).Run(ctx)
+	second := New(o)
+	running.Store(second)
+	return second.Run(ctx)
 }

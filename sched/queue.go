@@ -40,7 +40,13 @@ type item struct {
 	attempts int
 	readyAt  time.Time
 	waits    placement.Change
-	reported string // the message last written to the pod
+	reported outcome // last written to the pod
+}
+
+// outcome is what a pod that found no node is told.
+type outcome struct {
+	message   string
+	nominated string // the node it is promised
 }
 
 func (it *item) name() string { return podName(it.pod) }
@@ -144,6 +150,22 @@ func (q *queue) retry(it *item) {
 	}
 	it.readyAt = q.clock.Now().Add(backoffAfter(it.attempts))
 	q.delay(it)
+}
+
+// hurry has a pod tried at once, whatever it waits for.
+func (q *queue) hurry(uid types.UID) {
+	if it, ok := q.items[uid]; ok && (it.place == inParked || it.place == inBackoff) {
+		q.take(it)
+		q.activate(it)
+	}
+}
+
+// rouse has a parked pod tried again after its back-off.
+func (q *queue) rouse(uid types.UID) {
+	if it, ok := q.parked[uid]; ok {
+		q.take(it)
+		q.delay(it)
+	}
 }
 
 // changed notes that something happened which parked pods may wait for.

@@ -62,7 +62,9 @@ type report struct {
 	reason     string
 	action     string
 	message    string
-	conditions bool // whether the pod's condition says so too
+	related    *v1.Pod // another that the event is about
+	conditions bool    // whether the pod's condition says so too
+	nominated  string  // the node it is promised, in its status with the condition
 }
 
 func newReporter(client kubernetes.Interface, log *slog.Logger, c clock.PassiveClock) *reporter {
@@ -87,10 +89,17 @@ func (r *reporter) scheduled(pod *v1.Pod, node string) {
 }
 
 // unschedulable is false when there was no room for the report.
-func (r *reporter) unschedulable(pod *v1.Pod, message string) bool {
+func (r *reporter) unschedulable(pod *v1.Pod, o outcome) bool {
 	return r.offer(report{
 		pod: pod, kind: v1.EventTypeWarning, reason: "FailedScheduling", action: "Scheduling",
-		message: message, conditions: true,
+		message: o.message, nominated: o.nominated, conditions: true,
+	})
+}
+
+func (r *reporter) preempted(victim, by *v1.Pod, node string) {
+	r.offer(report{
+		pod: victim, related: by, kind: v1.EventTypeNormal, reason: "Preempted", action: "Preempting",
+		message: fmt.Sprintf("Preempted by pod %s on node %s", by.UID, node),
 	})
 }
 
@@ -163,7 +172,7 @@ func (r *reporter) patchCondition(ctx context.Context, rep report) error {
 			LastTransitionTime: metav1.NewTime(rep.at),
 			Reason:             v1.PodReasonUnschedulable,
 			Message:            rep.message,
-		}}},
+		}}, "nominatedNodeName": orNull(rep.nominated)},
 	})
 	if err != nil {
 		return err
@@ -173,12 +182,20 @@ func (r *reporter) patchCondition(ctx context.Context, rep report) error {
 	return err
 }
 
+// orNull has a patch take an empty value away.
+func orNull(value string) any {
+	if value == "" {
+		return nil
+	}
+	return value
+}
+
 func (r *reporter) event(rep report) *eventsv1.Event {
 	note := rep.message
 	if len(note) > maxNoteBytes {
 		note = note[:maxNoteBytes]
 	}
-	return &eventsv1.Event{
+	event := &eventsv1.Event{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: rep.pod.Namespace,
 			Name:      fmt.Sprintf("%s.%x", rep.pod.Name, rep.at.UnixNano()),
@@ -188,11 +205,20 @@ func (r *reporter) event(rep report) *eventsv1.Event {
 		ReportingInstance:   r.instance,
 		Action:              rep.action,
 		Reason:              rep.reason,
-		Regarding: v1.ObjectReference{
-			Kind: "Pod", APIVersion: "v1", Namespace: rep.pod.Namespace, Name: rep.pod.Name,
-			UID: rep.pod.UID, ResourceVersion: rep.pod.ResourceVersion,
-		},
-		Note: note,
-		Type: rep.kind,
+		Regarding:           podReference(rep.pod),
+		Note:                note,
+		Type:                rep.kind,
+	}
+	if rep.related != nil {
+		related := podReference(rep.related)
+		event.Related = &related
+	}
+	return event
+}
+
+func podReference(pod *v1.Pod) v1.ObjectReference {
+	return v1.ObjectReference{
+		Kind: "Pod", APIVersion: "v1", Namespace: pod.Namespace, Name: pod.Name,
+		UID: pod.UID, ResourceVersion: pod.ResourceVersion,
 	}
 }

@@ -22,7 +22,11 @@
 // not look at epochs yet.
 //
 // The daemon in cmd/shoal calls New and Run. Workload controllers live in
-// sched/controllers. There is no preemption here.
+// sched/controllers.
+//
+// A pod that finds no node may have pods of lower priority deleted, through the
+// API; it is promised their node in its status, waits for them to end, and is
+// then tried at once (preempt.go).
 package sched
 
 import (
@@ -187,7 +191,10 @@ func (s *Scheduler) loop(ctx context.Context) error {
 		}
 		for ctx.Err() == nil {
 			d, more := s.decideNext()
-			if d.node != "" {
+			switch {
+			case d.preemption != nil:
+				binds.Go(func() error { s.preempt(ctx, d.pod, *d.preemption); return nil })
+			case d.node != "":
 				binds.Go(func() error { s.settle(ctx, d); return nil })
 			}
 			if !more {
@@ -204,6 +211,8 @@ type decision struct {
 	pod     *v1.Pod
 	node    string
 	volumes []placement.VolumeBinding
+	// preemption is set instead when others must go first.
+	preemption *placement.Preemption
 }
 
 // decideNext takes the next pod off the queue and places it; more is false when
@@ -228,8 +237,7 @@ func (s *Scheduler) decideNext() (d decision, more bool) {
 	}()
 	result := s.snapshot.Place(it.pod)
 	if result.Node == "" {
-		s.setAside(it, result.Diagnosis)
-		return decision{}, true
+		return s.setAside(it, result.Diagnosis), true
 	}
 	if err := s.snapshot.Assume(result); err != nil {
 		s.log.Warn("a pod's volumes cannot be bound; it is tried again", "pod", it.name(), "error", err)
@@ -239,16 +247,29 @@ func (s *Scheduler) decideNext() (d decision, more bool) {
 	s.snapshot.SetPod(it.pod, result.Node)
 	s.assumed[it.pod.UID] = result.Node
 	s.queue.changed(placement.PodPlaced)
-	return decision{it, it.pod, result.Node, result.Volumes}, true
+	return decision{item: it, pod: it.pod, node: result.Node, volumes: result.Volumes}, true
 }
 
-// setAside parks a pod until something changes, and says why.
-func (s *Scheduler) setAside(it *item, d placement.Diagnosis) {
-	message := d.String()
-	if message != it.reported && s.reports.unschedulable(it.pod, message) {
-		it.reported = message
+// setAside parks a pod until something changes, and says why. The decision is not
+// empty when pods of lower priority must go for it.
+func (s *Scheduler) setAside(it *item, d placement.Diagnosis) (begun decision) {
+	p := s.snapshot.Preempt(it.pod, d)
+	switch {
+	case p.Node != "":
+		s.snapshot.Promise(it.pod, p)
+		begun = decision{item: it, pod: it.pod, preemption: &p}
+	case !p.Holds:
+		s.nominate(it.pod, "")
+	}
+	o := outcome{d.String(), s.snapshot.Nominated(it.pod.UID)}
+	if p.Message != "" {
+		o.message += " " + p.Message
+	}
+	if o != it.reported && s.reports.unschedulable(it.pod, o) {
+		it.reported = o
 	}
 	s.queue.park(it, d.Waits)
+	return begun
 }
 
 var errHostGone = errors.New("gossip does not call the node's host alive")
@@ -284,6 +305,7 @@ func (s *Scheduler) takeBack(d decision, err error) {
 	}
 	s.log.Log(context.Background(), level, "binding failed; the pod is tried again", "pod", podName(d.pod), "node", d.node, "error", err)
 	s.forget(d.pod.UID)
+	s.nominate(d.item.pod, d.item.pod.Status.NominatedNodeName)
 	s.queue.retry(d.item)
 }
 

@@ -19,6 +19,7 @@ func (s *Scheduler) watch() {
 	on(s, core.Nodes().Informer(), s.setNode, s.removeNode)
 	on(s, core.Namespaces().Informer(), s.setNamespace, s.removeNamespace)
 	on(s, core.Pods().Informer(), s.setPod, s.removePod)
+	on(s, s.informers.Policy().V1().PodDisruptionBudgets().Informer(), s.setBudget, s.removeBudget)
 	s.watchVolumes()
 }
 
@@ -109,11 +110,13 @@ func (s *Scheduler) setPod(before, now *v1.Pod) {
 	case now.Spec.SchedulerName != v1.DefaultSchedulerName || now.DeletionTimestamp != nil:
 		s.removePod(now)
 	case !s.led.Has(slices.Of(string(now.UID))):
+		s.followNomination(before, now)
 		s.queue.drop(now.UID) // another's; followShare comes for it if that changes
 	case len(now.Spec.SchedulingGates) > 0:
 		// The API server has set the condition SchedulingGated itself.
 		s.queue.drop(now.UID)
 	default:
+		s.followNomination(before, now)
 		s.setPendingPod(before, now)
 	}
 }
@@ -123,6 +126,7 @@ func (s *Scheduler) setPod(before, now *v1.Pod) {
 func (s *Scheduler) setBoundPod(before, now *v1.Pod) {
 	if before != nil && before.Spec.NodeName == now.Spec.NodeName && before.Generation == now.Generation &&
 		maps.Equal(before.Labels, now.Labels) && (before.DeletionTimestamp == nil) == (now.DeletionTimestamp == nil) {
+		s.snapshot.SetStart(now)
 		return
 	}
 	delete(s.assumed, now.UID)
@@ -151,6 +155,10 @@ func (s *Scheduler) removePod(pod *v1.Pod) {
 	delete(s.assumed, pod.UID)
 	delete(s.holding, pod.UID)
 	s.queue.drop(pod.UID)
+	s.snapshot.Withdraw(pod.UID)
+	for _, uid := range s.snapshot.NomineesBeside(pod.UID) {
+		s.queue.hurry(uid) // it may be what they waited for
+	}
 	s.snapshot.RemovePod(pod.UID)
 	s.queue.changed(placement.PodGone)
 }

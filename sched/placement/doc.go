@@ -13,7 +13,9 @@
 // package cannot honour is refused by naming the field (see Unsupported),
 // never ignored. Wishes are scored with upstream's weights: room and its
 // balance, node preferences, taints, preferred pod affinity, soft spreading,
-// images. There is no preemption here.
+// images. Preempt says which pods of lower priority would have to go for one that
+// finds no node; whoever deletes them promises it the node meanwhile (preempt.go,
+// nominee.go).
 //
 // Speed comes from four things. The numbers of a node that every pod is
 // compared with sit together in one row. Pods with equal needs share a Class,
