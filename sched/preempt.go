@@ -124,13 +124,18 @@ func (s *Scheduler) patchStatus(ctx context.Context, pod placement.PodRef, statu
 
 // followNomination takes over the node a pod without one is promised, whoever
 // promised it. An update that says nothing new does not undo what this peer has
-// promised and not yet written.
+// promised and not yet written. One that says otherwise has the pod tried again,
+// which also puts right what was written late.
 func (s *Scheduler) followNomination(before, now *v1.Pod) {
-	node := s.snapshot.Nominated(now.UID)
+	promised := s.snapshot.Nominated(now.UID)
+	node := promised
 	if before == nil || before.Status.NominatedNodeName != now.Status.NominatedNodeName {
 		node = now.Status.NominatedNodeName
 	}
 	s.nominate(now, node)
+	if node != promised {
+		s.queue.retell(now.UID)
+	}
 }
 
 // nominate promises a node, or none; what was promised before is free for others.

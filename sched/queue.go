@@ -160,6 +160,15 @@ func (q *queue) hurry(uid types.UID) {
 	}
 }
 
+// retell has a pod tried again after its back-off, and told what comes of it even
+// if that is nothing new.
+func (q *queue) retell(uid types.UID) {
+	if it, ok := q.items[uid]; ok {
+		it.reported = outcome{}
+		q.rouse(uid)
+	}
+}
+
 // rouse has a parked pod tried again after its back-off.
 func (q *queue) rouse(uid types.UID) {
 	if it, ok := q.parked[uid]; ok {

@@ -112,3 +112,16 @@ func TestBackoffGrowsAndEnds(t *testing.T) {
 		}
 	}
 }
+
+// TestHurry: what a pod waited for comes before its back-off is over.
+func TestHurry(t *testing.T) {
+	q := newQueue(clocktesting.NewFakeClock(time.Unix(0, 0)), func() {})
+	q.set(queued("promised", 10))
+	q.set(queued("other", 10))
+	expect(t, "first try", drain(q, placement.PodGone), "promised", "other")
+	q.changed(placement.PodGone)
+	expect(t, "within the back-off", drain(q, placement.PodGone))
+	q.hurry("promised")
+	q.hurry("unknown")
+	expect(t, "in a hurry", drain(q, placement.PodGone), "promised")
+}
