@@ -75,13 +75,13 @@ type Options struct {
 	Conditions func() []v1.NodeCondition
 	// NodeLabels are put on the Node beside the usual ones.
 	NodeLabels    map[string]string
-	LogLimits     logwriter.Limits // of each container's files; default logwriter.DefaultLimits
-	Runtimes      *runtimes.Set    // for RuntimeClasses; default runc alone
-	NodeIPs       []netip.Addr
-	PodCIDRs      []string     // of this host's pods, IPv4 first
-	Manifests     string       // directory of static pods; none if empty
-	ClusterDNS    []netip.Addr // servers for pods with dnsPolicy ClusterFirst; the host's when empty
-	ClusterDomain string       // default cluster.local
+	LogLimits     logwriter.Limits    // of each container's files; default logwriter.DefaultLimits
+	Runtimes      *runtimes.Set       // for RuntimeClasses; default runc alone
+	NodeIPs       func() []netip.Addr // this host's, IPv4 first; one of IPv6 may come and go
+	PodCIDRs      []string            // of this host's pods, IPv4 first
+	Manifests     string              // directory of static pods; none if empty
+	ClusterDNS    []netip.Addr        // servers for pods with dnsPolicy ClusterFirst; the host's when empty
+	ClusterDomain string              // default cluster.local
 	// DNSAddress, if any, is asked in place of ClusterDNS when a pod starts.
 	DNSAddress func() netip.Addr
 	// Collectors are of other parts of the daemon, served with our metrics.

@@ -98,7 +98,7 @@ func newHostOn(t testing.TB, size, name string, change ...func(*Options)) *host 
 	h.options = Options{
 		NodeName: name, Config: config, ContainerdSocket: h.ctrd.Socket, ContainerdNamespace: testbed.Namespace,
 		CgroupRoot: fmt.Sprintf("/shoalagent%d", os.Getpid()), DataDir: dir, LogDir: filepath.Join(dir, "logs"), Network: h.network,
-		NodeIPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, PodCIDRs: []string{"10.99.0.0/24"}, ListenAddr: "127.0.0.1:0",
+		NodeIPs: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("127.0.0.1")} }, PodCIDRs: []string{"10.99.0.0/24"}, ListenAddr: "127.0.0.1:0",
 		TLS: serverTLS(t), Version: "v1.37.0", Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		// How full this machine is says nothing about the tests.
 		Resources: Resources{EvictionHard: "none"},

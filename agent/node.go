@@ -367,7 +367,7 @@ func (n *node) port() int32 {
 
 func (n *node) addresses() []v1.NodeAddress {
 	var out []v1.NodeAddress
-	for _, ip := range n.o.NodeIPs {
+	for _, ip := range n.o.NodeIPs() {
 		out = append(out, v1.NodeAddress{Type: v1.NodeInternalIP, Address: ip.String()})
 	}
 	return append(out, v1.NodeAddress{Type: v1.NodeHostName, Address: n.o.NodeName})

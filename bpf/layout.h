@@ -423,9 +423,8 @@ const volatile __u64 host_netns_cookie = 0;
 const volatile __u16 node_port_min = 30000;
 const volatile __u16 node_port_max = 32767;
 const volatile __u32 maglev_seed = 0;
-/* The host's own addresses; all zero: none, so nothing is passed on. */
+/* The host's own address of IPv4; all zero: none, so nothing is passed on. */
 const volatile __be32 node_ipv4[4] = {};
-const volatile __be32 node_ipv6[4] = {};
 /* What the daemon serves pods at. */
 const volatile __be32 server_ipv4[4] = {};
 const volatile __u16 nat_port_min = 10000;
@@ -436,5 +435,9 @@ const volatile __be16 tunnel_port = 0; /* of UDP; 0: none */
 /* Pods' packets to other hosts go encrypted or not at all. netdp may change it
  * while the programs run. */
 volatile __u32 encrypted = 0;
+
+/* The host's own address of IPv6, as node_ipv4. Routers may tell of it late: netdp may
+ * change it too. */
+volatile __be32 node_ipv6[4] = {};
 
 #endif

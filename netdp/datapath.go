@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -40,14 +40,15 @@ type Datapath struct {
 	// Of the programs: 1 while pods' packets are encrypted, and while the stack has to
 	// see the tunnel's.
 	encrypted, tunnelByStack, gather *ebpf.Variable
+	nodeIPv6                         *ebpf.Variable // this host's address there
 
 	// Of the device that encrypts, guarded by hosts.setting. Without one wire is nil.
 	wire      *wireguard.Device
 	wireKey   wireguard.Key            // its own
 	wireHosts map[wireguard.Key]string // whose keys it has
 
-	kernelHasIPv6 bool       // it may be switched off all the same; see checkIPv6
-	standIn       netip.Addr // of IPv6, on loopback; not valid: the host needs none
+	kernelHasIPv6 bool // it may be switched off all the same; see checkIPv6
+	own           atomic.Pointer[ownAddresses]
 
 	policyMu   sync.Mutex // guards the two below
 	policy     *policyMaps
@@ -100,6 +101,7 @@ func Open(ctx context.Context, opts Options) (_ *Datapath, err error) {
 		return nil, fmt.Errorf("open datapath: %w", err)
 	}
 	d := &Datapath{opts: opts, log: opts.Logger, links: heldLinks{}, filtered: map[string]bool{}, switched: make(chan struct{})}
+	d.own.Store(&ownAddresses{node: opts.NodeIPs})
 	defer func() {
 		if err != nil {
 			_ = d.Close()
@@ -178,6 +180,7 @@ func (d *Datapath) load() error {
 	d.encrypted = coll.Variables[bpf.DatapathVarEncrypted]
 	d.tunnelByStack = coll.Variables[bpf.DatapathVarTunnelByStack]
 	d.gather = coll.Variables[bpf.DatapathVarGatherIfindex]
+	d.nodeIPv6 = coll.Variables[bpf.DatapathVarNodeIpv6]
 	closeMaps(coll.Maps)
 	if err := d.heedIPsec(); err != nil {
 		d.log.Warn("whether the host has IPsec policies is not known: the tunnel's packets go through the stack", "err", err)
@@ -186,7 +189,7 @@ func (d *Datapath) load() error {
 		return err
 	}
 	d.table = newTable(newServiceMaps(d.maps), d.opts.Limits, d.opts.MaglevSeed)
-	d.table.nodeIPs = d.opts.NodeIPs
+	d.table.setNodeIPs(d.NodeIPs())
 	if d.policy, err = openPolicyMaps(d.maps); err != nil {
 		return err
 	}
@@ -220,7 +223,6 @@ func (d *Datapath) configuredSpec() (*ebpf.CollectionSpec, error) {
 		bpf.DatapathVarNodePortMax:     uint16(nodePortMax),
 		bpf.DatapathVarMaglevSeed:      d.opts.MaglevSeed,
 		bpf.DatapathVarNodeIpv4:        d.nodeKey(false),
-		bpf.DatapathVarNodeIpv6:        d.nodeKey(true),
 		bpf.DatapathVarServerIpv4:      wireAddr(d.opts.PodCIDR.Addr()),
 		bpf.DatapathVarNatPortMin:      uint16(natPortMin),
 		bpf.DatapathVarNatPortMax:      uint16(natPortMax),
@@ -261,8 +263,11 @@ func loadError(spec *ebpf.CollectionSpec, err error) error {
 	return verifierError(err)
 }
 
-// setNodeAddrs makes the map of node addresses equal to those of this host.
+// setNodeAddrs tells the programs of this host's addresses.
 func (d *Datapath) setNodeAddrs() error {
+	if err := d.nodeIPv6.Set(d.nodeKey(true)); err != nil {
+		return fmt.Errorf("set the programs' node_ipv6: %w", err)
+	}
 	m := d.maps[bpf.DatapathMapNodeAddrs]
 	want := map[[4]uint32]bool{}
 	for _, ip := range d.ownIPs() {
@@ -290,7 +295,7 @@ func (d *Datapath) setNodeAddrs() error {
 
 // nodeKey is the address in whose name calls are passed on, all zero without one.
 func (d *Datapath) nodeKey(v6 bool) [4]uint32 {
-	ip, _ := d.opts.nodeIP(v6)
+	ip, _ := d.nodeIP(v6)
 	return wireAddr(ip)
 }
 

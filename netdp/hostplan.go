@@ -20,7 +20,7 @@ type hostRules struct {
 
 func (d *Datapath) hostRules() hostRules {
 	o := d.opts
-	_, has6 := o.nodeIP(true)
+	_, has6 := d.nodeIP(true)
 	return hostRules{own: o.PodCIDR, services: o.ServiceCIDR, own6: o.PodCIDR6, services6: o.ServiceCIDR6,
 		cell: o.CellPodCIDR, cell6: o.CellPodCIDR6, key: d.hosts.key.Public(), noIPv6: !has6}
 }

@@ -53,7 +53,7 @@ func (d *Datapath) insideRanges(hosts []Host) map[bpf.DatapathRangeKey]uint32 {
 	for _, p := range d.opts.MasqueradeExcept {
 		add(p)
 	}
-	for _, a := range d.opts.NodeIPs {
+	for _, a := range d.NodeIPs() {
 		add(netip.PrefixFrom(a, a.BitLen()))
 	}
 	for _, h := range hosts {
@@ -102,7 +102,7 @@ func (d *Datapath) outsideAddresses(name string) (index int, m bpf.DatapathMasqu
 // outsideAddress is the node's if the interface has it, or else its first global
 // one; of IPv6 rather one that the world knows than a unique local one (RFC 4193).
 func (d *Datapath) outsideAddress(link netlink.Link, v6 bool) (addr netip.Addr, err error) {
-	node, _ := d.opts.nodeIP(v6)
+	node, _ := d.nodeIP(v6)
 	family := netlink.FAMILY_V4
 	if v6 {
 		family = netlink.FAMILY_V6

@@ -2,7 +2,6 @@ package netdp
 
 import (
 	"errors"
-	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -33,11 +32,8 @@ func (d *Datapath) PortsInUse(s Service) (used []Frontend) {
 	return used
 }
 
-// NodeIPs are the addresses at which this host's node ports are called.
-func (d *Datapath) NodeIPs() []netip.Addr { return slices.Clone(d.opts.NodeIPs) }
-
 func (d *Datapath) ownFrontend(f Frontend) bool {
-	return f.nodePort() || f.Addr.IsLoopback() || slices.Contains(d.opts.NodeIPs, f.Addr)
+	return f.nodePort() || f.Addr.IsLoopback() || slices.Contains(d.own.Load().node, f.Addr)
 }
 
 // portTaken tries to bind the port in the calling thread's namespace. To an IPv6

@@ -164,11 +164,9 @@ func (o *Options) complete() error {
 	if err := o.completeIPv6(); err != nil {
 		return err
 	}
-	for i, ip := range o.NodeIPs {
-		o.NodeIPs[i] = ip.Unmap()
-		if p := o.podRange(ip.Unmap().Is6()); p.IsValid() && p.Contains(ip) {
-			return fmt.Errorf("check options: node address %s is inside PodCIDR %s", ip, p)
-		}
+	var err error
+	if o.NodeIPs, err = o.checkNodeIPs(o.NodeIPs); err != nil {
+		return fmt.Errorf("check options: %w", err)
 	}
 	if o.VXLANPort == 0 {
 		o.VXLANPort = DefaultVXLANPort
@@ -212,14 +210,4 @@ func (o *Options) podRange(v6 bool) netip.Prefix {
 		return o.PodCIDR6
 	}
 	return o.PodCIDR
-}
-
-// nodeIP is this host's first address of a family.
-func (o *Options) nodeIP(v6 bool) (netip.Addr, bool) {
-	for _, ip := range o.NodeIPs {
-		if ip.Is6() == v6 {
-			return ip, true
-		}
-	}
-	return netip.Addr{}, false
 }

@@ -188,9 +188,9 @@ func (d *Datapath) routeToPod(rec podRecord, index int) error {
 // routeSource is the address that the host's own traffic to pods comes from,
 // not valid when it has none that may be.
 func (d *Datapath) routeSource(v6 bool) netip.Addr {
-	src, ok := d.opts.nodeIP(v6)
+	src, ok := d.nodeIP(v6)
 	if !ok && v6 {
-		src = d.standIn
+		src = d.own.Load().standIn
 	}
 	if !src.IsValid() || !d.ownsAddress(src) {
 		return netip.Addr{}

@@ -168,8 +168,8 @@ func (r *repairs) addresses() {
 		r.address("lo", serverAddr(d.opts.PodCIDR.Addr()))
 	}
 	d.serving.Unlock()
-	if d.standIn.IsValid() {
-		r.address("lo", standInAddr(d.standIn))
+	if standIn := d.own.Load().standIn; standIn.IsValid() {
+		r.address("lo", standInAddr(standIn))
 	}
 	if !d.hosts.setting.TryLock() { // devices are being made
 		r.held = true

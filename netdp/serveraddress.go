@@ -80,5 +80,5 @@ func (d *Datapath) removeServer() error {
 // IsLocal tells whether an address is of a pod of this host or of the host. A
 // program of the host that calls ServerAddress has it as its own address too.
 func (d *Datapath) IsLocal(addr netip.Addr) bool {
-	return d.opts.PodCIDR.Contains(addr) || d.opts.PodCIDR6.Contains(addr) || d.routed.has(addr) || addr.IsLoopback() || slices.Contains(d.opts.NodeIPs, addr)
+	return d.opts.PodCIDR.Contains(addr) || d.opts.PodCIDR6.Contains(addr) || d.routed.has(addr) || addr.IsLoopback() || slices.Contains(d.own.Load().node, addr)
 }

@@ -25,7 +25,8 @@ import (
 
 func (d *Datapath) savedStandInPath() string { return filepath.Join(d.opts.StateDir, "ipv6-address") }
 
-// takeStandIn also gives back what an earlier daemon took of another range.
+// takeStandIn also gives back what an earlier daemon took of another range. Open calls
+// it, and SetNodeIPs.
 func (d *Datapath) takeStandIn() error {
 	was, err := d.savedStandIn()
 	if err != nil {
@@ -40,7 +41,7 @@ func (d *Datapath) takeStandIn() error {
 			return err
 		}
 	}
-	_, own := d.opts.nodeIP(true)
+	_, own := d.nodeIP(true)
 	if !addr.IsValid() || own && !(was == addr && d.ownsAddress(addr)) {
 		return nil
 	}
@@ -55,7 +56,7 @@ func (d *Datapath) takeStandIn() error {
 		d.log.Warn("this host cannot call pods by IPv6: it has no IPv6 address, and loopback takes none", "address", addr.String(), "error", err)
 		return nil
 	}
-	d.standIn = addr
+	d.own.Store(&ownAddresses{node: d.own.Load().node, standIn: addr})
 	return nil
 }
 
@@ -87,13 +88,4 @@ func (d *Datapath) removeStandIn() error {
 		return fmt.Errorf("take %s off loopback: %w", was, err)
 	}
 	return os.Remove(d.savedStandInPath())
-}
-
-// ownIPs are the addresses by which pods and programs of this host know it.
-func (d *Datapath) ownIPs() []netip.Addr {
-	out := d.NodeIPs()
-	if d.standIn.IsValid() {
-		out = append(out, d.standIn)
-	}
-	return out
 }

@@ -18,6 +18,13 @@ import (
 // loseIPv6 leaves a host no address of it but its link's, and begins anew.
 func (h *cellHost) loseIPv6() {
 	h.t.Helper()
+	h.dropIPv6()
+	h.must(h.dp.Remove())
+	h.dp = h.open()
+}
+
+func (h *cellHost) dropIPv6() {
+	h.t.Helper()
 	h.must(h.host.do(func() error {
 		link, err := netlink.LinkByName(cellLink)
 		if err != nil {
@@ -26,8 +33,6 @@ func (h *cellHost) loseIPv6() {
 		return netlink.AddrDel(link, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(h.ip6, 64))})
 	}))
 	h.opts.NodeIPs, h.ip6 = h.opts.NodeIPs[:1], netip.Addr{}
-	h.must(h.dp.Remove())
-	h.dp = h.open()
 }
 
 // A host without an IPv6 address calls pods of IPv6, its own and others', and services,

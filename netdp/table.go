@@ -13,10 +13,9 @@ import (
 // table is what the kernel's service maps hold, and the only writer of them.
 // It needs the kernel only to write: what to write follows from what it knows.
 type table struct {
-	maps    serviceMaps
-	nodeIPs []netip.Addr // at which node ports are called
-
-	mu         sync.Mutex // guards all below
+	maps       serviceMaps
+	mu         sync.Mutex   // guards all below
+	nodeIPs    []netip.Addr // at which node ports are called
 	byKey      map[string]*liveService
 	frontends  map[bpf.DatapathFrontendKey]*liveService
 	adopted    map[*liveService]struct{} // from an earlier daemon, not set since

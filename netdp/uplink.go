@@ -32,7 +32,7 @@ func (d *Datapath) findUplinks() error {
 		d.uplinks = slices.Clone(d.opts.Uplinks)
 		return nil
 	}
-	for _, ip := range d.opts.NodeIPs {
+	for _, ip := range d.NodeIPs() {
 		name, err := d.linkHolding(ip)
 		if err != nil {
 			return err

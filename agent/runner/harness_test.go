@@ -221,7 +221,7 @@ func (b *bed) start() {
 		Client: b.ctrd.Client, Namespace: testbed.Namespace, Images: image.New(b.ctrd.Client, "overlayfs"),
 		Cgroups: groups, Volumes: volumes, Network: b.network, Source: b.objects, Sink: b.record,
 		DataDir: b.dir, LogDir: filepath.Join(b.dir, "logs"), LogWriter: self, NodeName: "n1",
-		NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, PodPIDs: podPIDs,
+		NodeIPs: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("192.0.2.1")} }, PodPIDs: podPIDs,
 		Logger: slog.New(slog.NewTextHandler(b.t.Output(), nil)),
 	})
 	if err != nil {

@@ -102,7 +102,7 @@ type Options struct {
 	LogDir    string // such as /var/log/pods
 	LogWriter string // binary that links agent/logwriter and agent/secretspec
 	NodeName  string
-	NodeIPs   []netip.Addr
+	NodeIPs   func() []netip.Addr
 	// ClusterDNS are the servers of pods with dnsPolicy ClusterFirst; with none
 	// these get the host's. ClusterDomain is by default "cluster.local".
 	ClusterDNS []netip.Addr

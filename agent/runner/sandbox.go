@@ -65,7 +65,7 @@ func (w *worker) prepareAll(ctx context.Context, pod *v1.Pod) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		if pod.Spec.HostNetwork {
-			w.box.netns, w.box.ips = "", w.r.NodeIPs
+			w.box.netns, w.box.ips = "", w.r.NodeIPs()
 			return nil
 		}
 		return w.attach(ctx, pod)

@@ -27,7 +27,7 @@ const (
 	reasonRunError    = "RunContainerError"
 )
 
-func (w *worker) hostIPs() []string { return texts(w.r.NodeIPs) }
+func (w *worker) hostIPs() []string { return texts(w.r.NodeIPs()) }
 func (w *worker) podIPs() []string  { return texts(w.box.ips) }
 
 func texts(ips []netip.Addr) []string {

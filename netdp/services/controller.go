@@ -71,6 +71,8 @@ type Controller struct {
 	zone  string // of this host; guarded by mu
 	hosts hosts  // of the cell; guarded by mu
 
+	own []netip.Addr // this host's addresses; only lookAtHosts uses them
+
 	// Only the goroutine of Run uses these.
 	keys    map[string]map[string]struct{} // service or pod → its keys in the datapath
 	waiting map[string]struct{}            // those whose address another one holds

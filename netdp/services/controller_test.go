@@ -323,6 +323,25 @@ func TestHostPortsFollowTheirPods(t *testing.T) {
 	r.must(nil, r.dp.Remove())
 }
 
+// A hostPort is called at an address that the host got later, too.
+func TestHostPortsFollowTheHostsAddresses(t *testing.T) {
+	ctx := t.Context()
+	opts := options(t)
+	opts.NodeIPs = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+	client := fake.NewClientset(withPorts(corev1.ContainerPort{HostPort: 30080, ContainerPort: 80}))
+	r := start(t, opts, client)
+	const lines = "pod default/web:30080/TCP TCP: 127.0.0.1:30080 -> 10.64.8.1:80\n" +
+		"pod default/web:30080/TCP TCP: 192.0.2.1:30080 outside -> 10.64.8.1:80"
+	r.reaches(lines)
+	r.must(nil, r.dp.SetNodeIPs([]netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}))
+	here := node("test", corev1.ConditionTrue, "KubeletReady")
+	here.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.2"}}
+	r.must(client.CoreV1().Nodes().Create(ctx, here, metav1.CreateOptions{}))
+	r.reaches(lines + "\npod default/web:30080/TCP TCP: 192.0.2.2:30080 outside -> 10.64.8.1:80")
+	r.stop()
+	r.must(nil, r.dp.Remove())
+}
+
 // A process that listens on a port before a service gets it is told of.
 func TestPortInUseIsAnEvent(t *testing.T) {
 	ctx := t.Context()

@@ -134,6 +134,7 @@ func (c *Controller) tellRefused(key string, refused []string) {
 // setHosts has the services and pods done anew that name an address of a host that
 // has come or gone.
 func (c *Controller) setHosts(nodes []*corev1.Node) {
+	c.setOwn(c.dp.NodeIPs())
 	next := hostsOf(nodes, c.dp.NodeIPs())
 	c.mu.Lock()
 	changed := differ(c.hosts, next)
@@ -164,6 +165,20 @@ func (c *Controller) setHosts(nodes []*corev1.Node) {
 			continue
 		}
 		if key, err := c.podKey(pod); err == nil && key != "" {
+			c.queue.Add(key)
+		}
+	}
+}
+
+// setOwn has hostPorts done anew when this host has another address: without a hostIP
+// they are called at each.
+func (c *Controller) setOwn(ips []netip.Addr) {
+	if slices.Equal(c.own, ips) {
+		return
+	}
+	c.own = ips
+	for _, obj := range c.o.Informers.Core().V1().Pods().Informer().GetStore().List() {
+		if key, err := c.podKey(obj); err == nil && key != "" {
 			c.queue.Add(key)
 		}
 	}

@@ -43,8 +43,8 @@ func (p *peer) watchDatapath(shared informers.SharedInformerFactory, services *n
 	}, nil
 }
 
-// keepDatapath puts back what somebody takes away of the datapath, and counts
-// what it holds.
+// keepDatapath puts back what somebody takes away of the datapath, counts what it
+// holds, and tells it of this host's addresses.
 func (p *peer) keepDatapath(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -55,6 +55,7 @@ func (p *peer) keepDatapath(ctx context.Context) error {
 	})
 	group.Go(func() error { return p.datapath.KeepCounted(ctx) })
 	group.Go(func() error { return p.tellRoom(ctx) })
+	group.Go(func() error { return p.followNodeIPs(ctx) })
 	return group.Wait()
 }
 

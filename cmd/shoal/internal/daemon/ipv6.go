@@ -1,9 +1,12 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -42,14 +45,14 @@ func (p *peer) ownIPv6() (string, error) {
 }
 
 // nodeIPs are the addresses of this host: the one for pods and other hosts, and
-// with IPv6 the one that the same interface has of it.
-func (p *peer) nodeIPs() []netip.Addr {
+// with IPv6 the one that the same interface has of it. was is what they were before.
+func (p *peer) nodeIPs(was []netip.Addr) []netip.Addr {
 	ip := netip.MustParseAddr(p.config.NodeIP)
 	out := []netip.Addr{ip}
 	if !p.ipv6.IsValid() {
 		return out
 	}
-	if six := ipv6Beside(ip); six.IsValid() {
+	if six := ipv6Beside(ip, was); six.IsValid() {
 		out = append(out, six)
 	}
 	return out
@@ -60,7 +63,7 @@ func (p *peer) nodeIPs() []netip.Addr {
 const passing = unix.IFA_F_TEMPORARY | unix.IFA_F_TENTATIVE | unix.IFA_F_DEPRECATED | unix.IFA_F_DADFAILED
 
 // ipv6Beside finds a lasting global address on the interface that has ip.
-func ipv6Beside(ip netip.Addr) netip.Addr {
+func ipv6Beside(ip netip.Addr, was []netip.Addr) netip.Addr {
 	all, err := netlink.AddrList(nil, netlink.FAMILY_V4)
 	if err != nil {
 		return netip.Addr{}
@@ -78,14 +81,60 @@ func ipv6Beside(ip netip.Addr) netip.Addr {
 		if err != nil {
 			return netip.Addr{}
 		}
-		for _, s := range sixes {
-			six, ok := netip.AddrFromSlice(s.IP)
-			if ok && six.Is6() && six.IsGlobalUnicast() && s.Scope == unix.RT_SCOPE_UNIVERSE && s.Flags&passing == 0 {
-				return six
-			}
-		}
+		return lasting(sixes, was)
 	}
 	return netip.Addr{}
+}
+
+// lasting is the first lasting global address, not valid if there is none. One that was
+// this host's stays so until it is gone: connections end with it.
+func lasting(sixes []netlink.Addr, was []netip.Addr) (first netip.Addr) {
+	for _, s := range sixes {
+		six, ok := netip.AddrFromSlice(s.IP)
+		switch {
+		case !ok || !six.Is6() || !six.IsGlobalUnicast() || s.Scope != unix.RT_SCOPE_UNIVERSE:
+		case slices.Contains(was, six) && s.Flags&unix.IFA_F_DADFAILED == 0:
+			return six
+		case !first.IsValid() && s.Flags&passing == 0:
+			first = six
+		}
+	}
+	return first
+}
+
+// nodeIPsInterval is how often it is looked whether this host has another IPv6 address.
+const nodeIPsInterval = 5 * time.Second
+
+// followNodeIPs has the datapath and the Node know the IPv6 address that routers tell
+// this host of late, and another one when that is gone.
+func (p *peer) followNodeIPs(ctx context.Context) error {
+	if !p.ipv6.IsValid() {
+		return nil
+	}
+	tick := time.NewTicker(nodeIPsInterval)
+	defer tick.Stop()
+	said, failed := p.datapath.NodeIPs(), ""
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		now := p.nodeIPs(said)
+		if slices.Equal(now, said) {
+			continue
+		}
+		if err := p.datapath.SetNodeIPs(now); err != nil {
+			if failed != err.Error() {
+				failed = err.Error()
+				p.log.Warn("this host's addresses have changed, and the datapath does not follow; it is tried again", "addresses", now, "error", err)
+			}
+			continue
+		}
+		p.log.Info("this host's addresses have changed", "were", said, "are", now)
+		said, failed = now, ""
+		p.agent.LookAtNode()
+	}
 }
 
 // agentPodCIDRs are the ranges of this host's pods as its Node shows them.
