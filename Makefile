@@ -85,7 +85,7 @@ image-tool: deps-build
 .PHONY: test unit e2e
 test: generate-check unit e2e ## all tests; run as root, or the parts that need it are skipped
 unit: deps-check deps-build
-	go test -timeout 20m $(if $(RUN),-run '$(RUN)') $(UNIT)
+	go test -timeout 30m $(if $(RUN),-run '$(RUN)') $(UNIT)
 	go -C test/images test ./...
 e2e: deps-check build tools image-tool ## the end-to-end tests alone
 	go test -count=1 -p 1 -timeout 30m $(if $(RUN),-run '$(RUN)' -v) ./test/e2e/...

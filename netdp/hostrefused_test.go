@@ -36,9 +36,16 @@ func TestPodsWithoutWayAreRefused(t *testing.T) {
 		t.Helper()
 		for who, ns := range map[string]namespace{"the host": first.host, "a pod": pod.ns} {
 			for network, to := range map[string]string{"udp4": "10.64.99.7:80", "udp6": "[fd00:64:99::7]:80"} {
-				tap := c.tap()
-				_, err := c.say(first, ns, network, to, 300*time.Millisecond)
-				if plain, _ := tap.counts(); (plain > 0) != want {
+				plain, err := 0, error(nil)
+				// The first waits until the next hop's link address is known.
+				for until := deadline(); ; {
+					tap := c.tap()
+					_, err = c.say(first, ns, network, to, 300*time.Millisecond)
+					if plain, _ = tap.counts(); plain > 0 || !want || time.Now().After(until) {
+						break
+					}
+				}
+				if (plain > 0) != want {
 					t.Errorf("%s, %s to %s: %d packets left, %v", when, who, to, plain, err)
 				}
 				if want {
