@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -226,7 +227,7 @@ func TestForeignConditions(t *testing.T) {
 		{Type: v1.PodReady, Status: v1.ConditionFalse, LastTransitionTime: old},
 		{Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: "EvictionByEvictionAPI"},
 	}
-	w := &worker{r: &Runner{}}
+	w := &worker{r: &Runner{Options: Options{NodeIPs: func() []netip.Addr { return nil }}}}
 	w.follow(p)
 	st := w.base(p)
 	w.fillContainers(p, &st)
