@@ -55,6 +55,7 @@ func (w *worker) stopStep(ctx context.Context, pod *v1.Pod) time.Time {
 	}
 	switch {
 	case st.clean:
+		w.freed.Store(true) // before anybody hears that the pod is gone, and its place is asked for
 		w.publish(pod)
 		w.finish(pod)
 		return time.Time{}

@@ -55,7 +55,7 @@ type worker struct {
 	// restartingAll says that all containers are being ended to begin anew.
 	restartingAll bool
 	released      bool        // a finished pod whose resources are gone
-	freed         atomic.Bool // released, for other goroutines
+	freed         atomic.Bool // released or about to be gone, for other goroutines
 	evicted       *eviction   // nil but while the host takes back what it uses
 	over          bool
 	left          error // why something of the pod stays; for others once ended is closed
