@@ -34,9 +34,9 @@ func (n *node) resources(live *v1.Node) (capacity, allocatable v1.ResourceList) 
 // note keeps the Node as the API has it, and reports whether the extended
 // resources in it are those pods are admitted by.
 func (n *node) note(live *v1.Node) bool {
-	_, allocatable := n.resources(live)
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	_, allocatable := n.resources(live) // with mu held: what was counted earlier must not be kept later
 	n.live = live
 	same := true
 	for name, q := range allocatable {
