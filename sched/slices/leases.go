@@ -44,7 +44,7 @@ func NewLeases(client kubernetes.Interface) (*Leases, error) {
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = Label }))
 	l := &Leases{client: client, informer: factory.Coordination().V1().Leases().Informer(), changed: make(chan struct{}, 1)}
 	_, err := l.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: l.see, UpdateFunc: func(_, now any) { l.see(now) },
+		AddFunc: l.see, UpdateFunc: func(_, now any) { l.see(now) }, DeleteFunc: l.lose,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("watch the records of slices: %w", err)
@@ -81,14 +81,26 @@ func (l *Leases) see(object any) {
 	if !ok {
 		return
 	}
-	r, ok := RecordOf(lease)
+	if r, ok := RecordOf(lease); ok {
+		l.note(r)
+		l.tell()
+	}
+}
+
+// lose forgets a record that somebody deleted, so that its leader takes the slice
+// again; its epoch stays known.
+func (l *Leases) lose(object any) {
+	if gone, ok := object.(cache.DeletedFinalStateUnknown); ok {
+		object = gone.Obj
+	}
+	lease, ok := object.(*coordination.Lease)
 	if !ok {
 		return
 	}
-	l.note(r)
-	select {
-	case l.changed <- struct{}{}:
-	default:
+	if r, ok := RecordOf(lease); ok {
+		l.note(r)
+		l.note(Record{Slice: r.Slice})
+		l.tell()
 	}
 }
 
@@ -97,6 +109,13 @@ func (l *Leases) note(r Record) {
 	defer l.mu.Unlock()
 	l.last[r.Slice] = r
 	l.newest[r.Slice] = max(l.newest[r.Slice], r.Epoch)
+}
+
+func (l *Leases) tell() {
+	select {
+	case l.changed <- struct{}{}:
+	default:
+	}
 }
 
 // RecordOf reads a record; false if the lease is none.
