@@ -40,8 +40,8 @@ func (d *Datapath) ownIPs() []netip.Addr {
 
 // SetNodeIPs is for addresses of IPv6 that come, as from a router, and go while the
 // daemon runs. The one of IPv4 stays, as tunnels end at it. SetHosts has to be called
-// after it: other hosts' pods are called from the new address from then on. It may be called again after an
-// error.
+// after it: other hosts' pods are called from the new address from then on. It may be
+// called again after an error.
 func (d *Datapath) SetNodeIPs(ips []netip.Addr) error {
 	ips, err := d.opts.checkNodeIPs(ips)
 	if err != nil {

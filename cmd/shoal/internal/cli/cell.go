@@ -48,11 +48,7 @@ func (c *LeaveCmd) Run(ctx context.Context, streams genericiooptions.IOStreams) 
 	if c.Name != "" && c.Peer != c.Name {
 		return fmt.Errorf("--peer %s cannot make %s leave: a peer leaves by itself", c.Peer, c.Name)
 	}
-	peer, err := c.connect(ctx, streams)
-	if err != nil {
-		return err
-	}
-	status, err := peer.status(ctx)
+	peer, status, err := c.connectStatus(ctx, streams)
 	if err != nil {
 		return err
 	}

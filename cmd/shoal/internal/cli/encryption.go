@@ -9,7 +9,6 @@ import (
 	"text/tabwriter"
 
 	"k8s.io/cli-runtime/pkg/genericiooptions"
-	"k8s.io/client-go/rest"
 
 	v1 "shoal/api/control/v1"
 )
@@ -32,11 +31,7 @@ var errNotAsChosen = errors.New("a host with a star does not do what the cell ch
 
 // Run asks all peers and prints their answers.
 func (c *EncryptionStatusCmd) Run(ctx context.Context, streams genericiooptions.IOStreams) error {
-	peer, err := c.connect(ctx, streams)
-	if err != nil {
-		return err
-	}
-	status, err := peer.status(ctx)
+	peer, status, err := c.connectStatus(ctx, streams)
 	if err != nil {
 		return err
 	}
@@ -63,10 +58,7 @@ func (p *peerClient) statusOfAll(ctx context.Context, seen *v1.Status) ([]*v1.St
 			continue
 		}
 		group.Go(func() {
-			config := rest.CopyConfig(p.config)
-			config.Host = "https://" + other.API
-			config.ServerName = "" // it was the other peer's
-			client, err := newPeerClient(config)
+			client, err := newPeerClient(configAt(p.config, other.API))
 			if err == nil {
 				answers[i], err = client.status(ctx)
 			}

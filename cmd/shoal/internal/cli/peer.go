@@ -65,10 +65,25 @@ func (c *onPeer) connect(ctx context.Context, streams genericiooptions.IOStreams
 	if status.Peers[i].API == "" {
 		return nil, fmt.Errorf("peer %s does not know where %s serves its API; name it with --server", status.Peer, c.Peer)
 	}
+	return newPeerClient(configAt(config, status.Peers[i].API))
+}
+
+// connectStatus is connect, with what the peer says of itself and the cell.
+func (c *onPeer) connectStatus(ctx context.Context, streams genericiooptions.IOStreams) (*peerClient, *v1.Status, error) {
+	peer, err := c.connect(ctx, streams)
+	if err != nil {
+		return nil, nil, err
+	}
+	status, err := peer.status(ctx)
+	return peer, status, err
+}
+
+// configAt is config for another peer, which serves its API at address.
+func configAt(config *rest.Config, address string) *rest.Config {
 	config = rest.CopyConfig(config)
-	config.Host = "https://" + status.Peers[i].API
+	config.Host = "https://" + address
 	config.ServerName = "" // it was the other peer's
-	return newPeerClient(config)
+	return config
 }
 
 // Status asks the peer that a kubeconfig names.

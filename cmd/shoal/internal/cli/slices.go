@@ -50,11 +50,7 @@ var errLeaderGone = errors.New("slices with a star have no leader that is alive;
 
 // Run prints the table.
 func (c *SlicesCmd) Run(ctx context.Context, streams genericiooptions.IOStreams) error {
-	peer, err := c.connect(ctx, streams)
-	if err != nil {
-		return err
-	}
-	status, err := peer.status(ctx)
+	peer, status, err := c.connectStatus(ctx, streams)
 	if err != nil {
 		return err
 	}

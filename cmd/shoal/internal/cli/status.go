@@ -35,11 +35,7 @@ how far its clock is ahead of the answering peer's.
 
 // Run asks a peer and prints its answer.
 func (c *StatusCmd) Run(ctx context.Context, streams genericiooptions.IOStreams) error {
-	peer, err := c.connect(ctx, streams)
-	if err != nil {
-		return err
-	}
-	status, err := peer.status(ctx)
+	_, status, err := c.connectStatus(ctx, streams)
 	if err != nil {
 		return err
 	}
